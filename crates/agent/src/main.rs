@@ -1,0 +1,3 @@
+//! PID 1 of a guest: mounts the root and applies the runtime spec.
+
+fn main() {}

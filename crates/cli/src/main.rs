@@ -1,0 +1,3 @@
+//! The proa command line.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Use cases and records: run, create, exec, stop, rm and their state.

@@ -1,0 +1,3 @@
+//! The process that outlives the CLI and owns one instance.
+
+fn main() {}

@@ -1,0 +1,185 @@
+//! The files that the engine and the monitor share.
+//!
+//! ```text
+//!   <root>/instances/<id>/
+//!     instance.json    InstanceConfig: written by the engine at create, read by the monitor at start
+//!     state.json       InstanceState: written by the monitor alone, replaced by rename
+//!     log.json         the json-file log, with log.json.1, .2, … when rotated
+//!     upper/ work/     container: the writable layer      rw.img   vm: the writable disk
+//!   <run>/instances/<id>/
+//!     monitor.lock     held (flock) as long as the monitor lives: the one proof that it does
+//!     monitor.sock     where clients connect
+//!   <run>/layers/<hex of diff id>/   a layer, mounted once for the whole host
+//! ```
+//!
+//! A monitor that dies leaves its lock free. Whoever then reads a state that says `running` knows better,
+//! cleans up what the monitor left, and the state becomes `exited` with code 137.
+
+use std::path::{Path, PathBuf};
+
+use proa_oci::runtime::Spec;
+use serde::{Deserialize, Serialize};
+
+use crate::message::LaunchConfig;
+
+/// Name of the configuration file.
+pub const CONFIG_FILE: &str = "instance.json";
+/// Name of the state file.
+pub const STATE_FILE: &str = "state.json";
+/// Name of the log file.
+pub const LOG_FILE: &str = "log.json";
+/// Name of the lock file.
+pub const LOCK_FILE: &str = "monitor.lock";
+/// Name of the socket.
+pub const SOCKET_FILE: &str = "monitor.sock";
+
+/// How strongly an instance is separated from its host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IsolationLevel {
+    /// Namespaces and cgroups on the host's kernel.
+    #[default]
+    Container,
+    /// A hypervisor and a kernel of its own.
+    Vm,
+}
+
+impl IsolationLevel {
+    /// The word used on the command line and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Vm => "vm",
+        }
+    }
+}
+
+/// All that a monitor needs to run an instance.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InstanceConfig {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// The level asked for; never weakened.
+    pub isolation: IsolationLevel,
+    /// The runtime spec. Its root path is not used: the root is `layers` under the writable layer.
+    pub spec: Spec,
+    /// What the spec has no field for.
+    pub launch: LaunchConfig,
+    /// The image's layers, lowest first.
+    pub layers: Vec<Layer>,
+    /// Size and number of log files.
+    pub log: LogConfig,
+    /// What only a VM has.
+    pub vm: VmConfig,
+    /// Remove the instance when it ends (`--rm`).
+    pub auto_remove: bool,
+    /// Program to run as `PROGRAM --root ROOT system reap ID` when an instance with `auto_remove` ends and
+    /// no client that owns it is connected.
+    pub reaper: Option<PathBuf>,
+}
+
+/// One layer of an image, ready to use.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// Digest of the uncompressed tar, `sha256:…`.
+    pub diff_id: String,
+    /// EROFS image, or a directory where that form is in use.
+    pub path: PathBuf,
+}
+
+/// What only a VM has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VmConfig {
+    /// Kernel image the user named (`--kernel`).
+    pub kernel: Option<PathBuf>,
+    /// Guest memory, bytes; 0 for the default.
+    pub memory: u64,
+    /// Virtual CPUs; 0 for the default.
+    pub cpus: u32,
+    /// Size of the writable disk, bytes; 0 for the default.
+    pub disk_size: u64,
+}
+
+/// Rotation of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogConfig {
+    /// Bytes after which a new file is begun.
+    pub max_size: u64,
+    /// Files kept, the current one included.
+    pub max_files: u32,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { max_size: 10 * 1024 * 1024, max_files: 3 }
+    }
+}
+
+/// Where an instance is in its life.
+///
+/// ```text
+///   created ──▶ running ◀──▶ paused
+///      │           └──────────┴──▶ exited ──▶ (start again) running
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Never started, or its start failed.
+    #[default]
+    Created,
+    /// Its first process runs.
+    Running,
+    /// Frozen.
+    Paused,
+    /// Its first process has ended.
+    Exited,
+}
+
+/// What the monitor knows of its instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InstanceState {
+    /// Where it is in its life.
+    pub status: Status,
+    /// First process as the host sees it: the container's init, or the VMM.
+    pub pid: u32,
+    /// The monitor.
+    pub monitor_pid: u32,
+    /// Last start, nanoseconds since the epoch; 0 for never.
+    pub started_ns: i64,
+    /// Last end, nanoseconds since the epoch; 0 for never.
+    pub finished_ns: i64,
+    /// Exit code of the first process.
+    pub exit_code: i32,
+    /// Killed for memory.
+    pub oom_killed: bool,
+    /// Why the last start failed.
+    pub error: String,
+}
+
+/// Directory of an instance below `<root>` or `<run>`.
+pub fn instance_dir(base: &Path, id: &str) -> PathBuf {
+    base.join("instances").join(id)
+}
+
+/// Where the layer with this diff id is mounted.
+pub fn layer_mount_dir(run: &Path, diff_id: &str) -> PathBuf {
+    run.join("layers").join(diff_id.trim_start_matches("sha256:"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_file_is_frozen() {
+        let state = InstanceState { status: Status::Running, pid: 7, started_ns: 9, ..Default::default() };
+        let text = r#"{"status":"running","pid":7,"monitor_pid":0,"started_ns":9,"finished_ns":0,"exit_code":0,"oom_killed":false,"error":""}"#;
+        assert_eq!(serde_json::to_string(&state).unwrap(), text);
+        assert_eq!(serde_json::from_str::<InstanceState>(text).unwrap(), state);
+        assert_eq!(serde_json::from_str::<InstanceState>("{}").unwrap(), InstanceState::default());
+    }
+}

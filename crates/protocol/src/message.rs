@@ -1,0 +1,366 @@
+//! Requests and responses: the closed set of operations on an instance, the same at both levels.
+//!
+//! | request | answers | then |
+//! | --- | --- | --- |
+//! | `Start` | `Started` or `Error` | |
+//! | `Attach` | `Ok` | streams both ways, `Resize` and `Signal` from the client, `Exited` at the end |
+//! | `Exec` | `Started` or `Error` | streams as for `Attach`, `Exited` at the end |
+//! | `Wait` | `Exited` when the first process ends | |
+//! | `Signal`, `Resize`, `Pause`, `Resume`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
+//! | `Stats`, `Processes`, `Changes`, `Stat` | the like-named response | |
+//! | `ArchiveGet` | `Stat`, then `Data` frames with a tar stream, an empty one last, then `Ok` or `Error` | |
+//! | `ArchivePut` | `Ok` (go on), then the client sends `Data`, an empty one last, then `Ok` or `Error` | |
+//!
+//! `Notice` may come before any answer: a line for the user's standard error.
+
+use std::collections::BTreeMap;
+
+use proa_oci::runtime::{ConsoleSize, Process, Spec};
+use serde::{Deserialize, Serialize};
+
+use crate::frame::{Frame, Kind, MAX_MESSAGE};
+
+/// What a client asks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Request {
+    /// To a guest agent, once, first: what the guest is to be.
+    Configure(Box<GuestConfig>),
+    /// Run the program of the instance's spec.
+    Start,
+    /// Join the streams of the first process; output from now on. Allowed before `Start`.
+    Attach {
+        /// Send it standard input.
+        stdin: bool,
+        /// Receive its standard output.
+        stdout: bool,
+        /// Receive its standard error.
+        stderr: bool,
+    },
+    /// Run another process in the instance.
+    Exec(Box<ExecConfig>),
+    /// New size of the terminal of this channel's process (or of the first process).
+    Resize(ConsoleSize),
+    /// Send a signal to this channel's process (or to the first process).
+    Signal {
+        /// Signal number of the architecture.
+        signal: i32,
+        /// To every process of the instance.
+        #[serde(default)]
+        all: bool,
+    },
+    /// Answer when the first process has ended.
+    Wait,
+    /// Freeze all processes.
+    Pause,
+    /// Thaw them.
+    Resume,
+    /// Resource use now.
+    Stats,
+    /// The instance's processes.
+    Processes,
+    /// What differs between the instance's root and its image.
+    Changes,
+    /// What a path of the instance is.
+    Stat {
+        /// Absolute path inside the instance.
+        path: String,
+    },
+    /// A file or tree out of the instance as a tar stream.
+    ArchiveGet {
+        /// Absolute path inside the instance.
+        path: String,
+    },
+    /// A tar stream into a directory of the instance.
+    ArchivePut {
+        /// Absolute path of an existing directory inside the instance.
+        path: String,
+        /// Refuse to replace a directory by a file or a file by a directory.
+        #[serde(default)]
+        no_overwrite_dir: bool,
+    },
+    /// End an instance that is held without its first process, or a guest: unmount, sync, exit.
+    Shutdown,
+}
+
+/// What a guest is told at its start.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GuestConfig {
+    /// Instance id.
+    pub id: String,
+    /// The runtime spec, its bind sources rewritten to guest paths.
+    pub spec: Spec,
+    /// How to run its first process.
+    pub launch: LaunchConfig,
+    /// Number of layer disks, serials `layer0` (lowest) upwards.
+    pub layers: usize,
+    /// virtio-fs tags to mount, each at `/run/proa/shares/<tag>`.
+    pub shares: Vec<String>,
+    /// Bytes from the host's random source for the guest's.
+    pub entropy: Vec<u8>,
+    /// Host time, nanoseconds since the epoch.
+    pub time_ns: i64,
+}
+
+/// What the runtime spec has no field for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LaunchConfig {
+    /// Docker's `--user` (`name`, `uid`, `name:group`, …), resolved in the instance's root; empty: the spec's.
+    pub user: String,
+    /// Keep standard input open for clients; otherwise it is /dev/null.
+    pub stdin: bool,
+    /// Close standard input when the first attached client closes its own (`docker run -i`).
+    pub stdin_once: bool,
+    /// Run a minimal init as PID 1 (`--init`).
+    pub init: bool,
+    /// Files bound into the root: path and text (`/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf`).
+    pub files: BTreeMap<String, String>,
+}
+
+/// A further process.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExecConfig {
+    /// Program, environment, directory, terminal.
+    pub process: Process,
+    /// As in [`LaunchConfig::user`].
+    pub user: String,
+    /// The client sends standard input.
+    pub stdin: bool,
+    /// The client wants the output and the exit status; otherwise the process runs on alone.
+    pub attach: bool,
+}
+
+/// What comes back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Response {
+    /// Done.
+    Ok,
+    /// The process runs.
+    Started {
+        /// Its id where the supervisor runs (host or guest).
+        pid: u32,
+    },
+    /// The process ended.
+    Exited(ExitStatus),
+    /// A line for the user.
+    Notice {
+        /// The line.
+        message: String,
+    },
+    /// See [`Stats`].
+    Stats(Box<Stats>),
+    /// See [`ProcessInfo`].
+    Processes {
+        /// One entry a process.
+        processes: Vec<ProcessInfo>,
+    },
+    /// See [`Change`].
+    Changes {
+        /// Sorted by path.
+        changes: Vec<Change>,
+    },
+    /// See [`PathStat`].
+    Stat(PathStat),
+    /// It failed.
+    Error {
+        /// What sort of failure.
+        kind: ErrorKind,
+        /// What failed, on which path, in one or two lines.
+        message: String,
+    },
+}
+
+/// Sorts of failure, mapped to exit codes and HTTP statuses at the edges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// The program does not exist (exit code 127).
+    CommandNotFound,
+    /// The program cannot be run (exit code 126).
+    CommandNotExecutable,
+    /// The request makes no sense.
+    InvalidInput,
+    /// A path inside the instance does not exist.
+    NoSuchPath,
+    /// The instance is not in a state that allows it.
+    Conflict,
+    /// This level, host or kernel cannot do it.
+    Unsupported,
+    /// Anything else.
+    Internal,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExitStatus {
+    /// 0 to 255; 128 + n after signal n.
+    pub code: i32,
+    /// The kernel killed something of the instance for memory.
+    pub oom_killed: bool,
+    /// Nanoseconds since the epoch.
+    pub at_ns: i64,
+}
+
+/// Resource use of an instance; fields that the host's cgroups cannot tell are `None`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stats {
+    /// When, nanoseconds since the epoch.
+    pub at_ns: i64,
+    /// CPU time used, ns.
+    pub cpu_total_ns: u64,
+    /// In user mode, ns.
+    pub cpu_user_ns: Option<u64>,
+    /// In the kernel, ns.
+    pub cpu_system_ns: Option<u64>,
+    /// CPUs the instance may use at once.
+    pub online_cpus: u32,
+    /// Memory charged, bytes.
+    pub memory_usage: Option<u64>,
+    /// Of which inactive page cache, bytes.
+    pub memory_inactive_file: Option<u64>,
+    /// Its limit, bytes.
+    pub memory_limit: Option<u64>,
+    /// Tasks.
+    pub pids: Option<u64>,
+    /// Limit on tasks.
+    pub pids_limit: Option<u64>,
+    /// Block bytes read.
+    pub io_read_bytes: Option<u64>,
+    /// Block bytes written.
+    pub io_write_bytes: Option<u64>,
+}
+
+/// One process of an instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessInfo {
+    /// User id where the supervisor runs.
+    pub uid: u32,
+    /// Process id where the supervisor runs.
+    pub pid: u32,
+    /// Its parent.
+    pub ppid: u32,
+    /// Start, seconds since the epoch.
+    pub start_s: i64,
+    /// CPU time used, ms.
+    pub cpu_ms: u64,
+    /// Controlling terminal, `?` for none.
+    pub tty: String,
+    /// Resident memory, bytes.
+    pub rss: u64,
+    /// Command line.
+    pub command: String,
+}
+
+/// One difference between an instance's root and its image.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Change {
+    /// Absolute path.
+    pub path: String,
+    /// What happened to it.
+    pub kind: ChangeKind,
+}
+
+/// Sorts of change, with Docker's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeKind {
+    /// `C`
+    Modified = 0,
+    /// `A`
+    Added = 1,
+    /// `D`
+    Deleted = 2,
+}
+
+/// What a path is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PathStat {
+    /// Last component.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// `st_mode`: type and permissions.
+    pub mode: u32,
+    /// Modification time, nanoseconds since the epoch.
+    pub mtime_ns: i64,
+    /// Where a symbolic link leads, resolved inside the instance's root; empty for anything else.
+    pub link_target: String,
+}
+
+impl Request {
+    /// The frame that carries it.
+    pub fn frame(&self, channel: u32) -> Frame {
+        Frame::new(channel, Kind::Request, to_json(self))
+    }
+
+    /// Reads the payload of a request frame.
+    ///
+    /// # Errors
+    /// The payload is not a request.
+    pub fn parse(payload: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(payload)
+    }
+}
+
+impl Response {
+    /// The frame that carries it; one that would not fit becomes an error that says so.
+    pub fn frame(&self, channel: u32) -> Frame {
+        let json = to_json(self);
+        if json.len() <= MAX_MESSAGE {
+            return Frame::new(channel, Kind::Response, json);
+        }
+        let message = format!("the answer is {} bytes long, more than the {MAX_MESSAGE} allowed", json.len());
+        Self::error(ErrorKind::Internal, message).frame(channel)
+    }
+
+    /// An error response.
+    pub fn error(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self::Error { kind, message: message.into() }
+    }
+
+    /// Reads the payload of a response frame.
+    ///
+    /// # Errors
+    /// The payload is not a response.
+    pub fn parse(payload: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(payload)
+    }
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    // These types hold only strings, numbers and string-keyed maps, which always serialize.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_survive_the_way() {
+        let request = Request::Exec(Box::new(ExecConfig {
+            process: Process { args: vec!["ls".into()], cwd: "/".into(), ..Process::default() },
+            user: "nobody".into(),
+            stdin: true,
+            attach: true,
+        }));
+        assert_eq!(Request::parse(&request.frame(4).payload).unwrap(), request);
+        let response = Response::Exited(ExitStatus { code: 137, oom_killed: true, at_ns: 5 });
+        assert_eq!(Response::parse(&response.frame(4).payload).unwrap(), response);
+    }
+
+    #[test]
+    fn an_answer_too_long_to_send_becomes_an_error() {
+        let response = Response::Notice { message: "x".repeat(MAX_MESSAGE) };
+        let frame = response.frame(1);
+        assert!(matches!(Response::parse(&frame.payload).unwrap(), Response::Error { .. }));
+    }
+}

@@ -1,0 +1,1 @@
+//! The OCI runtime: namespaces, cgroups, mounts, seccomp, exec.

@@ -1,0 +1,1 @@
+//! Safe wrappers for the Linux calls rustix lacks.

@@ -1,0 +1,1 @@
+//! Hypervisor backends, guest kernels and initramfs.

@@ -1,0 +1,3 @@
+//! Checks and recipes for contributors.
+
+fn main() {}
