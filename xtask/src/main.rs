@@ -1,3 +1,41 @@
-//! Checks and recipes for contributors.
+//! Recipes for contributors: `cargo xtask <recipe>`.
+//!
+//! | recipe | what it does |
+//! | --- | --- |
+//! | `dist` | builds the three binaries, as users get them, into `target/dist` |
+//! | `tidy` | checks what lints cannot: lengths, dependency arrows, banned calls |
+//! | `check` | all that CI checks before the tests: fmt, clippy, tidy |
+//! | `ci` | `check`, then `dist`, then every test: what to run before a push |
+#![allow(clippy::print_stdout, reason = "a command line tool's output")]
 
-fn main() {}
+mod arrows;
+mod cargo;
+mod dist;
+mod tidy;
+
+use anyhow::{Result, bail};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["dist"] => dist::run(dist::Profile::Release),
+        ["dist", "--dev"] => dist::run(dist::Profile::Dev),
+        ["tidy"] => tidy::run(),
+        ["check"] => check(),
+        ["ci"] => ci(),
+        _ => bail!("usage: cargo xtask dist [--dev] | tidy | check | ci"),
+    }
+}
+
+fn check() -> Result<()> {
+    cargo::run(&["fmt", "--all", "--check"])?;
+    tidy::run()?;
+    cargo::run(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
+}
+
+fn ci() -> Result<()> {
+    check()?;
+    dist::run(dist::Profile::Release)?;
+    cargo::run(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
+}

@@ -1,0 +1,45 @@
+//! `run --rm --network none busybox true`, from the command's start to its end.
+
+use anyhow::Result;
+
+use crate::measure::{Contender, interleave, print, run};
+use crate::setup::{Docker, Setup, installed};
+
+/// Runs the comparison.
+pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
+    let root = setup.text("proa");
+    let mut contenders = vec![Contender::new(
+        "proa",
+        &[&setup.proa, "--root", &root, "run", "--rm", "--network", "none", "busybox", "true"],
+    )];
+    let directories = ["rootfs", "upper", "overlay-work", "merged"].map(|name| setup.text(name));
+    let limit = setup.text("limit");
+    let [lower, upper, work, merged] = &directories;
+    contenders.push(Contender::new("limit", &[&limit, lower, upper, work, merged, "/bin/true"]));
+    contenders.push(Contender::new("fork and exec", &[&setup.text("rootfs/bin/true")]));
+    let bundle = setup.bundle(&["true"])?.to_string_lossy().into_owned();
+    for runtime in ["crun", "runc"].into_iter().filter(|name| installed(name)) {
+        let state = setup.text(&format!("{runtime}-state"));
+        contenders.push(Contender::new(runtime, &[runtime, "--root", &state, "run", "-b", &bundle, "bench"]));
+    }
+    if installed("podman") {
+        let podman = setup.podman();
+        run(&[&podman[..], &["import".into(), "-q".into(), setup.text("rootfs.tar"), "busybox".into()]]
+            .concat())?;
+        let command = ["run", "--rm", "--network", "none", "busybox", "true"].map(String::from);
+        contenders.push(Contender {
+            name: "podman".into(),
+            argv: [&podman[..], &command].concat(),
+            times: vec![],
+        });
+    }
+    let docker = Docker::start(&setup.path("docker"))?;
+    if let Some(docker) = &docker {
+        run(&docker.argv(&["import", &setup.text("rootfs.tar"), "busybox"]))?;
+        let argv = docker.argv(&["run", "--rm", "--network", "none", "busybox", "true"]);
+        contenders.push(Contender { name: "docker".into(), argv, times: vec![] });
+    }
+    interleave(&mut contenders, rounds)?;
+    print("run --rm --network none busybox true", &contenders);
+    Ok(())
+}
