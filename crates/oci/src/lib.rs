@@ -6,6 +6,7 @@
 //!   Docker's schema 2, with limits on what an attacker may write into them.
 //! * [`reference`]: image references as Docker normalizes them, and digests.
 
+pub mod defaults;
 pub mod image;
 pub mod reference;
 pub mod runtime;

@@ -1,1 +1,3 @@
 //! Safe wrappers for the Linux calls rustix lacks.
+
+pub mod seal;
