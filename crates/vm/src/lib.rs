@@ -1,1 +1,60 @@
-//! Hypervisor backends, guest kernels and initramfs.
+//! Hypervisor backends, the KVM probe, guest kernels and initramfs.
+//!
+//! ```text
+//!   VmSpec ─▶ prepare: kernel ─▶ initramfs ─▶ accelerator      (cached under VmSpec::store)
+//!               └─▶ Machine ─▶ Hypervisor::launch ─▶ Vm        (QEMU in a jail, virtiofsd for each share)
+//!                                                     ├ stream()   frames to and from the guest agent
+//!                                                     ├ pidfd()    readable when the VMM has ended
+//!                                                     └ console()  what the guest's kernel said last
+//! ```
+//!
+//! Starting does not wait for the guest: the caller writes its `Configure` request at once and polls.
+//! Nothing here starts a thread or reads what a guest wrote to a disk. Dropping a [`Vm`] kills its
+//! processes; so does the death of the process that started it.
+
+mod error;
+mod machine;
+mod share;
+
+use std::path::PathBuf;
+
+pub use error::VmError;
+pub use machine::{ANSWER_TIMEOUT, Vm, VmExit};
+pub use share::{Share, plan_shares};
+
+/// Guest memory where the user names none, bytes.
+pub const DEFAULT_MEMORY: u64 = 512 * 1024 * 1024;
+/// Size of the writable disk where the user names none, bytes. The file is sparse.
+pub const DEFAULT_DISK: u64 = 64 * 1024 * 1024 * 1024;
+
+/// All that starting a virtual machine needs, as plain data.
+#[derive(Debug, Clone, Default)]
+pub struct VmSpec {
+    /// Instance id; names the VMM process.
+    pub id: String,
+    /// Kernel the user named (`vmlinux` or `bzImage`); `None` takes the host's newest, else the distribution's.
+    pub kernel: Option<PathBuf>,
+    /// The static `proa-agent` to pack as the guest's `/init`.
+    pub agent: PathBuf,
+    /// Where kernels, initramfs images and probe results are kept (`<root>/vm`).
+    pub store: PathBuf,
+    /// The instance's runtime directory (`<run>/instances/<id>`).
+    pub run_dir: PathBuf,
+    /// Guest memory, bytes; 0 for [`DEFAULT_MEMORY`].
+    pub memory: u64,
+    /// Virtual CPUs; 0 for one.
+    pub cpus: u32,
+    /// EROFS layers, lowest first; the guest sees them as read-only disks with serials `layer0` upwards.
+    pub layers: Vec<PathBuf>,
+    /// The writable disk, serial `rw`; made (sparse, ext4) where it does not exist.
+    pub rw_disk: PathBuf,
+    /// Size of the writable disk when it is made, bytes; 0 for [`DEFAULT_DISK`].
+    pub rw_size: u64,
+    /// Host directories and files shown to the guest; see [`plan_shares`].
+    pub shares: Vec<Share>,
+}
+
+// The order on the serial port: the host sends `Request::Configure` on channel 0 and the agent answers it
+// there with `Ok` or `Error`, perhaps after `Notice`s. All other channels belong to the guest's supervisor.
+// `Request::Shutdown`, on any channel, makes the agent unmount, sync, answer `Ok` and power off; the VMM then
+// ends with code 0.

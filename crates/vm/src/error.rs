@@ -1,0 +1,116 @@
+//! What can go wrong on the way to a running guest; each message says what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a virtual machine cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// No hypervisor on this host.
+    #[error("no {program} on this host; install it: apt-get install qemu-system-x86")]
+    MissingVmm {
+        /// The program looked for.
+        program: &'static str,
+    },
+    /// No virtio-fs server on this host.
+    #[error(
+        "sharing {path} with a virtual machine needs virtiofsd; install it: apt-get install virtiofsd (Debian 12: qemu-system-common)"
+    )]
+    MissingVirtiofsd {
+        /// What was to be shared.
+        path: PathBuf,
+    },
+    /// No kernel at the path the user named.
+    #[error("missing kernel {path}: {source}")]
+    MissingKernel {
+        /// The path.
+        path: PathBuf,
+        /// Why it cannot be read.
+        source: io::Error,
+    },
+    /// Neither the host nor its distribution gave a kernel.
+    #[error(
+        "no guest kernel: the host has none under /boot and fetching one failed: {reason}; name one with --kernel PATH"
+    )]
+    NoKernel {
+        /// What failed.
+        reason: String,
+    },
+    /// The file is no kernel that can be started.
+    #[error("{path} is not a kernel for this machine: {reason}")]
+    BadKernel {
+        /// The path.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// The kernel lacks what a guest needs.
+    #[error("kernel {path} lacks {driver} (neither built in nor among its modules in {modules})")]
+    MissingDriver {
+        /// The kernel.
+        path: PathBuf,
+        /// The driver's name.
+        driver: String,
+        /// Where modules were looked for.
+        modules: PathBuf,
+    },
+    /// What a bind mount names cannot be looked at.
+    #[error("cannot share {path}: {source}")]
+    ShareSource {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Memory or CPUs that no guest can have.
+    #[error("{0}")]
+    BadShape(String),
+    /// A program that was to be started could not be.
+    #[error("cannot start {program}: {source}")]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A helper program failed.
+    #[error("{program} failed: {reason}")]
+    Helper {
+        /// The program.
+        program: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The VMM ended when it should not have.
+    #[error("the virtual machine ended ({status}){detail}")]
+    Died {
+        /// Exit code or signal of the VMM.
+        status: String,
+        /// What it or the guest said last, on lines of their own.
+        detail: String,
+    },
+    /// The guest's agent is silent.
+    #[error("the guest has not answered within {seconds} s{detail}")]
+    Silent {
+        /// How long was waited.
+        seconds: u64,
+        /// What the guest's console said last.
+        detail: String,
+    },
+    /// Reading or writing failed.
+    #[error("{path}: {source}")]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl VmError {
+    /// For `map_err`: an I/O error at `path`.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}
