@@ -1,0 +1,151 @@
+//! kill -9 of our own processes at random moments: state is repaired, nothing is lost, nothing stays.
+
+use std::fs;
+use std::io::Read;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::harness::{Proa, Registry};
+
+/// A small generator: the moments must differ from run to run, and a failing run must be told by its seed.
+struct Dice(u64);
+
+impl Dice {
+    fn new() -> Self {
+        let mut bytes = [0; 8];
+        fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
+        let seed = u64::from_le_bytes(bytes) | 1;
+        println!("seed {seed}");
+        Self(seed)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+/// Which of our processes dies.
+#[derive(Debug, Clone, Copy)]
+enum Victim {
+    Cli,
+    Monitor,
+    Both,
+}
+
+fn start(proa: &Proa, arguments: &[&str]) -> Child {
+    let mut command = proa.command(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    // It may be gone already, which is one of the moments to try.
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+}
+
+/// Starts a command, kills `victim` after a random time, and waits for the command to end.
+fn strike(proa: &Proa, dice: &mut Dice, arguments: &[&str], victim: Victim, longest_us: u64) {
+    let mut child = start(proa, arguments);
+    let moment = Instant::now() + Duration::from_micros(dice.below(longest_us));
+    while Instant::now() < moment && child.try_wait().unwrap().is_none() {
+        std::hint::spin_loop();
+    }
+    if matches!(victim, Victim::Cli | Victim::Both) {
+        kill(child.id());
+    }
+    if matches!(victim, Victim::Monitor | Victim::Both) {
+        proa.monitors().into_iter().for_each(kill);
+    }
+    child.wait().unwrap();
+}
+
+fn assert_sound(proa: &Proa, what: &str) {
+    let check = proa.run(&["system", "check", "--repair"]);
+    assert_eq!(check.code, 0, "{what}: {check:?}");
+    let again = proa.run(&["system", "check"]);
+    assert_eq!(again.code, 0, "{what}: not repaired: {again:?}");
+    let image = proa.run(&["image", "inspect", "busybox"]);
+    assert_eq!(image.code, 0, "{what}: the image is lost: {image:?}");
+}
+
+fn storm(level: &str, rounds: usize, longest_us: u64) {
+    let proa = Proa::with_busybox();
+    let mut dice = Dice::new();
+    let keep = proa.run(&["create", "--isolation", level, "--name", "keep", "busybox", "true"]);
+    assert_eq!(keep.code, 0, "{keep:?}");
+    for round in 0..rounds {
+        let victim = [Victim::Cli, Victim::Monitor, Victim::Both][dice.below(3) as usize];
+        let name = format!("round-{round}");
+        let run = ["run", "--rm", "--isolation", level, "--name", &name, "busybox"];
+        match dice.below(4) {
+            0 => strike(
+                &proa,
+                &mut dice,
+                &["create", "--isolation", level, "--name", &name, "busybox"],
+                victim,
+                longest_us,
+            ),
+            1 => strike(&proa, &mut dice, &[&run[..], &["true"]].concat(), victim, longest_us),
+            2 => strike(&proa, &mut dice, &[&run[..], &["sleep", "0.005"]].concat(), victim, longest_us),
+            _ => {
+                let detached = proa.run(&[
+                    "run",
+                    "-d",
+                    "--isolation",
+                    level,
+                    "--name",
+                    &name,
+                    "busybox",
+                    "sleep",
+                    "1000",
+                ]);
+                assert_eq!(detached.code, 0, "{detached:?}");
+                strike(&proa, &mut dice, &["stop", "-t", "0", &name], victim, longest_us);
+            }
+        }
+        if round % 10 == 9 || level == "vm" {
+            assert_sound(&proa, &format!("round {round}, {victim:?}"));
+        }
+        // What survived is removed by its name, or was never made: both are sound.
+        proa.run(&["rm", "-f", &name]);
+    }
+    assert_sound(&proa, "the end");
+    assert_eq!(proa.run(&["start", "-a", "keep"]).code, 0, "the instance made first still starts");
+    assert_eq!(proa.run(&["rm", "keep"]).code, 0);
+    let left = proa.run(&["ps", "-aq"]);
+    assert_eq!(left.stdout, "", "{left:?}");
+    proa.assert_nothing_left();
+}
+
+#[test]
+fn containers_survive_two_hundred_kills() {
+    storm("container", 200, 20_000);
+}
+
+#[test]
+fn machines_survive_kills() {
+    storm("vm", 12, 3_000_000);
+}
+
+#[test]
+fn pulls_survive_kills() {
+    let proa = Proa::with_busybox();
+    let registry = Registry::start();
+    let reference = registry.push(&proa, "busybox", "team/app:1");
+    let mut dice = Dice::new();
+    for round in 0..60 {
+        strike(&proa, &mut dice, &["pull", "-q", &reference], Victim::Cli, 80_000);
+        if round % 6 == 5 {
+            assert_sound(&proa, &format!("round {round}"));
+            // The name may or may not be there; the layers it shares with `busybox` must be.
+            proa.run(&["rmi", &reference]);
+            assert_eq!(proa.run(&["run", "--rm", "busybox", "true"]).code, 0);
+        }
+    }
+    let pull = proa.run(&["pull", "-q", &reference]);
+    assert_eq!(pull.code, 0, "{pull:?}");
+    assert_sound(&proa, "the end");
+}

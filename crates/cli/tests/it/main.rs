@@ -1,0 +1,7 @@
+//! The real binaries, driven as a user drives them.
+#![allow(clippy::print_stdout, reason = "a failing random test prints its seed")]
+
+mod bad_input;
+mod crash;
+mod harness;
+mod parity;

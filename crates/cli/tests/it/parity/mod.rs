@@ -1,0 +1,81 @@
+//! Behaviour that both isolation levels share: each test is written once and runs at each level.
+//!
+//! What cannot be the same stands in COMPATIBILITY.md with its reason, and here in a test that names the level.
+
+mod files;
+mod identity;
+mod life;
+mod limits;
+mod process;
+mod security;
+mod terminal;
+
+use crate::harness::{Output, Proa};
+
+/// A store of its own and the level under test.
+pub struct Bed {
+    /// The command line on that store.
+    pub proa: Proa,
+    /// `container` or `vm`.
+    pub level: &'static str,
+}
+
+impl Bed {
+    /// An empty store with the image `busybox`.
+    pub fn new(level: &'static str) -> Self {
+        Self { proa: Proa::with_busybox(), level }
+    }
+
+    /// Whether this is the VM level, for the few expectations that name it.
+    pub fn is_vm(&self) -> bool {
+        self.level == "vm"
+    }
+
+    /// `proa ARGUMENTS`, whatever the outcome.
+    pub fn proa(&self, arguments: &[&str]) -> Output {
+        self.proa.run(arguments)
+    }
+
+    /// `proa ARGUMENTS` that must succeed; its standard output without the last newline.
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.proa(arguments);
+        assert_eq!(output.code, 0, "proa {arguments:?}: {output:?}");
+        output.stdout.trim_end_matches('\n').to_owned()
+    }
+
+    /// `proa run --rm FLAGS busybox COMMAND` at this level.
+    pub fn run(&self, flags: &[&str], command: &[&str]) -> Output {
+        self.proa(&[&["run", "--rm", "--isolation", self.level], flags, &["busybox"], command].concat())
+    }
+
+    /// The same, which must succeed; its standard output without the last newline.
+    pub fn run_ok(&self, flags: &[&str], command: &[&str]) -> String {
+        let output = self.run(flags, command);
+        assert_eq!(output.code, 0, "{flags:?} {command:?}: {output:?}");
+        output.stdout.trim_end_matches('\n').to_owned()
+    }
+
+    /// Starts `busybox COMMAND` detached under `name`.
+    pub fn detach(&self, name: &str, flags: &[&str], command: &[&str]) -> String {
+        let start = ["run", "-d", "--isolation", self.level, "--name", name];
+        self.ok(&[&start, flags, &["busybox"], command].concat())
+    }
+}
+
+/// Makes a module with one test a level from one function over a [`Bed`].
+macro_rules! at_both_levels {
+    ($($name:ident),+ $(,)?) => {$(
+        mod $name {
+            #[test]
+            fn container() {
+                super::$name(&super::super::Bed::new("container"));
+            }
+
+            #[test]
+            fn vm() {
+                super::$name(&super::super::Bed::new("vm"));
+            }
+        }
+    )+};
+}
+pub(crate) use at_both_levels;
