@@ -1,0 +1,156 @@
+//! What a process says about itself: descriptors, namespaces, keyring, scheduling, filters.
+
+use std::io;
+
+fn check(result: libc::c_long) -> io::Result<()> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Marks every descriptor from `first` on close-on-exec.
+///
+/// # Errors
+/// The kernel is older than 5.11.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: three integers.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+}
+
+/// Moves the calling thread into new namespaces (`CLONE_NEW…` alone).
+///
+/// # Errors
+/// `unshare(2)` failed, or a flag is not a namespace's.
+pub fn unshare_namespaces(flags: u64) -> io::Result<()> {
+    let namespaces = libc::CLONE_NEWNS
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUSER
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWCGROUP
+        | libc::CLONE_NEWTIME;
+    if flags & !(namespaces as u64) != 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: an integer; the flags that would split memory or descriptors are refused above.
+    check(unsafe { libc::syscall(libc::SYS_unshare, flags) })
+}
+
+/// Gives the process a new session keyring of this name.
+///
+/// # Errors
+/// `keyctl(2)` failed; `ENOSYS` where the kernel has no keyrings.
+pub fn join_session_keyring(name: &std::ffi::CStr) -> io::Result<()> {
+    // SAFETY: an integer and a NUL-terminated string.
+    check(unsafe {
+        libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING as usize, name.as_ptr())
+    })
+}
+
+/// Sets the I/O priority of the calling thread: class 1 to 3, level 0 to 7.
+///
+/// # Errors
+/// `ioprio_set(2)` failed.
+pub fn set_io_priority(class: u32, level: u32) -> io::Result<()> {
+    const WHO_PROCESS: usize = 1;
+    // SAFETY: three integers.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0usize, (class << 13 | level) as usize) })
+}
+
+/// Sets the execution domain.
+///
+/// # Errors
+/// `personality(2)` failed.
+pub fn set_personality(domain: u64) -> io::Result<()> {
+    // SAFETY: an integer.
+    check(unsafe { libc::syscall(libc::SYS_personality, domain) })
+}
+
+/// Attributes for `sched_setattr(2)`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SchedAttr {
+    /// Set by [`set_scheduler`].
+    pub size: u32,
+    /// `SCHED_…`.
+    pub policy: u32,
+    /// `SCHED_FLAG_…`.
+    pub flags: u64,
+    /// Nice value.
+    pub nice: i32,
+    /// Static priority.
+    pub priority: u32,
+    /// Deadline runtime, ns.
+    pub runtime: u64,
+    /// Deadline, ns.
+    pub deadline: u64,
+    /// Deadline period, ns.
+    pub period: u64,
+}
+
+/// Sets the scheduling attributes of the calling thread.
+///
+/// # Errors
+/// `sched_setattr(2)` failed.
+pub fn set_scheduler(mut attr: SchedAttr) -> io::Result<()> {
+    attr.size = size_of::<SchedAttr>() as u32;
+    // SAFETY: the structure has the kernel's layout (first version, 48 bytes) and its size is in it.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0usize, &raw mut attr, 0usize) })
+}
+
+/// One instruction of a classic BPF program (`struct sock_filter`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Insn {
+    /// Operation.
+    pub code: u16,
+    /// Instructions skipped where the condition holds.
+    pub jt: u8,
+    /// Instructions skipped where it does not.
+    pub jf: u8,
+    /// Operand.
+    pub k: u32,
+}
+
+/// Installs a system call filter on the calling thread.
+///
+/// # Errors
+/// The kernel refuses the program, or the process has neither `CAP_SYS_ADMIN` nor `no_new_privs`.
+pub fn install_filter(program: &[Insn], flags: u64) -> io::Result<()> {
+    let length = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program =
+        libc::sock_fprog { len: length, filter: program.as_ptr().cast::<libc::sock_filter>().cast_mut() };
+    // SAFETY: `Insn` has the layout of `sock_filter`; the kernel copies the program and does not write to it.
+    check(unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER as usize, flags, &raw const program)
+    })
+}
+
+/// Puts signal handling back to what a new program expects: defaults, none blocked.
+pub fn reset_signals() {
+    // SAFETY: sigset_t is plain data that sigemptyset initializes; sigprocmask and signal take it by pointer
+    // and number. SIGPIPE alone is changed by Rust's start-up; handlers reset themselves on exec.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_namespaces_can_be_unshared() {
+        assert_eq!(
+            unshare_namespaces(libc::CLONE_FILES as u64).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
+    }
+
+    #[test]
+    fn a_filter_must_be_a_program() {
+        assert!(install_filter(&[], 0).is_err());
+    }
+}
