@@ -1,1 +1,491 @@
 //! One container's processes served over frames, on the host and in the guest alike.
+//!
+//! ```text
+//!                 ┌──────────── start fails ───────────┐
+//!                 ▼                                    │
+//!   new ─────▶ Ready ──Start──▶ Running ◀──▶ Paused    │
+//!                │ └──────────────┼───────────┼────────┘
+//!                │ hold()         └──── first process has ended, its output is read
+//!                ▼                                 ▼
+//!               Held                             Ended ──▶ delete()
+//!       (root mounted, nothing runs)
+//! ```
+//!
+//! The owner moves frames: [`Supervisor::handle`] takes what clients sent, [`Supervisor::pop`] gives what they
+//! are to get. It polls what [`Supervisor::poll_fds`] names, passes readiness to [`Supervisor::ready`], and calls
+//! [`Supervisor::tick`] after each round. Nothing here blocks, but for creating a container and the kernel calls
+//! on cgroups; work on files is done by forked jobs.
+//!
+//! Contract: no more than a window is held for a channel in each direction (the last output of a process that
+//! has ended excepted, see `channel`). Output reaches all its readers or none, so the slowest sets the pace.
+//! A process's end is told after its output. Whoever attaches before the start misses nothing.
+
+mod channel;
+mod files;
+mod job;
+mod poll;
+mod process;
+mod requests;
+mod stream;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use proa_oci::runtime::{ConsoleSize, NamespaceKind, Spec};
+use proa_protocol::frame::{Frame, Kind};
+use proa_protocol::message::{ErrorKind, ExitStatus, LaunchConfig, Request, Response};
+use proa_runtime::{CgroupPolicy, Container, Create, Error, Handles, Rootfs, Stdio};
+
+pub use crate::poll::{HOST_TOKENS, PollSet};
+
+use crate::channel::{Channels, Key, Role};
+use crate::job::Job;
+use crate::process::Process;
+
+/// The first process's name in tokens and channels.
+const FIRST: Key = 0;
+/// When processes join the cgroup that they were spared at their start.
+const LATE_JOIN: Duration = Duration::from_millis(50);
+
+/// What a supervisor is told about its container.
+#[derive(Debug)]
+pub struct SupervisorConfig {
+    /// Instance id.
+    pub id: String,
+    /// The runtime spec.
+    pub spec: Spec,
+    /// What the spec has no field for.
+    pub launch: LaunchConfig,
+    /// The root file system.
+    pub rootfs: Rootfs,
+    /// Directory for the files that are bound into the root; made when needed.
+    pub scratch: PathBuf,
+    /// Whether the container gets cgroups.
+    pub cgroup: CgroupPolicy,
+}
+
+/// Where a supervisor is in its container's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Nothing was started, or its start failed.
+    Ready,
+    /// The root is there; nothing runs.
+    Held,
+    /// The first process runs; its id where the supervisor runs.
+    Running(u32),
+    /// All processes are frozen.
+    Paused(u32),
+    /// The first process has ended and its output was read.
+    Ended(ExitStatus),
+}
+
+/// What of a process or job a descriptor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Pid = 0,
+    Input = 1,
+    Stdout = 2,
+    Stderr = 3,
+}
+
+fn token(key: Key, slot: Slot) -> u64 {
+    u64::from(key) << 2 | slot as u64
+}
+
+fn from_token(token: u64) -> (Key, Slot) {
+    let slot = match token & 3 {
+        0 => Slot::Pid,
+        1 => Slot::Input,
+        2 => Slot::Stdout,
+        _ => Slot::Stderr,
+    };
+    ((token >> 2) as Key, slot)
+}
+
+/// Serves one container; see the crate's documentation.
+pub struct Supervisor {
+    state: State,
+    channels: Channels,
+    processes: Processes,
+    jobs: BTreeMap<Key, Job>,
+    next_key: Key,
+    size: Option<ConsoleSize>,
+}
+
+/// The processes that run or have news to tell.
+#[derive(Default)]
+struct Processes {
+    first: Option<Process>,
+    execs: BTreeMap<Key, Process>,
+}
+
+impl Processes {
+    fn get(&mut self, key: Key) -> Option<&mut Process> {
+        if key == FIRST { self.first.as_mut() } else { self.execs.get_mut(&key) }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Process> {
+        self.first.iter().chain(self.execs.values())
+    }
+}
+
+enum State {
+    Ready(Box<SupervisorConfig>),
+    Live(Box<Live>),
+    Ended(ExitStatus, Box<Live>),
+    Deleted,
+}
+
+/// A container that exists, and what later requests need of its configuration.
+struct Live {
+    container: Container,
+    rootfs: Rootfs,
+    mountpoints: Vec<String>,
+    /// Its pid namespace ends with the first process, and all other processes with it.
+    own_pids: bool,
+    held: bool,
+    paused: bool,
+    late_join: Option<Instant>,
+}
+
+impl Supervisor {
+    /// A supervisor that has done nothing yet.
+    pub fn new(config: SupervisorConfig) -> Self {
+        Self {
+            state: State::Ready(Box::new(config)),
+            channels: Channels::default(),
+            processes: Processes::default(),
+            jobs: BTreeMap::new(),
+            next_key: FIRST + 1,
+            size: None,
+        }
+    }
+
+    /// Takes a frame from a client; its channel names the conversation. A first frame that is not a request
+    /// (the rest of a conversation that we have ended) is dropped.
+    pub fn handle(&mut self, frame: Frame) {
+        let Frame { channel, kind, payload } = frame;
+        match kind {
+            Kind::Request => match Request::parse(&payload) {
+                Ok(request) => self.request(channel, request),
+                Err(error) => {
+                    self.channels.open(channel);
+                    self.channels.fail(channel, ErrorKind::InvalidInput, format!("not a request: {error}"));
+                }
+            },
+            Kind::Stdin | Kind::Data => self.stream_in(channel, kind, payload),
+            Kind::Credit => self.channels.credit(channel, Frame { channel, kind, payload }.credited()),
+            Kind::Close => self.channel_closed(channel),
+            Kind::Response | Kind::Stdout | Kind::Stderr => {
+                self.expel(channel, "clients send no such frames")
+            }
+        }
+    }
+
+    /// The client of a channel is gone: what it joined runs on, but its own input ends and its job is dropped.
+    pub fn channel_closed(&mut self, channel: u32) {
+        let role = self.channels.remove(channel);
+        self.leave(role);
+    }
+
+    /// Adds what to wait for. Tokens are below [`HOST_TOKENS`].
+    pub fn poll_fds<'fd>(&'fd self, set: &mut PollSet<'fd>) {
+        for process in self.processes.iter() {
+            process.poll_fds(&self.channels, set);
+        }
+        for job in self.jobs.values() {
+            job.poll_fds(&self.channels, set);
+        }
+    }
+
+    /// A descriptor of [`Supervisor::poll_fds`] is ready.
+    pub fn ready(&mut self, token: u64) {
+        let (key, slot) = from_token(token);
+        if let Some(process) = self.processes.get(key) {
+            process.ready(slot, &mut self.channels);
+        } else if let Some(job) = self.jobs.get_mut(&key)
+            && job.ready(slot, &mut self.channels)
+        {
+            self.job_over(key);
+        }
+    }
+
+    /// How long until [`Supervisor::tick`] must be called though nothing is ready; `None` for ever.
+    pub fn timeout(&self) -> Option<Duration> {
+        let late = self.live().and_then(|live| live.late_join);
+        let next = self.processes.iter().filter_map(Process::deadline).chain(late).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Does what is due: ends that can be told, and the late cgroup join. To be called after each round.
+    pub fn tick(&mut self) {
+        let waiting = self.live().is_some_and(|live| live.late_join.is_some());
+        let draining = self.processes.iter().any(|process| process.deadline().is_some());
+        if !waiting && !draining {
+            return;
+        }
+        let now = Instant::now();
+        let first = self.processes.first.as_mut();
+        if let Some(status) = first.and_then(|first| first.ended(now, &mut self.channels)) {
+            self.first_ended(status);
+        }
+        let channels = &mut self.channels;
+        self.processes.execs.retain(|&key, exec| match exec.ended(now, channels) {
+            Some(status) => {
+                channels.process_ended(key, status);
+                false
+            }
+            None => true,
+        });
+        if let State::Live(live) = &mut self.state
+            && live.late_join.is_some_and(|due| due <= now)
+        {
+            live.late_join = None;
+            // Without a cgroup there are no statistics, which say so themselves.
+            let _ = live.container.join_cgroup_late();
+        }
+    }
+
+    /// The next frame for a client.
+    pub fn pop(&mut self) -> Option<Frame> {
+        self.channels.pop()
+    }
+
+    /// Whether [`Supervisor::pop`] has a frame.
+    pub fn has_outgoing(&self) -> bool {
+        self.channels.has_outgoing()
+    }
+
+    /// Where the container is in its life.
+    pub fn status(&self) -> Status {
+        match &self.state {
+            State::Ready(_) | State::Deleted => Status::Ready,
+            State::Live(live) if live.held => Status::Held,
+            State::Live(live) if live.paused => Status::Paused(live.container.pid()),
+            State::Live(live) => Status::Running(live.container.pid()),
+            State::Ended(status, _) => Status::Ended(*status),
+        }
+    }
+
+    /// What was asked for and could not be granted, one line each.
+    pub fn warnings(&self) -> Vec<String> {
+        self.live().map(|live| live.container.warnings().to_vec()).unwrap_or_default()
+    }
+
+    /// Whether a child of this process is the supervisor's to reap. PID 1 of a guest reaps all others.
+    pub fn owns(&self, pid: u32) -> bool {
+        self.live().is_some_and(|live| live.container.pid() == pid)
+            || self.processes.execs.values().any(|exec| exec.pid == pid)
+            || self.jobs.values().any(|job| job.pid == pid)
+    }
+
+    /// Makes the container without running its program, so that its files can be worked on.
+    ///
+    /// # Errors
+    /// It was started already, or cannot be made.
+    pub fn hold(&mut self) -> Result<(), Error> {
+        self.create(false)
+    }
+
+    /// Kills what runs and removes the container. Clients are told no more.
+    ///
+    /// # Errors
+    /// Something of the container could not be removed.
+    pub fn delete(&mut self) -> Result<(), Error> {
+        for job in self.jobs.values_mut() {
+            job.kill(&mut self.channels);
+        }
+        match std::mem::replace(&mut self.state, State::Deleted) {
+            State::Live(live) | State::Ended(_, live) => live.container.delete(),
+            State::Ready(_) | State::Deleted => Ok(()),
+        }
+    }
+
+    fn live(&self) -> Option<&Live> {
+        match &self.state {
+            State::Live(live) => Some(live),
+            State::Ready(_) | State::Ended(..) | State::Deleted => None,
+        }
+    }
+
+    fn new_key(&mut self) -> Key {
+        self.next_key += 1;
+        self.next_key - 1
+    }
+
+    /// Makes the container, and unless it is only to be held, runs its program.
+    fn create(&mut self, run: bool) -> Result<(), Error> {
+        match std::mem::replace(&mut self.state, State::Deleted) {
+            State::Ready(mut config) => match self.make(&mut config, run) {
+                Ok(live) => self.state = State::Live(Box::new(live)),
+                Err(error) => {
+                    self.state = State::Ready(config);
+                    return Err(error);
+                }
+            },
+            other => {
+                self.state = other;
+                return Err(Error::new(ErrorKind::Conflict, "the instance was started already"));
+            }
+        }
+        Ok(())
+    }
+
+    fn make(&mut self, config: &mut SupervisorConfig, run: bool) -> Result<Live, Error> {
+        files::bind(&config.launch.files, &config.scratch, &mut config.spec)?;
+        let SupervisorConfig { id, spec, launch, rootfs, .. } = config;
+        let stdio = if run { self.stdio(spec, launch) } else { Stdio::Null };
+        let (mut container, handles) = Container::create(Create {
+            id,
+            spec,
+            rootfs: rootfs.clone(),
+            // A root that is only held needs no user, and shall not fail for one that its image lacks.
+            user: if run { &launch.user } else { "" },
+            stdio,
+            init: run && launch.init,
+            cgroup: config.cgroup,
+        })?;
+        let own_pids = has_own_pids(spec);
+        if run {
+            match start(&mut container, handles, own_pids) {
+                Ok(mut first) => {
+                    first.input_once = launch.stdin_once;
+                    self.processes.first = Some(first);
+                }
+                // Why the start failed says more than what is then left behind.
+                Err(error) => {
+                    let _ = container.delete();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Live {
+            container,
+            rootfs: rootfs.clone(),
+            mountpoints: spec.mounts.iter().map(|mount| mount.destination.clone()).collect(),
+            own_pids,
+            held: !run,
+            paused: false,
+            late_join: run.then(|| Instant::now() + LATE_JOIN),
+        })
+    }
+
+    fn stdio(&self, spec: &Spec, launch: &LaunchConfig) -> Stdio {
+        match &spec.process {
+            Some(process) if process.terminal => {
+                Stdio::Terminal(self.size.or(process.console_size).unwrap_or_default())
+            }
+            _ => Stdio::Pipes { stdin: launch.stdin },
+        }
+    }
+
+    fn first_ended(&mut self, mut status: ExitStatus) {
+        self.processes.first = None;
+        for key in self.jobs.keys().copied().collect::<Vec<_>>() {
+            self.abort_job(key, "the instance ended while its files were being worked on; try again");
+        }
+        self.state = match std::mem::replace(&mut self.state, State::Deleted) {
+            State::Live(live) => {
+                status.oom_killed = live.container.oom_killed();
+                if live.own_pids {
+                    self.processes.execs.values_mut().for_each(Process::set_alone);
+                }
+                State::Ended(status, live)
+            }
+            other => other,
+        };
+        self.channels.process_ended(FIRST, status);
+        self.channels.answer_waiting(status);
+    }
+
+    fn stream_in(&mut self, channel: u32, kind: Kind, payload: Vec<u8>) {
+        let Some(role) = self.channels.role(channel) else { return };
+        if !self.channels.received(channel, payload.len()) {
+            return self.expel(channel, "more was sent than the window allows");
+        }
+        let channels = &mut self.channels;
+        match (role, kind) {
+            (Role::Process { key, stdin: true, .. }, Kind::Stdin) => match self.processes.get(key) {
+                Some(process) if payload.is_empty() => process.input_ended(),
+                Some(process) => process.input.push(channel, payload, channels),
+                None => channels.consumed(channel, payload.len()),
+            },
+            (Role::Job(key), Kind::Data) => match self.jobs.get_mut(&key) {
+                Some(job) if payload.is_empty() => job.input.end(),
+                Some(job) => job.input.push(channel, payload, channels),
+                None => channels.consumed(channel, payload.len()),
+            },
+            // Nobody reads it: input of a process that was joined without, or the rest of a job that failed.
+            _ => channels.consumed(channel, payload.len()),
+        }
+    }
+
+    fn expel(&mut self, channel: u32, why: &str) {
+        let role = self.channels.expel(channel, why);
+        self.leave(role);
+    }
+
+    fn leave(&mut self, role: Option<Role>) {
+        match role {
+            Some(Role::Process { key, stdin: true, .. }) => {
+                if let Some(process) = self.processes.get(key) {
+                    process.input_ended();
+                }
+            }
+            Some(Role::Job(key)) => {
+                if let Some(job) = self.jobs.get_mut(&key) {
+                    job.kill(&mut self.channels);
+                }
+            }
+            Some(Role::Plain | Role::Process { .. }) | None => {}
+        }
+    }
+
+    fn job_over(&mut self, key: Key) {
+        let Some(job) = self.jobs.remove(&key) else { return };
+        if let Some(channel) = self.channels.get(job.channel)
+            && channel.role == Role::Job(key)
+        {
+            channel.role = Role::Plain;
+        }
+    }
+
+    fn abort_job(&mut self, key: Key, why: &str) {
+        let Some(job) = self.jobs.get_mut(&key) else { return };
+        job.kill(&mut self.channels);
+        if let Some(channel) = self.channels.get(job.channel)
+            && channel.role == Role::Job(key)
+        {
+            channel.role = Role::Plain;
+            self.channels.fail(job.channel, ErrorKind::Conflict, why);
+        }
+        // What it still says is for nobody.
+        job.channel = u32::MAX;
+    }
+
+    fn respond(&mut self, channel: u32, result: Result<Response, Error>) {
+        match result {
+            Ok(response) => self.channels.respond(channel, &response),
+            Err(error) => self.channels.fail(channel, error.kind(), error.to_string()),
+        }
+    }
+}
+
+/// Runs the program of a container that was made.
+fn start(container: &mut Container, handles: Handles, own_pids: bool) -> Result<Process, Error> {
+    let pidfd = container.pidfd().try_clone_to_owned().map_err(|error| internal("pidfd", &error))?;
+    let first = Process::new(FIRST, container.pid(), pidfd, handles, own_pids);
+    let first = first.map_err(|error| internal("streams", &error.into()))?;
+    container.start()?;
+    Ok(first)
+}
+
+fn has_own_pids(spec: &Spec) -> bool {
+    let namespaces = spec.linux.iter().flat_map(|linux| &linux.namespaces);
+    namespaces.into_iter().any(|namespace| namespace.kind == NamespaceKind::Pid && namespace.path.is_none())
+}
+
+fn internal(what: &str, error: &std::io::Error) -> Error {
+    Error::new(ErrorKind::Internal, format!("{what}: {error}"))
+}

@@ -3,6 +3,10 @@
 pub mod bpf;
 pub mod clone;
 pub mod exec;
+pub mod filters;
+pub mod job;
+pub mod memory;
 pub mod mount;
 pub mod process;
 pub mod seal;
+pub mod signals;
