@@ -1,0 +1,324 @@
+//! What an instance was asked to be, in the shape of Docker's `inspect` and of its API's create request.
+//!
+//! The command line fills these from flags, as Docker's does; [`crate::spec`] turns them, with the image's
+//! configuration, into what a monitor runs. They are kept whole in the database.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What belongs to the image's side: program, environment, streams.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ContainerConfig {
+    /// Host name.
+    pub hostname: String,
+    /// NIS domain name.
+    pub domainname: String,
+    /// `name|uid[:group|gid]`.
+    pub user: String,
+    /// The client gives standard input.
+    pub attach_stdin: bool,
+    /// The client takes standard output.
+    pub attach_stdout: bool,
+    /// The client takes standard error.
+    pub attach_stderr: bool,
+    /// A terminal.
+    pub tty: bool,
+    /// Keep standard input open.
+    pub open_stdin: bool,
+    /// Close it when the first client has.
+    pub stdin_once: bool,
+    /// `KEY=value`; `KEY` alone removes it.
+    pub env: Vec<String>,
+    /// Program or its arguments.
+    pub cmd: Option<Vec<String>>,
+    /// The image as the user named it.
+    pub image: String,
+    /// Volumes that the image declares.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<String, Empty>,
+    /// Absolute directory to start in.
+    pub working_dir: String,
+    /// Program; one empty string takes the image's away.
+    pub entrypoint: Option<Vec<String>>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Signal that asks it to end.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub stop_signal: String,
+    /// Seconds before it is killed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_timeout: Option<i64>,
+}
+
+/// JSON's `{}`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Empty {}
+
+/// What belongs to the host's side: mounts, limits, privileges.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct HostConfig {
+    /// `source:destination[:options]`.
+    pub binds: Vec<String>,
+    /// Where the id was written.
+    #[serde(rename = "ContainerIDFile")]
+    pub container_id_file: String,
+    /// Logging.
+    pub log_config: LogConfig,
+    /// `none` or `host`.
+    pub network_mode: String,
+    /// Restart policy: `no`.
+    pub restart_policy: RestartPolicy,
+    /// Remove the instance when it ends.
+    pub auto_remove: bool,
+    /// Size of the terminal when it was made.
+    pub console_size: [u16; 2],
+    /// Annotations for the runtime.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Capabilities beyond the default.
+    pub cap_add: Vec<String>,
+    /// Capabilities taken away.
+    pub cap_drop: Vec<String>,
+    /// Name servers.
+    pub dns: Vec<String>,
+    /// Resolver options.
+    pub dns_options: Vec<String>,
+    /// Search domains.
+    pub dns_search: Vec<String>,
+    /// `host:address` for `/etc/hosts`.
+    pub extra_hosts: Vec<String>,
+    /// `oom_score_adj`.
+    pub oom_score_adj: i32,
+    /// All privileges.
+    pub privileged: bool,
+    /// Read-only root.
+    pub readonly_rootfs: bool,
+    /// As given with `--security-opt`; a profile's text in place of its path.
+    pub security_opt: Vec<String>,
+    /// Path and options.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tmpfs: BTreeMap<String, String>,
+    /// Size of `/dev/shm`, bytes.
+    pub shm_size: i64,
+    /// Kernel parameters.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
+    /// Isolation level asked for.
+    pub isolation: String,
+    /// Relative CPU weight.
+    pub cpu_shares: i64,
+    /// Memory limit, bytes.
+    pub memory: i64,
+    /// Billionths of CPUs.
+    pub nano_cpus: i64,
+    /// CFS period, microseconds.
+    pub cpu_period: i64,
+    /// CFS quota, microseconds.
+    pub cpu_quota: i64,
+    /// CPUs by number.
+    pub cpuset_cpus: String,
+    /// Memory nodes by number.
+    pub cpuset_mems: String,
+    /// Host devices.
+    pub devices: Vec<DeviceMapping>,
+    /// Soft memory limit, bytes.
+    pub memory_reservation: i64,
+    /// Memory plus swap, bytes; -1 for no limit on swap.
+    pub memory_swap: i64,
+    /// Most tasks; absent or not positive for no limit.
+    pub pids_limit: Option<i64>,
+    /// Resource limits.
+    pub ulimits: Vec<Ulimit>,
+    /// Mounts given with `--mount`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<MountConfig>,
+    /// Unreadable paths.
+    pub masked_paths: Vec<String>,
+    /// Unwritable paths.
+    pub readonly_paths: Vec<String>,
+    /// A minimal init as PID 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<bool>,
+    /// What only a VM has.
+    #[serde(rename = "VM", skip_serializing_if = "VmOptions::is_empty")]
+    pub vm: VmOptions,
+}
+
+/// Docker's default size of `/dev/shm`.
+pub const DEFAULT_SHM_SIZE: i64 = 64 << 20;
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        Self {
+            binds: Vec::new(),
+            container_id_file: String::new(),
+            log_config: LogConfig::default(),
+            network_mode: "default".into(),
+            restart_policy: RestartPolicy::default(),
+            auto_remove: false,
+            console_size: [0, 0],
+            annotations: BTreeMap::new(),
+            cap_add: Vec::new(),
+            cap_drop: Vec::new(),
+            dns: Vec::new(),
+            dns_options: Vec::new(),
+            dns_search: Vec::new(),
+            extra_hosts: Vec::new(),
+            oom_score_adj: 0,
+            privileged: false,
+            readonly_rootfs: false,
+            security_opt: Vec::new(),
+            tmpfs: BTreeMap::new(),
+            shm_size: DEFAULT_SHM_SIZE,
+            sysctls: BTreeMap::new(),
+            isolation: String::new(),
+            cpu_shares: 0,
+            memory: 0,
+            nano_cpus: 0,
+            cpu_period: 0,
+            cpu_quota: 0,
+            cpuset_cpus: String::new(),
+            cpuset_mems: String::new(),
+            devices: Vec::new(),
+            memory_reservation: 0,
+            memory_swap: 0,
+            pids_limit: None,
+            ulimits: Vec::new(),
+            mounts: Vec::new(),
+            masked_paths: Vec::new(),
+            readonly_paths: Vec::new(),
+            init: None,
+            vm: VmOptions::default(),
+        }
+    }
+}
+
+/// What only a VM has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct VmOptions {
+    /// Kernel image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<PathBuf>,
+    /// Size of the writable disk, bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_size: Option<i64>,
+}
+
+impl VmOptions {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Logging.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct LogConfig {
+    /// `json-file`.
+    #[serde(rename = "Type")]
+    pub kind: String,
+    /// `max-size`, `max-file`.
+    pub config: BTreeMap<String, String>,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { kind: "json-file".into(), config: BTreeMap::new() }
+    }
+}
+
+/// Restart policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct RestartPolicy {
+    /// `no`.
+    pub name: String,
+    /// Unused.
+    pub maximum_retry_count: i64,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self { name: "no".into(), maximum_retry_count: 0 }
+    }
+}
+
+/// One resource limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Ulimit {
+    /// As `nofile`.
+    pub name: String,
+    /// Hard limit; -1 for none.
+    pub hard: i64,
+    /// Soft limit; -1 for none.
+    pub soft: i64,
+}
+
+/// One host device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DeviceMapping {
+    /// On the host.
+    pub path_on_host: String,
+    /// In the instance.
+    pub path_in_container: String,
+    /// Any of `rwm`.
+    pub cgroup_permissions: String,
+}
+
+/// One mount given with `--mount`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct MountConfig {
+    /// `bind` or `tmpfs`.
+    #[serde(rename = "Type")]
+    pub kind: String,
+    /// Host path of a bind mount.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub source: String,
+    /// Path in the instance.
+    pub target: String,
+    /// No writing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+    /// Options of a bind mount.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bind_options: Option<BindOptions>,
+    /// Options of a tmpfs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tmpfs_options: Option<TmpfsOptions>,
+}
+
+/// Options of a bind mount.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct BindOptions {
+    /// `rprivate`, `shared`, …
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub propagation: String,
+    /// Without what is mounted below the source.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub non_recursive: bool,
+    /// Make a source that does not exist.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub create_mountpoint: bool,
+    /// Read-only for the source alone, not for what is mounted below it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub read_only_non_recursive: bool,
+}
+
+/// Options of a tmpfs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct TmpfsOptions {
+    /// Bytes; 0 for half of memory.
+    pub size_bytes: i64,
+    /// Permissions; 0 for 1777.
+    pub mode: u32,
+}

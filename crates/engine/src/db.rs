@@ -1,0 +1,384 @@
+//! The database: which instances there are.
+//!
+//! `<root>/proa.db`, SQLite in WAL mode. One row an instance; `id` and `name` are unique, so that the insert
+//! *is* the claim: of two commands that want a name, one inserts and the other learns who has it. What an
+//! instance is doing is not here: that is its monitor's business (`state.json`).
+//!
+//! ```text
+//!   instances   id · name · image_id · image · level · created_ns · auto_remove · config · host_config
+//!   notes       what has been said once to the users of this root
+//! ```
+//!
+//! `config` and `host_config` are JSON of [`ContainerConfig`] and [`HostConfig`]. The schema's version is
+//! SQLite's `user_version`; each step of [`MIGRATIONS`] raises it by one.
+//!
+//! `synchronous=NORMAL`: a commit writes no more than the log's pages and waits for no disk. A kill of any of
+//! our processes loses nothing; a power cut may lose the last commands, never the database.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proa_protocol::instance::IsolationLevel;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, TransactionBehavior, params};
+
+use crate::config::{ContainerConfig, HostConfig};
+use crate::error::{Error, Result};
+use crate::names;
+
+/// Name of the file below the root.
+pub const FILE: &str = "proa.db";
+
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE instances (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        image_id TEXT NOT NULL,
+        image TEXT NOT NULL,
+        level TEXT NOT NULL,
+        created_ns INTEGER NOT NULL,
+        auto_remove INTEGER NOT NULL,
+        config TEXT NOT NULL,
+        host_config TEXT NOT NULL
+    );
+    CREATE TABLE notes (key TEXT PRIMARY KEY) WITHOUT ROWID;
+"];
+
+const COLUMNS: &str = "id, name, image_id, image, level, created_ns, auto_remove, config, host_config";
+
+/// Pages of the log after which it is folded into the database. The next process to open the database reads
+/// the whole log once, so it is kept short; folding waits for the disk, so not too short.
+const LOG_PAGES: i64 = 256;
+
+/// One instance, as it was asked to be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Digest of the image's config.
+    pub image_id: String,
+    /// The image as the user named it.
+    pub image: String,
+    /// Its isolation level.
+    pub level: IsolationLevel,
+    /// When it was made, nanoseconds since the epoch.
+    pub created_ns: i64,
+    /// Remove it when it ends.
+    pub auto_remove: bool,
+    /// The image's side of what was asked for.
+    pub config: ContainerConfig,
+    /// The host's side.
+    pub host_config: HostConfig,
+}
+
+/// An open database.
+#[derive(Debug)]
+pub struct Database {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Database {
+    /// Opens the database below `root`, making or upgrading it as needed.
+    ///
+    /// # Errors
+    /// It cannot be opened, or is from a newer version.
+    pub fn open(root: &Path) -> Result<Self> {
+        let path = root.join(FILE);
+        let failed = |source| Error::Database { action: "open what is", path: path.clone(), source };
+        let connection = Connection::open(&path).map_err(failed)?;
+        connection.busy_timeout(Duration::from_secs(30)).map_err(failed)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
+        let mut database = Self { connection, path };
+        database.prepare()?;
+        Ok(database)
+    }
+
+    fn failed(&self, action: &'static str) -> impl FnOnce(rusqlite::Error) -> Error + '_ {
+        move |source| Error::Database { action, path: self.path.clone(), source }
+    }
+
+    fn prepare(&mut self) -> Result<()> {
+        let settings = format!("PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint={LOG_PAGES};");
+        self.connection.execute_batch(&settings).map_err(self.failed("configure what is"))?;
+        let known = MIGRATIONS.len() as i64;
+        let version = self.version()?;
+        if version < known {
+            self.migrate()?;
+        } else if version > known {
+            return Err(Error::NewerDatabase { path: self.path.clone(), found: version, known });
+        }
+        Ok(())
+    }
+
+    fn version(&self) -> Result<i64> {
+        let version = self.connection.query_row("PRAGMA user_version", [], |row| row.get(0));
+        version.map_err(self.failed("read the version"))
+    }
+
+    fn migrate(&mut self) -> Result<()> {
+        let path = self.path.clone();
+        let failed = |source| Error::Database { action: "upgrade what is", path: path.clone(), source };
+        // WAL is a property of the file: set once, by whoever makes it.
+        self.connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        // Another process may have been faster.
+        let version: i64 =
+            transaction.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+        for (number, step) in MIGRATIONS.iter().enumerate().skip(usize::try_from(version).unwrap_or(0)) {
+            transaction.execute_batch(step).map_err(failed)?;
+            transaction.pragma_update(None, "user_version", number as i64 + 1).map_err(failed)?;
+        }
+        transaction.commit().map_err(failed)
+    }
+
+    /// Claims the record's id and name.
+    ///
+    /// # Errors
+    /// [`Error::NameInUse`].
+    pub fn insert(&self, record: &Record) -> Result<()> {
+        let sql = format!("INSERT INTO instances ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)");
+        let values = params![
+            record.id,
+            record.name,
+            record.image_id,
+            record.image,
+            record.level.as_str(),
+            record.created_ns,
+            record.auto_remove,
+            json(&record.config),
+            json(&record.host_config),
+        ];
+        match self.connection.execute(&sql, values) {
+            Ok(_) => Ok(()),
+            Err(error) if is_constraint(&error) => Err(self.name_in_use(&record.name)?),
+            Err(error) => Err(self.failed("add an instance")(error)),
+        }
+    }
+
+    fn name_in_use(&self, name: &str) -> Result<Error> {
+        let holder = self
+            .by_name(name)?
+            .map_or_else(|| "unknown".into(), |record| names::short(&record.id).to_owned());
+        Ok(Error::NameInUse { name: name.to_owned(), holder })
+    }
+
+    /// Gives an instance another name.
+    ///
+    /// # Errors
+    /// [`Error::NameInUse`].
+    pub fn rename(&self, id: &str, name: &str) -> Result<()> {
+        match self.connection.execute("UPDATE instances SET name = ?2 WHERE id = ?1", [id, name]) {
+            Ok(0) => Err(Error::NoSuchInstance(id.to_owned())),
+            Ok(_) => Ok(()),
+            Err(error) if is_constraint(&error) => Err(self.name_in_use(name)?),
+            Err(error) => Err(self.failed("rename an instance")(error)),
+        }
+    }
+
+    /// Forgets an instance; false where nobody knew it.
+    pub fn delete(&self, id: &str) -> Result<bool> {
+        let count = self.connection.execute("DELETE FROM instances WHERE id = ?1", [id]);
+        count.map(|count| count > 0).map_err(self.failed("remove an instance"))
+    }
+
+    /// The instance with this id, name, or beginning of an id, in that order.
+    ///
+    /// # Errors
+    /// There is none, or more than one.
+    pub fn find(&self, text: &str) -> Result<Record> {
+        let text = text.strip_prefix('/').unwrap_or(text);
+        if let Some(record) = self.one("id = ?1", text)? {
+            return Ok(record);
+        }
+        if let Some(record) = self.by_name(text)? {
+            return Ok(record);
+        }
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(Error::NoSuchInstance(text.to_owned()));
+        }
+        let mut found = self.many("WHERE substr(id, 1, length(?1)) = ?1 LIMIT 2", &[text])?;
+        match (found.pop(), found.pop()) {
+            (Some(record), None) => Ok(record),
+            (None, _) => Err(Error::NoSuchInstance(text.to_owned())),
+            _ => Err(Error::AmbiguousId(text.to_owned())),
+        }
+    }
+
+    /// The instance with this name.
+    pub fn by_name(&self, name: &str) -> Result<Option<Record>> {
+        self.one("name = ?1", name)
+    }
+
+    /// The instance with this id.
+    pub fn by_id(&self, id: &str) -> Result<Option<Record>> {
+        self.one("id = ?1", id)
+    }
+
+    /// All instances, the newest first.
+    pub fn all(&self) -> Result<Vec<Record>> {
+        self.many("ORDER BY created_ns DESC, id", &[])
+    }
+
+    /// Whether this is said for the first time: true once for each key.
+    pub fn first_time(&self, key: &str) -> Result<bool> {
+        let said =
+            self.connection.query_row("SELECT 1 FROM notes WHERE key = ?1", [key], |_| Ok(())).optional();
+        if said.map_err(self.failed("read the notes"))?.is_some() {
+            return Ok(false);
+        }
+        let added = self.connection.execute("INSERT OR IGNORE INTO notes VALUES (?1)", [key]);
+        added.map(|count| count > 0).map_err(self.failed("add a note"))
+    }
+
+    /// Problems that SQLite itself finds in the file; none if it is whole.
+    pub fn integrity(&self) -> Result<Vec<String>> {
+        let failed = |error| self.failed("check the integrity of what is")(error);
+        let mut statement = self.connection.prepare("PRAGMA integrity_check").map_err(failed)?;
+        let rows = statement.query_map([], |row| row.get::<_, String>(0)).map_err(failed)?;
+        let lines: Vec<String> = rows.collect::<rusqlite::Result<_>>().map_err(failed)?;
+        Ok(lines.into_iter().filter(|line| line != "ok").collect())
+    }
+
+    fn one(&self, condition: &str, value: &str) -> Result<Option<Record>> {
+        let sql = format!("SELECT {COLUMNS} FROM instances WHERE {condition}");
+        let row = self.connection.query_row(&sql, [value], |row| Ok(record(row)));
+        row.optional().and_then(Option::transpose).map_err(self.failed("look up an instance"))
+    }
+
+    fn many(&self, rest: &str, values: &[&str]) -> Result<Vec<Record>> {
+        let failed = |error| self.failed("list instances")(error);
+        let sql = format!("SELECT {COLUMNS} FROM instances {rest}");
+        let mut statement = self.connection.prepare(&sql).map_err(failed)?;
+        let rows = statement.query_map(rusqlite::params_from_iter(values), record).map_err(failed)?;
+        rows.collect::<rusqlite::Result<_>>().map_err(failed)
+    }
+}
+
+fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
+    let level: String = row.get(4)?;
+    Ok(Record {
+        id: row.get(0)?,
+        name: row.get(1)?,
+        image_id: row.get(2)?,
+        image: row.get(3)?,
+        level: if level == IsolationLevel::Vm.as_str() {
+            IsolationLevel::Vm
+        } else {
+            IsolationLevel::Container
+        },
+        created_ns: row.get(5)?,
+        auto_remove: row.get(6)?,
+        config: from_json(row, 7)?,
+        host_config: from_json(row, 8)?,
+    })
+}
+
+fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    let text = row.get_ref(column)?.as_str()?;
+    serde_json::from_str(text).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+    })
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    // Plain data with string keys always serializes.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn is_constraint(error: &rusqlite::Error) -> bool {
+    matches!(error, rusqlite::Error::SqliteFailure(failure, _) if failure.code == ErrorCode::ConstraintViolation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: &str, name: &str) -> Record {
+        Record {
+            id: id.repeat(64 / id.len()),
+            name: name.into(),
+            image_id: "sha256:1".into(),
+            image: "busybox".into(),
+            level: IsolationLevel::Vm,
+            created_ns: 5,
+            auto_remove: true,
+            config: ContainerConfig { env: vec!["A=1".into()], ..ContainerConfig::default() },
+            host_config: HostConfig { memory: 7, ..HostConfig::default() },
+        }
+    }
+
+    #[test]
+    fn records_survive_and_are_found() {
+        let root = tempfile::tempdir().unwrap();
+        let web = record("ab", "web");
+        Database::open(root.path()).unwrap().insert(&web).unwrap();
+        let database = Database::open(root.path()).unwrap();
+        database.insert(&record("ac", "abab")).unwrap();
+        for text in ["web", "/web", &web.id, &web.id[..5]] {
+            assert_eq!(database.find(text).unwrap(), web, "{text}");
+        }
+        // A name is stronger than the beginning of an id.
+        assert_eq!(database.find("abab").unwrap().name, "abab");
+        assert!(matches!(database.find("a"), Err(Error::AmbiguousId(_))));
+        for text in ["", "nobody", "ff", "%", "_"] {
+            assert!(matches!(database.find(text), Err(Error::NoSuchInstance(_))), "{text}");
+        }
+        assert_eq!(database.all().unwrap().len(), 2);
+        assert!(database.delete(&web.id).unwrap());
+        assert!(!database.delete(&web.id).unwrap());
+        assert!(database.integrity().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_name_has_one_holder() {
+        let root = tempfile::tempdir().unwrap();
+        let database = Database::open(root.path()).unwrap();
+        database.insert(&record("ab", "web")).unwrap();
+        let refused = database.insert(&record("cd", "web")).unwrap_err();
+        assert!(
+            matches!(refused, Error::NameInUse { ref holder, .. } if holder == "abababababab"),
+            "{refused}"
+        );
+        database.insert(&record("cd", "other")).unwrap();
+        assert!(matches!(database.rename(&"cd".repeat(32), "web"), Err(Error::NameInUse { .. })));
+        database.rename(&"cd".repeat(32), "third").unwrap();
+        assert!(database.by_name("other").unwrap().is_none());
+        assert_eq!(database.by_id(&"cd".repeat(32)).unwrap().unwrap().name, "third");
+    }
+
+    #[test]
+    fn many_processes_make_it_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let root = root.path();
+                scope.spawn(move || {
+                    let database = Database::open(root).unwrap();
+                    database.insert(&record(&format!("{number:08x}"), &format!("n{number}"))).unwrap();
+                });
+            }
+        });
+        assert_eq!(Database::open(root.path()).unwrap().all().unwrap().len(), 8);
+    }
+
+    #[test]
+    fn a_note_is_said_once() {
+        let root = tempfile::tempdir().unwrap();
+        let database = Database::open(root.path()).unwrap();
+        assert!(database.first_time("network").unwrap());
+        assert!(!database.first_time("network").unwrap());
+    }
+
+    #[test]
+    fn a_newer_database_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let database = Database::open(root.path()).unwrap();
+        database.connection.pragma_update(None, "user_version", 99).unwrap();
+        drop(database);
+        assert!(matches!(Database::open(root.path()), Err(Error::NewerDatabase { found: 99, .. })));
+    }
+}

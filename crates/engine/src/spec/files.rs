@@ -1,0 +1,109 @@
+//! `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` of an instance.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::path::Path;
+
+use proa_oci::runtime::Mount;
+
+use super::Network;
+use crate::config::{ContainerConfig, HostConfig};
+use crate::error::{Error, Result};
+
+/// Path and text of each; a path that the user mounts something on is the user's.
+pub(super) fn build(
+    config: &ContainerConfig,
+    host: &HostConfig,
+    network: Network,
+    hostname: &str,
+    mounts: &[Mount],
+) -> Result<BTreeMap<String, String>> {
+    let texts = [
+        ("/etc/hosts", hosts(config, host, network, hostname)?),
+        ("/etc/hostname", format!("{hostname}\n")),
+        ("/etc/resolv.conf", resolv_conf(host, network)?),
+    ];
+    let free = |path: &str| !mounts.iter().any(|mount| mount.destination == path);
+    Ok(texts.into_iter().filter(|(path, _)| free(path)).map(|(path, text)| (path.to_owned(), text)).collect())
+}
+
+fn hosts(config: &ContainerConfig, host: &HostConfig, network: Network, hostname: &str) -> Result<String> {
+    let mut text = match network {
+        Network::Host => read("/etc/hosts")?,
+        Network::None => own_hosts(config, hostname),
+    };
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    for entry in &host.extra_hosts {
+        let (name, address) = parse_extra_host(entry)?;
+        let _ = writeln!(text, "{address}\t{name}");
+    }
+    Ok(text)
+}
+
+fn own_hosts(config: &ContainerConfig, hostname: &str) -> String {
+    let names = match config.domainname.as_str() {
+        "" => hostname.to_owned(),
+        domain => format!("{hostname}.{domain} {hostname}"),
+    };
+    format!(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
+         ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n127.0.1.1\t{names}\n"
+    )
+}
+
+/// Reads `name:address` or `name=address` of `--add-host`.
+///
+/// # Errors
+/// It has another form.
+pub(super) fn parse_extra_host(text: &str) -> Result<(&str, IpAddr)> {
+    let wrong =
+        |hint: &str| Error::Invalid { message: format!("invalid --add-host {text:?}"), hint: hint.into() };
+    let at = text.find(['=', ':']).ok_or_else(|| wrong("NAME:ADDRESS"))?;
+    let (name, address) = (&text[..at], &text[at + 1..]);
+    if address == "host-gateway" {
+        return Err(wrong("host-gateway needs networks, which are not there yet"));
+    }
+    let address = address.trim_start_matches('[').trim_end_matches(']');
+    match address.parse() {
+        Ok(address) if !name.is_empty() && !name.contains(char::is_whitespace) => Ok((name, address)),
+        _ => Err(wrong("NAME:ADDRESS")),
+    }
+}
+
+fn resolv_conf(host: &HostConfig, network: Network) -> Result<String> {
+    let given = !host.dns.is_empty() || !host.dns_search.is_empty() || !host.dns_options.is_empty();
+    if network == Network::Host && !given {
+        return read("/etc/resolv.conf");
+    }
+    let mut text = String::new();
+    for server in &host.dns {
+        let address: IpAddr = server
+            .parse()
+            .map_err(|_| Error::invalid(format!("invalid --dns {server:?}: not an address")))?;
+        let _ = writeln!(text, "nameserver {address}");
+    }
+    let one_word = |word: &str| !word.is_empty() && !word.contains(char::is_whitespace);
+    let lists =
+        [("search", "--dns-search", &host.dns_search), ("options", "--dns-option", &host.dns_options)];
+    for (keyword, flag, words) in lists {
+        if let Some(wrong) = words.iter().find(|word| !one_word(word)) {
+            return Err(Error::invalid(format!("invalid {flag} {wrong:?}")));
+        }
+        if !words.is_empty() {
+            let _ = writeln!(text, "{keyword} {}", words.join(" "));
+        }
+    }
+    Ok(text)
+}
+
+fn read(path: &str) -> Result<String> {
+    let path = Path::new(path);
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(Error::io("read", path, error)),
+    }
+}

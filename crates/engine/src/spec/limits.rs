@@ -1,0 +1,158 @@
+//! Limits: memory, CPU, tasks, devices.
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use proa_oci::runtime::{Cpu, Device, DeviceRule, Memory, Pids, Resources, Spec};
+
+use crate::config::{DeviceMapping, HostConfig};
+use crate::error::{Error, Result};
+
+/// Docker's least memory limit: below it nothing starts.
+const LEAST_MEMORY: i64 = 6 << 20;
+/// Docker's default period, microseconds.
+const PERIOD: i64 = 100_000;
+
+fn invalid(message: String) -> Error {
+    Error::Invalid { message, hint: String::new() }
+}
+
+pub(super) fn apply(spec: &mut Spec, host: &HostConfig) -> Result<()> {
+    let memory = memory(host)?;
+    let cpu = cpu(host)?;
+    let limit = host.pids_limit.filter(|limit| *limit > 0);
+    let linux = spec.linux_mut();
+    let resources = linux.resources.get_or_insert_with(Resources::default);
+    resources.memory = memory;
+    resources.cpu = cpu;
+    resources.pids = limit.map(|limit| Pids { limit });
+    for mapping in &host.devices {
+        let (device, rule) = device(mapping)?;
+        linux.devices.push(device);
+        resources.devices.push(rule);
+    }
+    Ok(())
+}
+
+fn memory(host: &HostConfig) -> Result<Option<Memory>> {
+    if host.memory == 0 {
+        if host.memory_swap > 0 {
+            return Err(invalid("--memory-swap needs --memory".into()));
+        }
+        if host.memory_reservation == 0 {
+            return Ok(None);
+        }
+    } else if host.memory < LEAST_MEMORY {
+        return Err(invalid(format!(
+            "a memory limit of {} bytes is less than the 6m that a start needs",
+            host.memory
+        )));
+    }
+    if host.memory_swap > 0 && host.memory_swap < host.memory {
+        return Err(invalid("--memory-swap holds the memory too: it must not be less than --memory".into()));
+    }
+    if host.memory > 0 && host.memory_reservation > host.memory {
+        return Err(invalid("--memory-reservation must not be more than --memory".into()));
+    }
+    let limit = (host.memory > 0).then_some(host.memory);
+    let swap = match host.memory_swap {
+        0 => limit.map(|limit| limit.saturating_mul(2)),
+        swap => limit.map(|_| swap),
+    };
+    let reservation = (host.memory_reservation > 0).then_some(host.memory_reservation);
+    Ok(Some(Memory { limit, swap, reservation, ..Memory::default() }))
+}
+
+fn cpu(host: &HostConfig) -> Result<Option<Cpu>> {
+    if host.nano_cpus < 0 {
+        return Err(invalid("--cpus must be more than 0".into()));
+    }
+    if host.nano_cpus > 0 && (host.cpu_quota != 0 || host.cpu_period != 0) {
+        return Err(invalid("--cpus stands for --cpu-period and --cpu-quota: give one or the other".into()));
+    }
+    let available = std::thread::available_parallelism().map_or(1, |count| count.get() as i64);
+    if host.nano_cpus > available.saturating_mul(1_000_000_000) {
+        return Err(invalid(format!(
+            "--cpus must be from 0.01 to {available}.00, as there are {available} CPUs"
+        )));
+    }
+    let from_cpus =
+        (host.nano_cpus > 0).then(|| (PERIOD, (host.nano_cpus / 1000).saturating_mul(PERIOD) / 1_000_000));
+    if from_cpus.is_some_and(|(_, quota)| quota < 1000) {
+        return Err(invalid(format!(
+            "--cpus must be from 0.01 to {available}.00, as there are {available} CPUs"
+        )));
+    }
+    let given = |value: i64| (value > 0).then_some(value);
+    let text = |value: &String| (!value.is_empty()).then(|| value.clone());
+    for (flag, set) in [("--cpuset-cpus", &host.cpuset_cpus), ("--cpuset-mems", &host.cpuset_mems)] {
+        if !set.bytes().all(|byte| byte.is_ascii_digit() || b",-".contains(&byte)) {
+            return Err(invalid(format!("invalid {flag} {set:?}: a list as 0-2,5")));
+        }
+    }
+    let cpu = Cpu {
+        shares: given(host.cpu_shares).map(i64::unsigned_abs),
+        period: from_cpus.map(|(period, _)| period).or(given(host.cpu_period)).map(i64::unsigned_abs),
+        quota: from_cpus.map(|(_, quota)| quota).or(given(host.cpu_quota)),
+        cpus: text(&host.cpuset_cpus),
+        mems: text(&host.cpuset_mems),
+        ..Cpu::default()
+    };
+    Ok((cpu != Cpu::default()).then_some(cpu))
+}
+
+impl DeviceMapping {
+    /// Reads `host-path[:path][:rwm]`.
+    ///
+    /// # Errors
+    /// It has another form.
+    pub fn parse(text: &str) -> Result<Self> {
+        let is_mode = |part: &str| !part.is_empty() && part.bytes().all(|byte| b"rwm".contains(&byte));
+        let parts: Vec<&str> = text.split(':').collect();
+        let (host, inside, mode) = match parts[..] {
+            [host] => (host, host, "rwm"),
+            [host, mode] if is_mode(mode) => (host, host, mode),
+            [host, inside] => (host, inside, "rwm"),
+            [host, inside, mode] if is_mode(mode) => (host, inside, mode),
+            _ => return Err(Error::invalid(format!("invalid device {text:?}: HOST-PATH[:PATH][:rwm]"))),
+        };
+        if !host.starts_with('/') || !inside.starts_with('/') {
+            return Err(Error::invalid(format!("invalid device {text:?}: paths must be absolute")));
+        }
+        Ok(Self {
+            path_on_host: host.into(),
+            path_in_container: inside.into(),
+            cgroup_permissions: mode.into(),
+        })
+    }
+}
+
+fn device(mapping: &DeviceMapping) -> Result<(Device, DeviceRule)> {
+    let path = Path::new(&mapping.path_on_host);
+    let metadata = std::fs::metadata(path).map_err(|error| Error::io("use the device", path, error))?;
+    let kind = metadata.file_type();
+    let kind = match (kind.is_char_device(), kind.is_block_device()) {
+        (true, _) => "c",
+        (_, true) => "b",
+        _ => return Err(invalid(format!("{} is not a device", path.display()))),
+    };
+    let number = metadata.rdev();
+    let (major, minor) = (i64::from(rustix::fs::major(number)), i64::from(rustix::fs::minor(number)));
+    let device = Device {
+        kind: kind.into(),
+        path: mapping.path_in_container.clone(),
+        major,
+        minor,
+        file_mode: Some(metadata.mode() & 0o7777),
+        uid: Some(metadata.uid()),
+        gid: Some(metadata.gid()),
+    };
+    let rule = DeviceRule {
+        allow: true,
+        kind: Some(kind.into()),
+        major: Some(major),
+        minor: Some(minor),
+        access: Some(mapping.cgroup_permissions.clone()),
+    };
+    Ok((device, rule))
+}

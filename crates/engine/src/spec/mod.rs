@@ -1,0 +1,249 @@
+//! The runtime spec: defaults, then the image's configuration, then flags.
+//!
+//! ```text
+//!   ContainerConfig ── merge(image) ──▶ ContainerConfig ┐
+//!   HostConfig ─────────────────────────────────────────┴─ build(level) ──▶ InstanceConfig
+//! ```
+//!
+//! The rules are Docker's. This is the one place of the engine that looks at the isolation level: what means
+//! nothing at the level asked for is refused here, and nothing after it asks.
+
+mod environment;
+mod files;
+mod limits;
+mod process;
+mod security;
+
+use proa_oci::defaults;
+use proa_oci::runtime::{NamespaceKind, Spec};
+use proa_protocol::instance::{InstanceConfig, IsolationLevel, LogConfig, VmConfig};
+use proa_protocol::message::LaunchConfig;
+
+use crate::config::{ContainerConfig, HostConfig};
+use crate::error::{Error, Result};
+use crate::{mounts, names, parse};
+
+pub use environment::merge as merge_environment;
+pub use process::{exec_process, merge};
+
+/// Network modes there are so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// A loopback interface alone.
+    None,
+    /// The host's.
+    Host,
+}
+
+impl Network {
+    /// From Docker's `NetworkMode`.
+    ///
+    /// # Errors
+    /// It names a network.
+    pub fn parse(text: &str) -> Result<Self> {
+        match text {
+            "" | "default" | "none" => Ok(Self::None),
+            "host" => Ok(Self::Host),
+            other => Err(Error::unsupported(
+                format!("networks are not there yet: --network {other}"),
+                "--network none (the default) or --network host",
+            )),
+        }
+    }
+}
+
+/// What a monitor runs, from what was asked for. `config` is already merged with the image's.
+///
+/// # Errors
+/// Something makes no sense, or means nothing at this level.
+pub fn build(
+    id: &str,
+    config: &ContainerConfig,
+    host: &HostConfig,
+    level: IsolationLevel,
+) -> Result<InstanceConfig> {
+    check_level(host, level)?;
+    let network = Network::parse(&host.network_mode)?;
+    let hostname = hostname(id, config, network)?;
+    let mut spec = defaults::default_spec();
+    spec.hostname = Some(hostname.clone());
+    spec.domainname = (!config.domainname.is_empty()).then(|| config.domainname.clone());
+    spec.annotations = host.annotations.clone();
+    spec.process =
+        Some(process::first_process(config, host, &hostname, spec.process.take().unwrap_or_default())?);
+    if let Some(root) = &mut spec.root {
+        root.readonly = host.readonly_rootfs;
+    }
+    place_mounts(&mut spec, host, level)?;
+    apply_linux(&mut spec, host, network)?;
+    limits::apply(&mut spec, host)?;
+    security::apply(&mut spec, host, level)?;
+    let launch = LaunchConfig {
+        user: config.user.clone(),
+        stdin: config.open_stdin,
+        stdin_once: config.stdin_once,
+        init: host.init.unwrap_or(false),
+        files: files::build(config, host, network, &hostname, &spec.mounts)?,
+    };
+    Ok(InstanceConfig {
+        id: id.to_owned(),
+        isolation: level,
+        spec,
+        launch,
+        log: log_config(host)?,
+        vm: vm_config(host)?,
+        auto_remove: host.auto_remove,
+        ..InstanceConfig::default()
+    })
+}
+
+fn check_level(host: &HostConfig, level: IsolationLevel) -> Result<()> {
+    let refused = |flag: &str, hint: &str| {
+        Err(Error::unsupported(format!("{flag} means nothing at isolation level {}", level.as_str()), hint))
+    };
+    match level {
+        IsolationLevel::Container => {
+            if host.vm.kernel.is_some() {
+                return refused("--kernel", "a container runs on the host's kernel: use --isolation vm");
+            }
+            if host.vm.disk_size.is_some() {
+                return refused(
+                    "--disk-size",
+                    "a container writes to the host's file system: use --isolation vm",
+                );
+            }
+        }
+        IsolationLevel::Vm => {
+            if host.network_mode == "host" {
+                return refused(
+                    "--network host",
+                    "a guest has a network stack of its own: use --network none",
+                );
+            }
+            if !host.devices.is_empty() {
+                return refused("--device", "a guest has devices of its own: use --isolation container");
+            }
+            if !host.cpuset_cpus.is_empty() || !host.cpuset_mems.is_empty() {
+                return refused("--cpuset-cpus", "a guest has CPUs of its own: use --cpus");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn hostname(id: &str, config: &ContainerConfig, network: Network) -> Result<String> {
+    if !config.hostname.is_empty() {
+        let valid = config.hostname.len() <= 63
+            && config.hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+        if !valid {
+            return Err(Error::Invalid {
+                message: format!("invalid host name {:?}", config.hostname),
+                hint: "at most 63 letters, digits, dots and hyphens".into(),
+            });
+        }
+        return Ok(config.hostname.clone());
+    }
+    if network == Network::Host {
+        return Ok(rustix::system::uname().nodename().to_string_lossy().into_owned());
+    }
+    Ok(names::short(id).to_owned())
+}
+
+/// The user's mounts take the place of defaults at the same path, and of what those hold.
+fn place_mounts(spec: &mut Spec, host: &HostConfig, level: IsolationLevel) -> Result<()> {
+    if host.shm_size != crate::config::DEFAULT_SHM_SIZE {
+        if host.shm_size <= 0 {
+            return Err(Error::invalid("--shm-size must be more than 0"));
+        }
+        let shm = spec.mounts.iter_mut().filter(|mount| mount.destination == "/dev/shm");
+        for option in shm.flat_map(|mount| &mut mount.options).filter(|option| option.starts_with("size=")) {
+            *option = format!("size={}", host.shm_size);
+        }
+    }
+    let added = mounts::build(host, level)?;
+    spec.mounts.retain(|mount| !added.iter().any(|new| new.destination == mount.destination));
+    spec.mounts.extend(added);
+    Ok(())
+}
+
+fn apply_linux(spec: &mut Spec, host: &HostConfig, network: Network) -> Result<()> {
+    let linux = spec.linux_mut();
+    if network == Network::Host {
+        linux.namespaces.retain(|namespace| namespace.kind != NamespaceKind::Network);
+    }
+    for (key, value) in &host.sysctls {
+        let of_network = key.starts_with("net.");
+        let of_ipc = matches!(
+            key.as_str(),
+            "kernel.msgmax"
+                | "kernel.msgmnb"
+                | "kernel.msgmni"
+                | "kernel.sem"
+                | "kernel.shmall"
+                | "kernel.shmmax"
+                | "kernel.shmmni"
+                | "kernel.shm_rmid_forced"
+        ) || key.starts_with("fs.mqueue.");
+        if key.contains('/') || !(of_network || of_ipc) {
+            return Err(Error::Invalid {
+                message: format!("sysctl {key:?} is not in a namespace of the instance's own"),
+                hint: "net.*, fs.mqueue.* and kernel.{msg*,sem,shm*} are".into(),
+            });
+        }
+        if of_network && network == Network::Host {
+            return Err(Error::invalid(format!(
+                "sysctl {key:?} would change the host: not with --network host"
+            )));
+        }
+        linux.sysctl.insert(key.clone(), value.clone());
+    }
+    Ok(())
+}
+
+fn log_config(host: &HostConfig) -> Result<LogConfig> {
+    let mut log = LogConfig::default();
+    if host.log_config.kind != "json-file" {
+        return Err(Error::unsupported(
+            format!("log driver {:?} is not there", host.log_config.kind),
+            "json-file is",
+        ));
+    }
+    for (key, value) in &host.log_config.config {
+        match key.as_str() {
+            "max-size" => log.max_size = u64::try_from(parse::bytes(value)?).unwrap_or(0).max(4096),
+            "max-file" => {
+                let count = value.parse().ok().filter(|count| *count >= 1);
+                log.max_files =
+                    count.ok_or_else(|| Error::invalid(format!("invalid log option max-file={value}")))?;
+            }
+            other => {
+                return Err(Error::Invalid {
+                    message: format!("unknown log option {other:?}"),
+                    hint: "max-size, max-file".into(),
+                });
+            }
+        }
+    }
+    Ok(log)
+}
+
+fn vm_config(host: &HostConfig) -> Result<VmConfig> {
+    let cpus = host.nano_cpus.max(0).unsigned_abs().div_ceil(1_000_000_000);
+    if let Some(kernel) = &host.vm.kernel
+        && !kernel.is_file()
+    {
+        return Err(Error::Invalid {
+            message: format!("there is no kernel at {}", kernel.display()),
+            hint: "name a bzImage or vmlinux file, or leave --kernel out".into(),
+        });
+    }
+    Ok(VmConfig {
+        kernel: host.vm.kernel.clone(),
+        memory: host.memory.max(0).unsigned_abs(),
+        cpus: u32::try_from(cpus).map_err(|_| Error::invalid("too many CPUs"))?,
+        disk_size: host.vm.disk_size.unwrap_or(0).max(0).unsigned_abs(),
+    })
+}
+
+#[cfg(test)]
+mod tests;
