@@ -1,1 +1,3 @@
 //! References, registry client, content store and EROFS layers.
+
+pub mod layer;
