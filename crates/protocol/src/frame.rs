@@ -136,13 +136,18 @@ impl Frame {
         }
     }
 
+    /// The bytes that go before the payload.
+    pub fn header(&self) -> [u8; HEADER] {
+        let [l0, l1, l2, l3] = (self.payload.len() as u32).to_le_bytes();
+        let [c0, c1, c2, c3] = self.channel.to_le_bytes();
+        [l0, l1, l2, l3, c0, c1, c2, c3, self.kind as u8, 0, 0, 0]
+    }
+
     /// Appends the frame's bytes to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         debug_assert!(self.payload.len() <= self.kind.max_payload());
         out.reserve(HEADER + self.payload.len());
-        out.extend_from_slice(&(self.payload.len() as u32).to_le_bytes());
-        out.extend_from_slice(&self.channel.to_le_bytes());
-        out.extend_from_slice(&[self.kind as u8, 0, 0, 0]);
+        out.extend_from_slice(&self.header());
         out.extend_from_slice(&self.payload);
     }
 
