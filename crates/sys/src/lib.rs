@@ -1,12 +1,20 @@
 //! Safe wrappers for the Linux calls rustix lacks.
 
+pub mod bounded_log;
 pub mod bpf;
 pub mod clone;
 pub mod exec;
 pub mod filters;
+pub mod guest;
+pub mod inherited;
 pub mod job;
+pub mod jail;
+pub mod kvm;
+pub mod layer_mount;
 pub mod memory;
 pub mod mount;
 pub mod process;
 pub mod seal;
 pub mod signals;
+pub mod signalfd;
+pub mod sigwait;

@@ -1,0 +1,387 @@
+//! Helper programs that run with as little as they need: a user of their own, their own namespaces, a small
+//! view of the file system, the descriptors they were given, and no life beyond their parent's.
+//!
+//! ```text
+//!   fork ─▶ session, namespaces ─▶ view: tmpfs, binds, pivot ─▶ user, no new privileges ─▶ descriptors ─▶ exec
+//! ```
+//!
+//! All that needs memory is made before the fork: between it and the program's start nothing is allocated, so
+//! a caller with several threads is safe.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::{Errno, FdFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use rustix::process::{Resource, Rlimit, Signal};
+
+use crate::mount::{self, MountAttr, NODEV, NOSUID, RDONLY};
+
+/// User and groups of a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// User and group id.
+    pub id: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// A part of the host's file system that the program sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// What is at `source`, and mounts below it.
+    Bind {
+        /// On the host.
+        source: PathBuf,
+        /// In the view, relative to its root.
+        target: PathBuf,
+        /// Whether it may be written to.
+        writable: bool,
+    },
+    /// A device node.
+    Device(PathBuf),
+    /// A symbolic link.
+    Link {
+        /// In the view, relative to its root.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+}
+
+/// What the program sees of the file system: a read-only tmpfs with entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// An existing directory that the tmpfs covers, in the program's mount namespace alone.
+    pub at: PathBuf,
+    /// In the order they are made.
+    pub entries: Vec<Entry>,
+    /// Make it the program's root, with nothing of the host's left; otherwise it is there beside the rest.
+    pub root: bool,
+}
+
+/// How a program is confined.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Jail {
+    /// Who it is; `None`: who the caller is.
+    pub identity: Option<Identity>,
+    /// New namespaces (`CLONE_NEW…`); a view needs `CLONE_NEWNS`.
+    pub namespaces: u64,
+    /// What it sees.
+    pub view: Option<View>,
+    /// Never gain privileges by running a program.
+    pub no_new_privileges: bool,
+}
+
+impl Jail {
+    /// Starts `command` in it. The program inherits, beside its standard streams, the descriptors `keep` under
+    /// their numbers and no others, is killed when the calling thread ends, and dumps no core.
+    ///
+    /// # Errors
+    /// A step failed; that the program is missing, or a source of the view, is `NotFound`.
+    pub fn spawn(&self, mut command: Command, keep: &[BorrowedFd]) -> io::Result<Child> {
+        let mut prepared = Prepared::new(self, keep)?;
+        // SAFETY: `enter` makes system calls on what was prepared, allocates nothing and takes no lock.
+        unsafe { command.pre_exec(move || prepared.enter()) };
+        command.spawn()
+    }
+}
+
+struct Prepared {
+    parent: Option<rustix::process::Pid>,
+    identity: Option<(u32, Vec<libc::gid_t>)>,
+    namespaces: u64,
+    view: Option<PreparedView>,
+    no_new_privileges: bool,
+    keep: Vec<RawFd>,
+}
+
+struct PreparedView {
+    at: CString,
+    root: bool,
+    steps: Vec<Step>,
+    /// Clones of the sources, taken before the tmpfs covers any of them.
+    clones: Vec<Option<OwnedFd>>,
+}
+
+enum Step {
+    Directory(CString),
+    File(CString),
+    Link { path: CString, target: CString },
+    Mount { source: CString, target: CString, attributes: u64 },
+}
+
+impl Prepared {
+    fn new(jail: &Jail, keep: &[BorrowedFd]) -> io::Result<Self> {
+        Ok(Self {
+            parent: Some(rustix::process::getpid()),
+            identity: jail.identity.as_ref().map(|who| (who.id, who.groups.clone())),
+            namespaces: jail.namespaces,
+            view: jail.view.as_ref().map(PreparedView::new).transpose()?,
+            no_new_privileges: jail.no_new_privileges,
+            keep: keep.iter().map(AsRawFd::as_raw_fd).collect(),
+        })
+    }
+
+    fn enter(&mut self) -> io::Result<()> {
+        // It fails where the child leads a session already, which is as good.
+        let _ = rustix::process::setsid();
+        crate::process::unshare_namespaces(self.namespaces)?;
+        if let Some(view) = &mut self.view {
+            view.build()?;
+        }
+        let none = Rlimit { current: Some(0), maximum: Some(0) };
+        rustix::process::setrlimit(Resource::Core, none)?;
+        if let Some((id, groups)) = &self.identity {
+            become_user(*id, groups)?;
+        }
+        if self.no_new_privileges {
+            rustix::thread::set_no_new_privs(true)?;
+        }
+        // After the change of user, which would clear it.
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        if rustix::process::getppid() != self.parent {
+            return Err(Errno::SRCH.into());
+        }
+        crate::process::close_on_exec_from(3)?;
+        for &fd in &self.keep {
+            // SAFETY: the descriptor is open: its owner in the parent is borrowed until the fork is done.
+            rustix::io::fcntl_setfd(unsafe { BorrowedFd::borrow_raw(fd) }, FdFlags::empty())?;
+        }
+        Ok(())
+    }
+}
+
+/// For the whole process, which has one thread: it was just forked.
+fn become_user(id: u32, groups: &[libc::gid_t]) -> io::Result<()> {
+    let check = |result: libc::c_long| if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) };
+    // SAFETY: a length and that many ids; then three integers each.
+    unsafe {
+        check(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
+        check(libc::syscall(libc::SYS_setresgid, id, id, id))?;
+        check(libc::syscall(libc::SYS_setresuid, id, id, id))
+    }
+}
+
+impl PreparedView {
+    fn new(view: &View) -> io::Result<Self> {
+        let mut steps = Vec::new();
+        for entry in &view.entries {
+            match entry {
+                Entry::Bind { source, target, writable } => {
+                    let attributes = NOSUID | NODEV | if *writable { 0 } else { RDONLY };
+                    add_mount(&mut steps, source, target, attributes)?;
+                }
+                Entry::Device(path) => {
+                    let target = path.strip_prefix("/").unwrap_or(path);
+                    add_mount(&mut steps, path, target, NOSUID)?;
+                }
+                Entry::Link { path, target } => {
+                    steps.push(Step::Link { path: c_string(path)?, target: c_string(target)? });
+                }
+            }
+        }
+        let mounts = steps.iter().filter(|step| matches!(step, Step::Mount { .. })).count();
+        let clones = (0..mounts).map(|_| None).collect();
+        Ok(Self { at: c_string(&view.at)?, root: view.root, steps, clones })
+    }
+
+    fn build(&mut self) -> io::Result<()> {
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        rustix::mount::mount_change(c"/", private)?;
+        self.clone_sources()?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        rustix::mount::mount(c"view", &*self.at, c"tmpfs", flags, Some(c"mode=755,size=64k"))?;
+        rustix::process::chdir(&*self.at)?;
+        let mut clones = self.clones.iter();
+        for step in &self.steps {
+            let clone = if matches!(step, Step::Mount { .. }) { clones.next() } else { None };
+            step.run(clone.and_then(Option::as_ref))?;
+        }
+        let here = rustix::fs::open(c".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        mount::set(here.as_fd(), false, &MountAttr { set: RDONLY, ..MountAttr::default() })?;
+        if self.root {
+            rustix::process::pivot_root(c".", c".")?;
+            rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
+        }
+        Ok(rustix::process::chdir(c"/")?)
+    }
+
+    fn clone_sources(&mut self) -> io::Result<()> {
+        let sources = self.steps.iter().filter_map(|step| match step {
+            Step::Mount { source, attributes, .. } => Some((source, *attributes)),
+            _ => None,
+        });
+        for (clone, (source, attributes)) in self.clones.iter_mut().zip(sources) {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_RECURSIVE;
+            let tree: OwnedFd = rustix::mount::open_tree(CWD, &**source, flags)?;
+            mount::set(tree.as_fd(), true, &MountAttr { set: attributes, ..MountAttr::default() })?;
+            *clone = Some(tree);
+        }
+        Ok(())
+    }
+}
+
+impl Step {
+    fn run(&self, clone: Option<&OwnedFd>) -> io::Result<()> {
+        let mode = Mode::from_raw_mode(0o755);
+        let made = match (self, clone) {
+            (Self::Directory(path), _) => rustix::fs::mkdir(&**path, mode),
+            (Self::File(path), _) => rustix::fs::mknodat(CWD, &**path, FileType::RegularFile, mode, 0),
+            (Self::Link { path, target }, _) => rustix::fs::symlink(&**target, &**path),
+            (Self::Mount { target, .. }, Some(clone)) => {
+                let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+                rustix::mount::move_mount(clone, c"", CWD, &**target, flags)
+            }
+            (Self::Mount { .. }, None) => Err(Errno::BADF),
+        };
+        match made {
+            Err(Errno::EXIST) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+}
+
+/// The directories down to `target`, something to mount on, and the mount.
+fn add_mount(steps: &mut Vec<Step>, source: &Path, target: &Path, attributes: u64) -> io::Result<()> {
+    let mut parents: Vec<&Path> =
+        target.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()).collect();
+    parents.reverse();
+    for parent in parents {
+        steps.push(Step::Directory(c_string(parent)?));
+    }
+    let place = c_string(target)?;
+    let is_directory = std::fs::metadata(source)?.is_dir();
+    steps.push(if is_directory { Step::Directory(place.clone()) } else { Step::File(place.clone()) });
+    steps.push(Step::Mount { source: c_string(source)?, target: place, attributes });
+    Ok(())
+}
+
+fn c_string(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::process::Stdio;
+
+    const NEW_MOUNTS: u64 = libc::CLONE_NEWNS as u64;
+
+    fn output(jail: &Jail, script: &str, keep: &[BorrowedFd]) -> String {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = jail.spawn(command, keep).expect("this test needs root");
+        let mut text = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        child.wait().unwrap();
+        text
+    }
+
+    fn system_entries() -> Vec<Entry> {
+        let bind = |path: &str| Entry::Bind {
+            source: path.into(),
+            target: path.trim_start_matches('/').into(),
+            writable: false,
+        };
+        ["/usr", "/lib", "/lib64", "/bin"]
+            .into_iter()
+            .filter(|path| Path::new(path).exists())
+            .map(bind)
+            .collect()
+    }
+
+    #[test]
+    fn a_user_of_its_own_without_privileges_or_descriptors() {
+        let jail = Jail {
+            identity: Some(Identity { id: 0x7000_0001, groups: Vec::new() }),
+            no_new_privileges: true,
+            ..Jail::default()
+        };
+        let kept = std::fs::File::open("/dev/null").unwrap();
+        let script = "id -u; grep -E '^(CapEff|CapPrm|CapAmb|NoNewPrivs):' /proc/self/status; ls /proc/$$/fd; ulimit -c";
+        let text = output(&jail, script, &[kept.as_fd()]);
+        assert!(text.starts_with("1879048193\n"), "{text}");
+        assert!(text.contains("CapEff:\t0000000000000000") && text.contains("NoNewPrivs:\t1"), "{text}");
+        let numbers: Vec<&str> = text.lines().skip_while(|line| !line.starts_with("NoNew")).skip(1).collect();
+        let own = kept.as_raw_fd().to_string();
+        assert!(numbers.contains(&own.as_str()), "{text}");
+        let others = numbers.iter().filter(|line| !["0", "1", "2", "10", "255", own.as_str()].contains(line));
+        assert_eq!(others.count(), 0, "{text}");
+    }
+
+    #[test]
+    fn the_view_hides_the_host_and_refuses_writes() {
+        let scratch = tempdir("view");
+        std::fs::write(scratch.join("inside"), "seen").unwrap();
+        let mut entries = system_entries();
+        entries.push(Entry::Device("/dev/null".into()));
+        entries.push(Entry::Bind {
+            source: scratch.join("inside"),
+            target: "data/file".into(),
+            writable: false,
+        });
+        let view = View { at: scratch.clone(), entries, root: true };
+        let jail = Jail { namespaces: NEW_MOUNTS, view: Some(view), ..Jail::default() };
+        let script =
+            "cat /data/file; echo; ls /; echo x > /data/file; echo y > /new; echo z > /dev/null && echo null";
+        let text = output(&jail, script, &[]);
+        assert!(text.starts_with("seen\n"), "{text}");
+        assert!(
+            !text.contains("\nproc\n") && !text.contains("\nhome\n") && text.contains("\ndata\n"),
+            "{text}"
+        );
+        assert_eq!(text.matches("Read-only file system").count(), 2, "{text}");
+        assert!(text.contains("null"), "{text}");
+        assert_eq!(std::fs::read_to_string(scratch.join("inside")).unwrap(), "seen");
+        std::fs::remove_dir_all(scratch).unwrap();
+    }
+
+    #[test]
+    fn a_view_beside_the_host_shows_one_file_only() {
+        let scratch = tempdir("beside");
+        std::fs::create_dir(scratch.join("dir")).unwrap();
+        std::fs::write(scratch.join("dir/one"), "1").unwrap();
+        std::fs::write(scratch.join("dir/two"), "2").unwrap();
+        let at = scratch.join("at");
+        std::fs::create_dir(&at).unwrap();
+        let one = Entry::Bind { source: scratch.join("dir/one"), target: "root/file".into(), writable: true };
+        let view = View { at: at.clone(), entries: vec![one], root: false };
+        let jail = Jail { namespaces: NEW_MOUNTS, view: Some(view), ..Jail::default() };
+        let script =
+            format!("cd {}/root && ls && echo new > file; echo x > other; ls /etc/passwd", at.display());
+        let text = output(&jail, &script, &[]);
+        assert!(text.starts_with("file\n/etc/passwd\n") && text.contains("Read-only"), "{text}");
+        assert_eq!(std::fs::read_to_string(scratch.join("dir/one")).unwrap(), "new\n");
+        assert_eq!(std::fs::read_dir(&at).unwrap().count(), 0, "the host sees no mount");
+        std::fs::remove_dir_all(scratch).unwrap();
+    }
+
+    #[test]
+    fn what_is_missing_is_not_found() {
+        let view = View {
+            at: "/tmp".into(),
+            entries: vec![Entry::Bind { source: "/no/such".into(), target: "x".into(), writable: false }],
+            root: false,
+        };
+        let jail = Jail { namespaces: NEW_MOUNTS, view: Some(view), ..Jail::default() };
+        let error = jail.spawn(Command::new("/bin/true"), &[]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    fn tempdir(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("proa-jail-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+}
