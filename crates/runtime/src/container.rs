@@ -3,10 +3,21 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use proa_oci::runtime::{ConsoleSize, Process, Spec};
-use proa_protocol::message::{ProcessInfo, Stats};
+use proa_oci::runtime::{ConsoleSize, Linux, Process, Spec};
+use proa_protocol::message::{ErrorKind, ProcessInfo, Stats};
+use proa_sys::process::Insn;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::thread::sched_getaffinity;
+use rustix::time::{ClockId, clock_gettime};
 
-use crate::{Error, Result};
+use crate::cgroup::{Cgroup, Wanted};
+use crate::channel::{Channel, Report};
+use crate::fork::{can_remount, end, finish_exec, fork, fork_first, go, is_running, try_wait, write_id_maps};
+use crate::init::{Job, Place};
+use crate::plan::{Plan, ProcessPlan, namespaces};
+use crate::{Error, Result, processes, rootfs};
 
 /// Where the root file system comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,11 +100,41 @@ pub struct Child {
     pub pidfd: OwnedFd,
 }
 
+impl Child {
+    /// Reaps it if it has ended: its exit code, 128 + n after signal n.
+    ///
+    /// # Errors
+    /// It has been reaped already.
+    pub fn try_wait(&self) -> Result<Option<i32>> {
+        try_wait(self.pidfd.as_fd())
+    }
+}
+
 /// A container: created, then started, then deleted. Its first process is a child of the caller.
 #[derive(Debug)]
 pub struct Container {
     pid: u32,
     pidfd: OwnedFd,
+    state: State,
+    cgroup: Cgroup,
+    /// Namespaces of its own, as flags of `setns`.
+    namespaces: u64,
+    /// Killing the first process kills all.
+    owns_pids: bool,
+    pid_namespace: Option<u64>,
+    filter: Vec<Insn>,
+    /// Processes that `exec` started.
+    children: Vec<(u32, OwnedFd)>,
+    warnings: Vec<String>,
+}
+
+/// Where it is in its life.
+#[derive(Debug)]
+enum State {
+    /// The first process waits for the word to run its program.
+    Created(Channel),
+    /// It has had it.
+    Started,
 }
 
 impl Container {
@@ -102,7 +143,63 @@ impl Container {
     /// # Errors
     /// Names the step that failed. Nothing is left behind.
     pub fn create(create: Create) -> Result<(Self, Handles)> {
-        Err(Error::unsupported(create.id))
+        let none = Linux::default();
+        let linux = create.spec.linux.as_ref().unwrap_or(&none);
+        let plan = Plan::new(create.id, create.spec, linux)?;
+        let mut warnings = Vec::new();
+        let at_once = !plan.namespaces.new_pid() || can_remount(&plan.process.capabilities);
+        let wanted = Wanted { id: create.id, linux, policy: create.cgroup, at_once };
+        let cgroup = Cgroup::create(&wanted, &mut warnings)?;
+        let (forked, handles) = fork_first(&create, &plan, &cgroup).inspect_err(|_| {
+            // The error that counts is the first.
+            let _ = cgroup.remove();
+        })?;
+        let mut container = Self {
+            pid: forked.pid,
+            pidfd: forked.pidfd,
+            state: State::Created(forked.channel),
+            cgroup,
+            namespaces: plan.namespaces.all,
+            owns_pids: plan.namespaces.new_pid(),
+            pid_namespace: None,
+            filter: Vec::new(),
+            children: Vec::new(),
+            warnings,
+        };
+        match container.set_up(&create.rootfs, &plan, handles) {
+            Ok(handles) => Ok((container, handles)),
+            Err(error) => {
+                let _ = container.delete();
+                Err(error)
+            }
+        }
+    }
+
+    /// The parent's part, beside what the first process does.
+    fn set_up(&mut self, rootfs: &Rootfs, plan: &Plan, mut handles: Handles) -> Result<Handles> {
+        let State::Created(channel) = &self.state else { return Err(Error::internal("not a new container")) };
+        if plan.namespaces.new_user() {
+            write_id_maps(self.pid, plan.linux)?;
+        }
+        let root = rootfs::mount(rootfs)?;
+        let sent = channel.send_root(root.as_ref().map(AsFd::as_fd));
+        drop(root);
+        self.cgroup.attach(self.pid)?;
+        if let Some(seccomp) = &plan.linux.seccomp {
+            self.filter = crate::seccomp::compile(seccomp)?;
+        }
+        match channel.receive_report()? {
+            Report::Ready { warnings, terminal } => {
+                self.warnings.extend(warnings);
+                handles.terminal = terminal;
+                sent.map_err(|errno| Error::call("sendmsg", errno))?;
+                Ok(handles)
+            }
+            Report::Failed(error) => Err(error),
+            Report::Closed => {
+                Err(Error::internal("the container's first process ended before it was set up"))
+            }
+        }
     }
 
     /// Lets the first process `exec` the program.
@@ -110,15 +207,36 @@ impl Container {
     /// # Errors
     /// The kind tells "not found" (127) from "cannot be run" (126). The container must then be deleted.
     pub fn start(&mut self) -> Result<()> {
-        Err(Error::unsupported(""))
+        let State::Created(channel) = &self.state else {
+            return Err(Error::new(ErrorKind::Conflict, "the container has been started already"));
+        };
+        go(channel, &self.filter)?;
+        self.state = State::Started;
+        Ok(())
     }
 
     /// Runs another process in the container.
     ///
     /// # Errors
     /// As for [`Container::start`].
-    pub fn exec(&mut self, _process: &Process, _user: &str, _stdio: Stdio) -> Result<(Child, Handles)> {
-        Err(Error::unsupported(""))
+    pub fn exec(&mut self, process: &Process, user: &str, stdio: Stdio) -> Result<(Child, Handles)> {
+        let plan = ProcessPlan::new(process)?;
+        let place =
+            Place::Existing { pidfd: self.pidfd.as_fd(), namespaces: self.namespaces & !namespaces::PID };
+        let job = Job { process: &plan, user, stdio, init: None, place };
+        let join_pid = (self.namespaces & namespaces::PID != 0).then(|| self.pidfd.as_fd());
+        let (forked, mut handles) = fork(&job, 0, join_pid, self.cgroup.fork_target()?)?;
+        match finish_exec(&self.cgroup, &forked, &self.filter) {
+            Ok(terminal) => handles.terminal = terminal,
+            Err(error) => {
+                end(forked.pidfd.as_fd());
+                return Err(error);
+            }
+        }
+        let pidfd = forked.pidfd.try_clone().map_err(|error| Error::call("dup", error))?;
+        self.children.retain(|(_, child)| is_running(child.as_fd()));
+        self.children.push((forked.pid, forked.pidfd));
+        Ok((Child { pid: forked.pid, pidfd }, handles))
     }
 
     /// The first process in our pid namespace.
@@ -131,17 +249,67 @@ impl Container {
         self.pidfd.as_fd()
     }
 
+    /// Reaps the first process if it has ended: its exit code, 128 + n after signal n.
+    ///
+    /// # Errors
+    /// It has been reaped already.
+    pub fn try_wait(&self) -> Result<Option<i32>> {
+        try_wait(self.pidfd.as_fd())
+    }
+
     /// What was asked for and could not be granted, one line each.
     pub fn warnings(&self) -> &[String] {
-        &[]
+        &self.warnings
     }
 
     /// Sends a signal to the first process, or to all.
     ///
     /// # Errors
-    /// There is no such process any more.
-    pub fn signal(&self, _signal: i32, _all: bool) -> Result<()> {
-        Err(Error::unsupported(""))
+    /// The signal is not known, or there is no such process any more.
+    pub fn signal(&self, signal: i32, all: bool) -> Result<()> {
+        // SAFETY: the number is checked to be one of the kernel's signals, real-time ones included.
+        let known = (1..=64).contains(&signal).then(|| unsafe { Signal::from_raw_unchecked(signal) });
+        let signal = known.ok_or_else(|| Error::invalid(format!("signal {signal} is not known")))?;
+        if all && !(signal == Signal::KILL && self.cgroup.kill()) {
+            self.members()
+                .into_iter()
+                .filter(|pid| *pid != self.pid)
+                .for_each(|pid| self.signal_member(pid, signal));
+        }
+        pidfd_send_signal(&self.pidfd, signal).map_err(|errno| match errno {
+            Errno::SRCH => Error::new(ErrorKind::Conflict, "the container's first process has ended"),
+            errno => Error::call("signal", errno),
+        })
+    }
+
+    /// A process id may have passed on to a process of the host since it was listed: a descriptor holds on to
+    /// whatever it is now, and that is looked at first.
+    fn signal_member(&self, pid: u32, signal: Signal) {
+        let Some(id) = Pid::from_raw(pid as i32) else { return };
+        let Ok(pidfd) = pidfd_open(id, PidfdFlags::empty()) else { return };
+        let own = self.pid_namespace.or_else(|| processes::pid_namespace(self.pid));
+        let is_member =
+            if self.owns_pids { processes::pid_namespace(pid) == own } else { self.members().contains(&pid) };
+        if is_member {
+            // It may end at any moment.
+            let _ = pidfd_send_signal(&pidfd, signal);
+        }
+    }
+
+    /// All processes, by cgroup where they are surely in it, else by descent.
+    fn members(&self) -> Vec<u32> {
+        if !self.owns_pids
+            && let Some(pids) = self.cgroup.processes()
+        {
+            return pids;
+        }
+        let mut pids: Vec<u32> =
+            if is_running(self.pidfd.as_fd()) { processes::descendants(self.pid) } else { vec![] };
+        let children = self.children.iter().filter(|(_, child)| is_running(child.as_fd()));
+        pids.extend(children.flat_map(|(pid, _)| processes::descendants(*pid)));
+        pids.sort_unstable();
+        pids.dedup();
+        pids
     }
 
     /// Puts what runs in the container into its cgroup, where that was put off (cgroup v1, nothing limited).
@@ -150,7 +318,10 @@ impl Container {
     /// # Errors
     /// The cgroup cannot be made or joined.
     pub fn join_cgroup_late(&mut self) -> Result<()> {
-        Err(Error::unsupported(""))
+        let mut cgroup = std::mem::replace(&mut self.cgroup, Cgroup::None);
+        let result = cgroup.join_late(|| self.members());
+        self.cgroup = cgroup;
+        result
     }
 
     /// Resource use now.
@@ -158,7 +329,17 @@ impl Container {
     /// # Errors
     /// The cgroup cannot be read.
     pub fn stats(&self) -> Result<Stats> {
-        Err(Error::unsupported(""))
+        let now = clock_gettime(ClockId::Realtime);
+        let mut stats = Stats { at_ns: now.tv_sec * 1_000_000_000 + now.tv_nsec, ..Stats::default() };
+        stats.online_cpus = sched_getaffinity(None).map_or(1, |cpus| cpus.count());
+        if !self.cgroup.stats(&mut stats) {
+            let members = self.members();
+            let usages: Vec<_> = members.iter().filter_map(|pid| processes::usage(*pid)).collect();
+            stats.cpu_total_ns = usages.iter().map(|(cpu, _)| cpu).sum();
+            stats.memory_usage = Some(usages.iter().map(|(_, rss)| rss).sum());
+            stats.pids = Some(members.len() as u64);
+        }
+        Ok(stats)
     }
 
     /// All processes of the container.
@@ -166,7 +347,8 @@ impl Container {
     /// # Errors
     /// `/proc` cannot be read.
     pub fn processes(&self) -> Result<Vec<ProcessInfo>> {
-        Err(Error::unsupported(""))
+        let boot = processes::boot_time();
+        Ok(self.members().into_iter().filter_map(|pid| processes::info(pid, boot)).collect())
     }
 
     /// Freezes all processes.
@@ -174,7 +356,8 @@ impl Container {
     /// # Errors
     /// There is no freezer.
     pub fn pause(&mut self) -> Result<()> {
-        Err(Error::unsupported(""))
+        self.join_cgroup_late()?;
+        self.cgroup.freeze(true)
     }
 
     /// Thaws them.
@@ -182,12 +365,12 @@ impl Container {
     /// # Errors
     /// There is no freezer.
     pub fn resume(&mut self) -> Result<()> {
-        Err(Error::unsupported(""))
+        self.cgroup.freeze(false)
     }
 
     /// Whether the kernel killed something in the container for memory; ask before [`Container::delete`].
     pub fn oom_killed(&self) -> bool {
-        false
+        self.cgroup.oom_killed()
     }
 
     /// The container's root directory with all its mounts, for [`crate::archive`]; valid while it runs.
@@ -195,7 +378,13 @@ impl Container {
     /// # Errors
     /// The first process has ended.
     pub fn root(&self) -> Result<OwnedFd> {
-        Err(Error::unsupported(""))
+        let path = format!("/proc/{}/root", self.pid);
+        let root = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        // Only now is it sure that the number was still that of our process.
+        if !is_running(self.pidfd.as_fd()) {
+            return Err(Error::new(ErrorKind::Conflict, "the container's first process has ended"));
+        }
+        root.map_err(|errno| Error::at(path, errno))
     }
 
     /// Kills what still runs, reaps it, and removes the cgroups.
@@ -203,6 +392,34 @@ impl Container {
     /// # Errors
     /// Something could not be removed.
     pub fn delete(self) -> Result<()> {
-        Err(Error::unsupported(""))
+        // A frozen process dies when it is thawed.
+        let killed = self.cgroup.kill();
+        if !self.owns_pids && !killed {
+            self.kill_members();
+        }
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        if self.cgroup.processes().is_some() {
+            let _ = self.cgroup.freeze(false);
+        }
+        // The first process of a pid namespace ends when all others have been reaped, ours among them.
+        for (_, child) in &self.children {
+            end(child.as_fd());
+        }
+        if !end(self.pidfd.as_fd()) {
+            return Err(Error::internal(format!("process {} did not end within 10 s of SIGKILL", self.pid)));
+        }
+        self.cgroup.remove()
+    }
+
+    /// Without a pid namespace of its own: kill until nobody is left to fork another.
+    fn kill_members(&self) {
+        for _ in 0..100 {
+            let members = self.members();
+            if members.is_empty() {
+                break;
+            }
+            members.into_iter().for_each(|pid| self.signal_member(pid, Signal::KILL));
+            let _ = self.cgroup.freeze(false);
+        }
     }
 }

@@ -115,14 +115,21 @@ fn architectures() -> &'static [&'static str] {
     }
 }
 
-/// Every family but `AF_ALG` (38) and `AF_VSOCK` (40); by `socketcall`, everything but `SYS_SOCKET` (1).
-fn socket_rules() -> [SeccompRule; 4] {
-    [
-        allow("socket", vec![argument(0, "SCMP_CMP_LT", 38)]),
-        allow("socket", vec![argument(0, "SCMP_CMP_EQ", 39)]),
-        allow("socket", vec![argument(0, "SCMP_CMP_GT", 40)]),
-        allow("socketcall", vec![argument(0, "SCMP_CMP_GT", 1)]),
-    ]
+/// Every address family but `AF_ALG` (38) and `AF_VSOCK` (40), as ranges of powers of two: the kernel looks at
+/// the lower half of the register only, so a comparison of all of it (Docker's) would let `38 | 1 << 32` pass.
+/// By `socketcall`, everything but `SYS_SOCKET` (1).
+fn socket_rules() -> Vec<SeccompRule> {
+    let families = [(0, 32), (32, 4), (36, 2), (39, 1), (41, 1), (42, 2), (44, 4)];
+    let mut rules: Vec<_> = families
+        .iter()
+        .map(|&(first, count)| {
+            let mask = u64::from(u32::MAX) & !(count - 1);
+            let lower_half = SeccompArg { value_two: first, ..argument(0, "SCMP_CMP_MASKED_EQ", mask) };
+            allow("socket", vec![lower_half])
+        })
+        .collect();
+    rules.push(allow("socketcall", vec![argument(0, "SCMP_CMP_GT", 1)]));
+    rules
 }
 
 fn allow(names: &str, args: Vec<SeccompArg>) -> SeccompRule {

@@ -1,0 +1,68 @@
+//! What a container leaves in its cgroups when its owner is killed.
+
+use std::path::{Path, PathBuf};
+
+use proa_oci::runtime::Spec;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::{MOUNT, is_unified, pause_ms, pids, relative_path, remove_dir, try_write};
+use crate::Result;
+
+/// How often processes are looked for again: one may fork while it is being killed.
+const ROUNDS: usize = 50;
+
+/// Kills what is still in the cgroups of a container whose owner is dead, and removes them. Does nothing where
+/// there are none.
+///
+/// # Errors
+/// A cgroup cannot be removed.
+pub fn remove_leftovers(id: &str, spec: &Spec) -> Result<()> {
+    let asked = spec.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref());
+    let path = relative_path(id, asked)?;
+    for root in roots().into_iter().filter(|root| root.join(&path).is_dir()) {
+        kill_all(&root.join(&path));
+        remove_dir(&root, &path)?;
+    }
+    Ok(())
+}
+
+fn roots() -> Vec<PathBuf> {
+    let mount = Path::new(MOUNT);
+    if is_unified(mount) {
+        return vec![mount.to_owned()];
+    }
+    let entries = std::fs::read_dir(mount).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+fn kill_all(dir: &Path) {
+    // The frozen do not die. Only one of these files exists.
+    let _ = try_write(dir, "freezer.state", "THAWED");
+    let _ = try_write(dir, "cgroup.freeze", "0");
+    for _ in 0..ROUNDS {
+        let members = pids(dir, "cgroup.procs");
+        if members.is_empty() {
+            break;
+        }
+        members.into_iter().for_each(|pid| kill_member(dir, pid));
+        pause_ms(2);
+    }
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            kill_all(&entry.path());
+        }
+    }
+}
+
+/// Kills a process if it is a member still after its descriptor was opened: then the descriptor is its own, and
+/// not that of another process that got its id.
+fn kill_member(dir: &Path, pid: u32) {
+    let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+    let Ok(pidfd) = pidfd_open(raw, PidfdFlags::empty()) else { return };
+    if pids(dir, "cgroup.procs").contains(&pid) {
+        let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+    }
+}

@@ -1,0 +1,354 @@
+//! Control groups, both versions behind one type.
+//!
+//! ```text
+//!            create ──▶ Later ──join──▶ Joined ──▶ remove        v1, nothing limited
+//!            create ─────────────────▶ Joined ──▶ remove        v2; v1 with a limit
+//! ```
+//!
+//! A process joins a v2 cgroup as it is forked, for nothing. Moving a process into a v1 cgroup waits for an RCU
+//! grace period (10 ms and more), so where nothing is limited that is put off (invariant 12).
+//!
+//! The cgroup is `/proa/<id>` in every hierarchy, or the spec's `cgroupsPath`.
+
+mod devices;
+mod leftovers;
+mod v1;
+mod v2;
+
+pub use leftovers::remove_leftovers;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use proa_oci::runtime::{Linux, Resources};
+use proa_protocol::message::Stats;
+use rustix::fs::Mode;
+use rustix::io::Errno;
+
+use crate::container::CgroupPolicy;
+use crate::{Error, Result};
+
+const MOUNT: &str = "/sys/fs/cgroup";
+const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+
+/// A container's cgroups.
+#[derive(Debug)]
+pub(crate) enum Cgroup {
+    /// It has none.
+    None,
+    /// cgroup v1.
+    V1(v1::Cgroup),
+    /// cgroup v2.
+    V2(v2::Cgroup),
+}
+
+/// What the container sees of its cgroups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum View {
+    /// Nothing.
+    Nothing,
+    /// The v2 hierarchy from its own cgroup downwards.
+    Unified,
+    /// Its own directories of the v1 hierarchies, by the hierarchies' names.
+    Hierarchies(Vec<(String, PathBuf)>),
+}
+
+impl View {
+    /// Whether the cgroup namespace can be made at the start: the process is in its cgroup already.
+    pub(crate) fn namespace_at_once(&self) -> bool {
+        *self == Self::Unified
+    }
+}
+
+/// What a cgroup is to be.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    pub id: &'a str,
+    pub linux: &'a Linux,
+    pub policy: CgroupPolicy,
+    /// The container must be in its cgroup before its program starts, though nothing is limited.
+    pub at_once: bool,
+}
+
+impl Cgroup {
+    /// Makes the cgroup, or plans to. Returns what could not be granted, too.
+    pub(crate) fn create(wanted: &Wanted, warnings: &mut Vec<String>) -> Result<Self> {
+        let none = Resources::default();
+        let resources = wanted.linux.resources.as_ref().unwrap_or(&none);
+        let limited = is_limited(resources);
+        if wanted.policy == CgroupPolicy::Disabled {
+            return if limited {
+                Err(Error::unsupported("limits need cgroups, which are disabled"))
+            } else {
+                Ok(Self::None)
+            };
+        }
+        let path = relative_path(wanted.id, wanted.linux.cgroups_path.as_deref())?;
+        if is_unified(Path::new(MOUNT)) {
+            return v2::Cgroup::create(Path::new(MOUNT), &path, resources, limited, warnings).map(Self::V2);
+        }
+        match v1::Cgroup::create(Path::new(MOUNT), &path, resources, limited || wanted.at_once, warnings)? {
+            Some(cgroup) => Ok(Self::V1(cgroup)),
+            None if limited => Err(Error::unsupported(format!("limits need cgroups, and {MOUNT} has none"))),
+            None => Ok(Self::None),
+        }
+    }
+
+    /// What the container is to see.
+    pub(crate) fn view(&self) -> View {
+        match self {
+            Self::None => View::Nothing,
+            Self::V1(cgroup) => cgroup.view(),
+            Self::V2(_) => View::Unified,
+        }
+    }
+
+    /// The directory to fork into.
+    pub(crate) fn fork_target(&self) -> Result<Option<OwnedFd>> {
+        match self {
+            Self::V2(cgroup) => cgroup.open().map(Some),
+            Self::None | Self::V1(_) => Ok(None),
+        }
+    }
+
+    /// Moves a process that has not started its program, where that cannot wait.
+    pub(crate) fn attach(&self, pid: u32) -> Result<()> {
+        match self {
+            Self::V1(cgroup) => cgroup.attach(pid),
+            Self::None | Self::V2(_) => Ok(()),
+        }
+    }
+
+    /// Makes the cgroup, if that was put off, and moves into it whoever is not in it; `members` lists them anew
+    /// at each call.
+    pub(crate) fn join_late(&mut self, members: impl FnMut() -> Vec<u32>) -> Result<()> {
+        match self {
+            Self::V1(cgroup) => cgroup.join_late(members),
+            Self::None | Self::V2(_) => Ok(()),
+        }
+    }
+
+    /// The processes in it, ours numbers; `None` where there is no cgroup yet.
+    pub(crate) fn processes(&self) -> Option<Vec<u32>> {
+        match self {
+            Self::None => None,
+            Self::V1(cgroup) => cgroup.processes(),
+            Self::V2(cgroup) => Some(cgroup.processes()),
+        }
+    }
+
+    /// Fills in what it knows; `false` where it knows nothing yet.
+    pub(crate) fn stats(&self, stats: &mut Stats) -> bool {
+        match self {
+            Self::None => false,
+            Self::V1(cgroup) => cgroup.stats(stats),
+            Self::V2(cgroup) => {
+                cgroup.stats(stats);
+                true
+            }
+        }
+    }
+
+    /// Whether the kernel killed something in it for memory.
+    pub(crate) fn oom_killed(&self) -> bool {
+        match self {
+            Self::None => false,
+            Self::V1(cgroup) => cgroup.oom_kills() > 0,
+            Self::V2(cgroup) => cgroup.oom_kills() > 0,
+        }
+    }
+
+    /// Freezes or thaws all processes, and waits until that is so.
+    pub(crate) fn freeze(&self, frozen: bool) -> Result<()> {
+        match self {
+            Self::None => Err(Error::unsupported("pausing needs cgroups")),
+            Self::V1(cgroup) => cgroup.freeze(frozen),
+            Self::V2(cgroup) => cgroup.freeze(frozen),
+        }
+    }
+
+    /// Kills everything in it at once, if the kernel can; `false` if it cannot.
+    pub(crate) fn kill(&self) -> bool {
+        match self {
+            Self::V2(cgroup) => cgroup.kill(),
+            Self::None | Self::V1(_) => false,
+        }
+    }
+
+    /// Removes it, with what the container made below it. It must be empty of processes.
+    pub(crate) fn remove(&self) -> Result<()> {
+        match self {
+            Self::None => Ok(()),
+            Self::V1(cgroup) => cgroup.remove(),
+            Self::V2(cgroup) => cgroup.remove(),
+        }
+    }
+}
+
+/// Whether something in it must hold before the program starts. Device rules alone need not: all that a
+/// container can make a node on is `nodev`.
+fn is_limited(resources: &Resources) -> bool {
+    let Resources { devices: _, memory, cpu, pids, block_io, hugepage_limits, unified } = resources;
+    memory.as_ref().is_some_and(|memory| *memory != Default::default())
+        || cpu.as_ref().is_some_and(|cpu| *cpu != Default::default())
+        || pids.is_some_and(|pids| pids.limit > 0)
+        || block_io.as_ref().is_some_and(|block| *block != Default::default())
+        || !hugepage_limits.is_empty()
+        || !unified.is_empty()
+}
+
+fn is_unified(mount: &Path) -> bool {
+    rustix::fs::statfs(mount).is_ok_and(|stat| stat.f_type == CGROUP2_SUPER_MAGIC)
+}
+
+/// The path below a hierarchy's root.
+fn relative_path(id: &str, asked: Option<&str>) -> Result<PathBuf> {
+    let asked = asked.filter(|path| !path.is_empty()).map_or_else(|| format!("proa/{id}"), ToOwned::to_owned);
+    let path = Path::new(asked.trim_start_matches('/'));
+    let is_plain = |part| matches!(part, std::path::Component::Normal(_));
+    if asked.contains(':') {
+        return Err(Error::unsupported(format!("cgroupsPath '{asked}': systemd's slices are not supported")));
+    }
+    if path.as_os_str().is_empty() || !path.components().all(is_plain) {
+        return Err(Error::invalid(format!("cgroupsPath '{asked}' is not a path below the root")));
+    }
+    Ok(path.to_owned())
+}
+
+/// Makes an empty cgroup directory with its parents. One that a crash left is made anew, so that it has no old
+/// limits; one with processes in it is somebody's.
+fn make_dir(root: &Path, path: &Path) -> Result<PathBuf> {
+    let full = root.join(path);
+    for _ in 0..16 {
+        match rustix::fs::mkdir(&full, Mode::from_raw_mode(0o755)) {
+            Ok(()) => return Ok(full),
+            Err(Errno::NOENT) => make_parents(root, path)?,
+            Err(Errno::EXIST) => rustix::fs::rmdir(&full).map_err(|errno| {
+                Error::at(&full, errno).context("the cgroup exists and is in use: end what runs in it")
+            })?,
+            Err(errno) => return Err(Error::at(&full, errno)),
+        }
+    }
+    Err(Error::at(&full, Errno::BUSY))
+}
+
+/// Parents may vanish meanwhile, as the last container in them goes: then `mkdir` of the child fails and all is
+/// tried again.
+fn make_parents(root: &Path, path: &Path) -> Result<()> {
+    let mut parents: Vec<_> = path.ancestors().skip(1).filter(|part| !part.as_os_str().is_empty()).collect();
+    parents.reverse();
+    for parent in parents {
+        let full = root.join(parent);
+        match rustix::fs::mkdir(&full, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST | Errno::NOENT) => {}
+            Err(errno) => return Err(Error::at(&full, errno)),
+        }
+    }
+    Ok(())
+}
+
+/// Removes a cgroup directory, those below it, and the parents that are empty then.
+fn remove_dir(root: &Path, path: &Path) -> Result<()> {
+    remove_tree(&root.join(path)).map_err(|errno| Error::at(root.join(path), errno))?;
+    for parent in path.ancestors().skip(1).filter(|part| !part.as_os_str().is_empty()) {
+        if rustix::fs::rmdir(root.join(parent)).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn remove_tree(path: &Path) -> Result<(), Errno> {
+    // The last process has ended, but the kernel may count it for a moment yet.
+    for wait_ms in [0, 1, 2, 5, 10, 20, 50, 100, 200, 500] {
+        if wait_ms > 0 {
+            pause_ms(wait_ms);
+        }
+        match rustix::fs::rmdir(path) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::BUSY) => {}
+            Err(errno) => return Err(errno),
+        }
+        for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                let _ = remove_tree(&entry.path());
+            }
+        }
+    }
+    Err(Errno::BUSY)
+}
+
+/// Gives the kernel time for what it does in the background and tells nobody of.
+fn pause_ms(milliseconds: i64) {
+    let time = rustix::fs::Timespec { tv_sec: 0, tv_nsec: milliseconds * 1_000_000 };
+    let _ = rustix::event::poll(&mut [], Some(&time));
+}
+
+/// Writes a file of the cgroup.
+fn write(dir: &Path, file: &str, value: &str) -> Result<()> {
+    try_write(dir, file, value)
+        .map_err(|errno| Error::at(dir.join(file), errno).context(format!("cannot set {file} to '{value}'")))
+}
+
+fn try_write(dir: &Path, file: &str, value: &str) -> Result<(), Errno> {
+    use rustix::fs::OFlags;
+    let file = rustix::fs::open(dir.join(file), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, value.as_bytes()).map(drop)
+}
+
+fn read(dir: &Path, file: &str) -> Option<String> {
+    std::fs::read_to_string(dir.join(file)).ok()
+}
+
+/// The number in a file that holds one; `None` for `max`.
+fn read_number(dir: &Path, file: &str) -> Option<u64> {
+    read(dir, file)?.trim().parse().ok()
+}
+
+/// The number behind a key in lines of `key number`.
+fn field(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// The process ids in a file that lists them.
+fn pids(dir: &Path, file: &str) -> Vec<u32> {
+    read(dir, file).unwrap_or_default().lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proa_oci::runtime::{Cpu, Memory, Pids};
+
+    #[test]
+    fn only_real_limits_count() {
+        let mut resources =
+            Resources { devices: proa_oci::defaults::default_device_rules(), ..Resources::default() };
+        resources.memory = Some(Memory::default());
+        resources.cpu = Some(Cpu::default());
+        resources.pids = Some(Pids { limit: 0 });
+        assert!(!is_limited(&resources));
+        resources.pids = Some(Pids { limit: 5 });
+        assert!(is_limited(&resources));
+        assert!(is_limited(&Resources {
+            memory: Some(Memory { limit: Some(1), ..Memory::default() }),
+            ..Resources::default()
+        }));
+    }
+
+    #[test]
+    fn paths_stay_below_the_root() {
+        assert_eq!(relative_path("a", None).unwrap(), Path::new("proa/a"));
+        assert_eq!(relative_path("a", Some("/x/y")).unwrap(), Path::new("x/y"));
+        for path in ["/", "../x", "x/../../y", "system.slice:docker:id"] {
+            assert!(relative_path("a", Some(path)).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn fields_are_found_by_their_whole_key() {
+        let text = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
+        assert_eq!(field(text, "oom_kill"), Some(3));
+        assert_eq!(field(text, "oom"), None);
+    }
+}

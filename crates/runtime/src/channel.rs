@@ -1,0 +1,208 @@
+//! The socket between a runtime and the process that it sets up, and the five messages on it.
+//!
+//! ```text
+//!   parent                         child
+//!     ├─ Root (descriptor) ──────────▶│   not for exec
+//!     │◀── Ready (warnings, terminal) ┤   or Failed
+//!     ├─ Go (seccomp program) ───────▶│
+//!     │◀─────────────── end of stream ┤   the exec happened; or Failed
+//! ```
+//!
+//! Each end is close-on-exec: that the child's end closes is the proof of its exec; that the parent's closes
+//! makes a waiting child end.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use proa_protocol::message::ErrorKind;
+use proa_sys::process::Insn;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
+};
+
+use crate::{Error, Result};
+
+/// One end of the socket.
+#[derive(Debug)]
+pub(crate) struct Channel(OwnedFd);
+
+/// What a child says.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// All is set up.
+    Ready { warnings: Vec<String>, terminal: Option<OwnedFd> },
+    /// A step failed; the child has ended or is about to.
+    Failed(Error),
+    /// The child's end is closed: it runs the program, or was killed.
+    Closed,
+}
+
+/// Both ends, the parent's first.
+pub(crate) fn pair() -> Result<(Channel, Channel)> {
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|errno| Error::call("socketpair", errno))?;
+    Ok((Channel(ours), Channel(theirs)))
+}
+
+impl Channel {
+    /// Parent: here is your root; `None` for one that the child must mount.
+    pub(crate) fn send_root(&self, root: Option<BorrowedFd>) -> Result<(), Errno> {
+        self.send(b"R", &[], root)
+    }
+
+    /// Child: waits for the root. Ends the process where the parent has gone.
+    pub(crate) fn receive_root(&self) -> Result<Option<OwnedFd>> {
+        match self.receive()? {
+            Some((b'R', _, root)) => Ok(root),
+            Some(_) => Err(Error::internal("unexpected message from the runtime")),
+            None => proa_sys::clone::exit_now(125),
+        }
+    }
+
+    /// Parent: run the program, behind this filter.
+    pub(crate) fn send_go(&self, filter: &[Insn]) -> Result<(), Errno> {
+        let mut bytes = Vec::with_capacity(filter.len() * 8);
+        for insn in filter {
+            bytes.extend_from_slice(&insn.code.to_ne_bytes());
+            bytes.extend_from_slice(&[insn.jt, insn.jf]);
+            bytes.extend_from_slice(&insn.k.to_ne_bytes());
+        }
+        self.send(b"G", &bytes, None)
+    }
+
+    /// Child: waits for the word to run. Ends the process where the parent has gone.
+    pub(crate) fn receive_go(&self) -> Result<Vec<Insn>> {
+        let bytes = match self.receive()? {
+            Some((b'G', bytes, None)) => bytes,
+            Some(_) => return Err(Error::internal("unexpected message from the runtime")),
+            None => proa_sys::clone::exit_now(125),
+        };
+        let insn = |b: &[u8]| Insn {
+            code: u16::from_ne_bytes([b[0], b[1]]),
+            jt: b[2],
+            jf: b[3],
+            k: u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
+        };
+        Ok(bytes.chunks_exact(8).map(insn).collect())
+    }
+
+    /// Child: all is set up.
+    pub(crate) fn send_ready(&self, warnings: &[String], terminal: Option<BorrowedFd>) -> Result<(), Errno> {
+        self.send(b"r", warnings.join("\n").as_bytes(), terminal)
+    }
+
+    /// Child: it cannot be done. That the parent may be gone changes nothing.
+    pub(crate) fn send_failure(&self, error: &Error) {
+        let kind = [error.kind() as u8];
+        let message = error.to_string();
+        let _ = self.send(b"f", &[&kind, message.as_bytes()].concat(), None);
+    }
+
+    /// Parent: waits for what the child says next.
+    pub(crate) fn receive_report(&self) -> Result<Report> {
+        Ok(match self.receive()? {
+            Some((b'r', text, terminal)) => {
+                let warnings = String::from_utf8_lossy(&text).lines().map(ToOwned::to_owned).collect();
+                Report::Ready { warnings, terminal }
+            }
+            Some((b'f', bytes, _)) if !bytes.is_empty() => {
+                Report::Failed(Error::new(kind_from(bytes[0]), String::from_utf8_lossy(&bytes[1..])))
+            }
+            Some(_) => {
+                Report::Failed(Error::internal("unexpected message from the container's first process"))
+            }
+            None => Report::Closed,
+        })
+    }
+
+    fn send(&self, head: &[u8], body: &[u8], fd: Option<BorrowedFd>) -> Result<(), Errno> {
+        let fds = fd.as_slice();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(fds));
+        }
+        let parts = [IoSlice::new(head), IoSlice::new(body)];
+        // The peer may have died: an error then, not a signal.
+        sendmsg(&self.0, &parts, &mut control, SendFlags::NOSIGNAL).map(drop)
+    }
+
+    /// Waits for a message and tells its length, so that no more memory than that is touched. 0 at the end.
+    fn next_length(&self) -> Result<usize> {
+        loop {
+            match recv(&self.0, &mut [0_u8; 0][..], RecvFlags::PEEK | RecvFlags::TRUNC) {
+                Ok((_, length)) => return Ok(length),
+                Err(Errno::INTR) => {}
+                // The other end died with a message of ours unread.
+                Err(Errno::CONNRESET) => return Ok(0),
+                Err(errno) => return Err(Error::call("recv", errno)),
+            }
+        }
+    }
+
+    fn receive(&self) -> Result<Option<(u8, Vec<u8>, Option<OwnedFd>)>> {
+        let length = self.next_length()?;
+        if length == 0 {
+            return Ok(None);
+        }
+        let mut buffer = vec![0; length];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let message = loop {
+            let mut parts = [IoSliceMut::new(&mut buffer)];
+            match recvmsg(&self.0, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Err(Errno::INTR) => {}
+                other => break other.map_err(|errno| Error::call("recvmsg", errno))?,
+            }
+        };
+        let fd = control.drain().find_map(|part| match part {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        buffer.truncate(message.bytes.max(1));
+        let body = buffer.split_off(1);
+        Ok(Some((buffer[0], body, fd)))
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn kind_from(byte: u8) -> ErrorKind {
+    use ErrorKind::{CommandNotExecutable, CommandNotFound, Conflict, InvalidInput, NoSuchPath, Unsupported};
+    [CommandNotFound, CommandNotExecutable, InvalidInput, NoSuchPath, Conflict, Unsupported]
+        .into_iter()
+        .find(|kind| *kind as u8 == byte)
+        .unwrap_or(ErrorKind::Internal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_as_they_were_sent() {
+        let (parent, child) = pair().unwrap();
+        parent.send_root(Some(parent.as_fd())).unwrap();
+        assert!(child.receive_root().unwrap().is_some());
+        let filter = [Insn { code: 6, jt: 1, jf: 2, k: 0x7fff_0000 }];
+        parent.send_go(&filter).unwrap();
+        assert_eq!(child.receive_go().unwrap(), filter);
+        child.send_ready(&["one".into(), "two".into()], Some(child.as_fd())).unwrap();
+        let Report::Ready { warnings, terminal: Some(_) } = parent.receive_report().unwrap() else {
+            panic!()
+        };
+        assert_eq!(warnings, ["one", "two"]);
+        child.send_failure(&Error::new(ErrorKind::CommandNotFound, "no such thing"));
+        let Report::Failed(error) = parent.receive_report().unwrap() else { panic!() };
+        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::CommandNotFound, "no such thing"));
+        drop(child);
+        assert!(matches!(parent.receive_report().unwrap(), Report::Closed));
+    }
+}

@@ -1,0 +1,179 @@
+//! Forking the processes of a container, waiting for them, ending them.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use proa_oci::runtime::{IdMapping, Linux};
+use proa_sys::clone::{Fork, fork_into};
+use proa_sys::process::Insn;
+use proa_sys::seal::Sealed;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags, Timespec};
+use rustix::io::Errno;
+use rustix::process::{
+    DumpableBehavior, Signal, WaitId, WaitIdOptions, pidfd_send_signal, set_dumpable_behavior, waitid,
+};
+use rustix::thread::{
+    LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
+};
+
+use crate::cgroup::Cgroup;
+use crate::channel::{self, Channel, Report};
+use crate::container::{Create, Handles};
+use crate::init::{self, Job, Place};
+use crate::plan::{CapabilityPlan, Plan};
+use crate::{Error, Result, stdio};
+
+/// A process that sets itself up.
+#[derive(Debug)]
+pub(crate) struct Forked {
+    pub pid: u32,
+    pub pidfd: OwnedFd,
+    pub channel: Channel,
+}
+
+/// Forks the first process of a container.
+pub(crate) fn fork_first(create: &Create, plan: &Plan, cgroup: &Cgroup) -> Result<(Forked, Handles)> {
+    let view = cgroup.view();
+    let init =
+        create.init.then(Sealed::own).transpose().map_err(|error| Error::call("seal the init", error))?;
+    let place = Place::New { plan, rootfs: &create.rootfs, cgroups: &view };
+    let job = Job { process: &plan.process, user: create.user, stdio: create.stdio, init, place };
+    let target = cgroup.fork_target()?;
+    let Some(path) = plan.namespaces.join_pid() else {
+        return fork(&job, plan.namespaces.at_clone, None, target);
+    };
+    let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::at(path, errno))?;
+    let back = enter_link(namespace.as_fd()).map_err(|error| error.context(path))?;
+    let forked = fork(&job, plan.namespaces.at_clone, None, target);
+    leave(&back)?;
+    forked
+}
+
+/// Forks a process that does a job; `join_pid` is a process in whose pid namespace it is to be.
+pub(crate) fn fork(
+    job: &Job,
+    namespaces: u64,
+    join_pid: Option<BorrowedFd>,
+    cgroup: Option<OwnedFd>,
+) -> Result<(Forked, Handles)> {
+    // Nobody in the container may trace the child or open its descriptors while it is still one of us.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|errno| Error::call("prctl", errno))?;
+    let (handles, ends) = stdio::open(job.stdio)?;
+    let (ours, theirs) = channel::pair()?;
+    let back = join_pid.map(enter_process).transpose()?;
+    // SAFETY: this crate's callers have one thread (invariant 4); its documentation asks for that.
+    let forked = unsafe { fork_into(namespaces, cgroup.as_ref().map(AsFd::as_fd)) };
+    if let Ok(Fork::Child) = forked {
+        drop((ours, handles));
+        init::run(job, theirs, ends);
+    }
+    back.map_or(Ok(()), |back| leave(&back))?;
+    match forked.map_err(|error| Error::call("clone3", error))? {
+        Fork::Parent { pid, pidfd } => Ok((Forked { pid, pidfd, channel: ours }, handles)),
+        Fork::Child => Err(Error::internal("the child came back")),
+    }
+}
+
+fn own_pid_namespace() -> Result<OwnedFd> {
+    let path = "/proc/self/ns/pid";
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::at(path, errno))
+}
+
+/// Lets the next child be born in the pid namespace of a process; returns the way back.
+fn enter_process(pidfd: BorrowedFd) -> Result<OwnedFd> {
+    let back = own_pid_namespace()?;
+    move_into_thread_name_spaces(pidfd, ThreadNameSpaceType::PROCESS_ID)
+        .map_err(|errno| Error::call("enter the pid namespace", errno))?;
+    Ok(back)
+}
+
+fn enter_link(namespace: BorrowedFd) -> Result<OwnedFd> {
+    let back = own_pid_namespace()?;
+    move_into_link_name_space(namespace, Some(LinkNameSpaceType::ProcessID))
+        .map_err(|errno| Error::call("enter the pid namespace", errno))?;
+    Ok(back)
+}
+
+fn leave(back: &OwnedFd) -> Result<()> {
+    move_into_link_name_space(back.as_fd(), Some(LinkNameSpaceType::ProcessID))
+        .map_err(|errno| Error::call("leave the pid namespace", errno))
+}
+
+/// The parent's part of an exec: waits until the process is set up, lets it go, and waits for its program.
+/// Returns the terminal.
+pub(crate) fn finish_exec(cgroup: &Cgroup, forked: &Forked, filter: &[Insn]) -> Result<Option<OwnedFd>> {
+    cgroup.attach(forked.pid)?;
+    let terminal = match forked.channel.receive_report()? {
+        Report::Ready { terminal, .. } => terminal,
+        Report::Failed(error) => return Err(error),
+        Report::Closed => return Err(Error::internal("the process ended before it was set up")),
+    };
+    go(&forked.channel, filter)?;
+    Ok(terminal)
+}
+
+/// Gives the word, and waits for the program to run.
+pub(crate) fn go(channel: &Channel, filter: &[Insn]) -> Result<()> {
+    channel.send_go(filter).map_err(|errno| match errno {
+        Errno::PIPE => Error::internal("the container's first process was killed before its program ran"),
+        errno => Error::call("sendmsg", errno),
+    })?;
+    match channel.receive_report()? {
+        Report::Closed => Ok(()),
+        Report::Failed(error) => Err(error),
+        Report::Ready { .. } => Err(Error::internal("unexpected message from the container's first process")),
+    }
+}
+
+/// Whether a container with these capabilities could take `nodev` away again: then its device rules must hold
+/// from the start (invariant 11).
+pub(crate) fn can_remount(capabilities: &CapabilityPlan) -> bool {
+    const SYS_ADMIN: u64 = 1 << 21;
+    capabilities.bounding & SYS_ADMIN != 0
+}
+
+/// Tells the kernel how ids inside a new user namespace translate.
+pub(crate) fn write_id_maps(pid: u32, linux: &Linux) -> Result<()> {
+    let write = |file: &str, mappings: &[IdMapping]| {
+        let line = |m: &IdMapping| format!("{} {} {}\n", m.container_id, m.host_id, m.size);
+        let path = format!("/proc/{pid}/{file}");
+        std::fs::write(&path, mappings.iter().map(line).collect::<String>())
+            .map_err(|error| Error::at(&path, error))
+    };
+    write("uid_map", &linux.uid_mappings)?;
+    write("gid_map", &linux.gid_mappings)
+}
+
+/// Reaps a child if it has ended.
+pub(crate) fn try_wait(pidfd: BorrowedFd) -> Result<Option<i32>> {
+    let status = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+        .map_err(|errno| Error::call("waitid", errno))?;
+    Ok(status
+        .and_then(|status| status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal))))
+}
+
+/// Whether a process has not ended.
+pub(crate) fn is_running(pidfd: BorrowedFd) -> bool {
+    !wait_end(pidfd, 0)
+}
+
+/// Kills a child, waits up to 10 s for its end, and reaps it, if nobody has. `false` if it does not end.
+pub(crate) fn end(pidfd: BorrowedFd) -> bool {
+    // It may have ended.
+    let _ = pidfd_send_signal(pidfd, Signal::KILL);
+    let ended = wait_end(pidfd, 10);
+    let _ = try_wait(pidfd);
+    ended
+}
+
+fn wait_end(pidfd: BorrowedFd, seconds: i64) -> bool {
+    let limit = Timespec { tv_sec: seconds, tv_nsec: 0 };
+    loop {
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)) {
+            Err(Errno::INTR) => {}
+            other => return other.is_ok_and(|ready| ready > 0),
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! What a new process does between its fork and its program: one table of steps in a reviewed order.
+//!
+//! The process is a fork of a single-threaded runtime, so ordinary code may run in it; it returns to nobody.
+//! It needs three things that only it or its parent can make ([`enter`]): its namespaces, its root, its `/proc`.
+//! Then it runs [`STEPS`] from top to bottom. A step that fails is reported by its name and the process ends.
+
+mod capabilities;
+mod cgroup;
+mod devices;
+mod enter;
+mod filter;
+mod identity;
+mod limits;
+mod masks;
+mod mounts;
+mod names;
+mod oom;
+mod pivot;
+mod program;
+mod root;
+mod scheduling;
+mod session;
+mod streams;
+mod sysctl;
+mod workdir;
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use proa_sys::clone::{ExitOnDrop, exit_now};
+use proa_sys::process::Insn;
+use proa_sys::seal::Sealed;
+
+use crate::cgroup::View;
+use crate::channel::Channel;
+use crate::container::{Rootfs, Stdio};
+use crate::plan::{Plan, ProcessPlan};
+use crate::stdio::ChildEnds;
+use crate::user::Identity;
+use crate::{Error, Result};
+
+/// What the process is to become.
+#[derive(Debug)]
+pub(crate) struct Job<'a> {
+    /// The program and its attributes.
+    pub process: &'a ProcessPlan<'a>,
+    /// Docker's `--user`.
+    pub user: &'a str,
+    /// Its streams.
+    pub stdio: Stdio,
+    /// Run this as PID 1, which runs the program.
+    pub init: Option<Sealed>,
+    /// Where it runs.
+    pub place: Place<'a>,
+}
+
+/// Where the process runs.
+#[derive(Debug)]
+pub(crate) enum Place<'a> {
+    /// In a container that it sets up.
+    New {
+        /// The container.
+        plan: &'a Plan<'a>,
+        /// Its root, for kernels on which the parent cannot mount it.
+        rootfs: &'a Rootfs,
+        /// What it sees of its cgroups.
+        cgroups: &'a View,
+    },
+    /// In the namespaces (flags of `setns`) of a running container.
+    Existing {
+        /// The container's first process.
+        pidfd: BorrowedFd<'a>,
+        /// Which namespaces to join.
+        namespaces: u64,
+    },
+}
+
+/// The state of the work.
+pub struct Init<'a> {
+    job: &'a Job<'a>,
+    /// The container's root directory.
+    root: OwnedFd,
+    /// A `/proc` that nobody in the container can have replaced (invariant 9, CVE-2025-52881).
+    proc: OwnedFd,
+    /// Clones of what is bound into the container, in the order of the mounts.
+    sources: Vec<OwnedFd>,
+    /// The child's ends of the streams.
+    streams: ChildEnds,
+    /// Master of its terminal, for the parent.
+    terminal: Option<OwnedFd>,
+    identity: Identity,
+    filter: Vec<Insn>,
+    warnings: Vec<String>,
+}
+
+/// When a step runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// For the first process of a container.
+    Container,
+    /// For every process.
+    Process,
+    /// For every process, when the parent says go.
+    Last,
+}
+
+/// One step.
+#[derive(Debug)]
+pub struct Step {
+    /// Shown to the user when it fails.
+    pub name: &'static str,
+    /// Where the OCI runtime specification asks for it.
+    pub section: &'static str,
+    /// When it runs.
+    pub phase: Phase,
+    run: fn(&mut Init) -> Result<()>,
+}
+
+const fn step(
+    phase: Phase,
+    name: &'static str,
+    section: &'static str,
+    run: fn(&mut Init) -> Result<()>,
+) -> Step {
+    Step { name, section, phase, run }
+}
+
+/// All steps, in their order. The order matters: what needs privileges stands above `identity`, what writes
+/// to `/proc/sys` above `read-only paths`, what looks at host paths above `pivot`.
+pub const STEPS: &[Step] = {
+    use Phase::{Container, Last, Process};
+    &[
+        step(Process, "session", "runtime: create", session::run),
+        step(Container, "root", "config: root", root::run),
+        step(Container, "mounts", "config: mounts", mounts::run),
+        step(Container, "host name", "config: hostname, domainname", names::run),
+        step(Container, "sysctl", "config-linux: sysctl", sysctl::run),
+        step(Process, "streams", "config: process.terminal", streams::run),
+        step(Container, "masked paths", "config-linux: maskedPaths", masks::masked),
+        step(Container, "read-only paths", "config-linux: readonlyPaths", masks::readonly),
+        step(Container, "pivot", "config: root, rootfsPropagation", pivot::run),
+        step(Process, "oom score", "config: process.oomScoreAdj", oom::run),
+        step(Process, "scheduling", "config: process.scheduler, ioPriority, personality", scheduling::run),
+        step(Process, "resource limits", "config: process.rlimits", limits::run),
+        step(Process, "working directory", "config: process.cwd", workdir::run),
+        step(Process, "user", "config: process.user, capabilities.bounding", identity::run),
+        step(Last, "cgroup namespace", "config-linux: namespaces", cgroup::late_namespace),
+        step(Last, "seccomp", "config-linux: seccomp", filter::before_capabilities),
+        step(Last, "capabilities", "config: process.capabilities, noNewPrivileges", capabilities::run),
+        step(Last, "seccomp", "config-linux: seccomp", filter::after_capabilities),
+        step(Last, "start", "config: process.args", program::run),
+    ]
+};
+
+/// The child of the fork: does its job and becomes the program, or reports why not.
+pub(crate) fn run(job: &Job, channel: Channel, streams: ChildEnds) -> ! {
+    let _guard = ExitOnDrop;
+    let error = match work(job, &channel, streams) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    channel.send_failure(&error);
+    exit_now(125)
+}
+
+/// No value: the work ends in the program or in an error.
+enum Never {}
+
+fn work(job: &Job, channel: &Channel, streams: ChildEnds) -> Result<Never> {
+    let (root, proc) = enter::run(job, channel).map_err(|error| error.context("namespaces"))?;
+    let mut init = Init {
+        job,
+        root,
+        proc,
+        sources: Vec::new(),
+        streams,
+        terminal: None,
+        identity: Identity::default(),
+        filter: Vec::new(),
+        warnings: Vec::new(),
+    };
+    if matches!(job.place, Place::New { .. }) {
+        // The order of the table, so the phases of a new container interleave.
+        init.steps(&[Phase::Container, Phase::Process])?;
+    } else {
+        init.steps(&[Phase::Process])?;
+    }
+    use std::os::fd::AsFd;
+    let terminal = init.terminal.take();
+    channel
+        .send_ready(&init.warnings, terminal.as_ref().map(AsFd::as_fd))
+        .map_err(|errno| Error::call("sendmsg", errno))?;
+    drop(terminal);
+    init.filter = channel.receive_go()?;
+    init.steps(&[Phase::Last])?;
+    Err(Error::internal("the program was not run"))
+}
+
+impl<'a> Init<'a> {
+    fn steps(&mut self, phases: &[Phase]) -> Result<()> {
+        for step in STEPS.iter().filter(|step| phases.contains(&step.phase)) {
+            (step.run)(self).map_err(|error| error.context(step.name))?;
+        }
+        Ok(())
+    }
+
+    /// The container's plan, in steps of the container's phase.
+    fn plan(&self) -> Result<&'a Plan<'a>> {
+        match &self.job.place {
+            Place::New { plan, .. } => Ok(plan),
+            Place::Existing { .. } => Err(Error::internal("step of a new container in an old one")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_keeps_what_depends_on_it() {
+        let at = |name: &str| STEPS.iter().position(|step| step.name == name).unwrap();
+        let ordered =
+            |names: &[&str]| assert!(names.windows(2).all(|pair| at(pair[0]) < at(pair[1])), "{names:?}");
+        ordered(&[
+            "root",
+            "mounts",
+            "sysctl",
+            "read-only paths",
+            "pivot",
+            "working directory",
+            "user",
+            "start",
+        ]);
+        ordered(&["mounts", "streams", "pivot"]);
+        ordered(&["user", "seccomp", "capabilities", "start"]);
+        assert!(STEPS.iter().all(|step| !step.section.is_empty()));
+    }
+
+    #[test]
+    fn phases_do_not_go_back() {
+        let last = STEPS.iter().position(|step| step.phase == Phase::Last).unwrap();
+        assert!(STEPS[last..].iter().all(|step| step.phase == Phase::Last));
+    }
+}

@@ -1,0 +1,173 @@
+//! The spec's mounts, made detached and then moved to where the kernel finds their destination inside the root.
+//! No path is looked up twice, and none outside the root (CVE-2021-30465, CVE-2024-45310).
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use proa_sys::mount::{self, MountAttr, NODEV};
+use rustix::fs::FileType;
+use rustix::io::Errno;
+use rustix::mount::{MountAttrFlags, MoveMountFlags, fsconfig_set_flag, fsconfig_set_string, move_mount};
+
+use super::{Init, cgroup, devices};
+use crate::plan::{Bind, Filesystem, MountPlan, MountSource};
+use crate::{Error, Result, inroot, rootfs};
+
+/// Files of `/proc` that may be covered by a bind mount: views of resources, as LXCFS gives.
+const PROC_VIEWS: &[&str] = &[
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/net/dev",
+];
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+
+pub(super) fn run(init: &mut Init) -> Result<()> {
+    let job = init.job;
+    let super::Place::New { plan, cgroups, .. } = &job.place else { return Ok(()) };
+    let mut sources = std::mem::take(&mut init.sources).into_iter();
+    let mut nodes = None;
+    let mut has_proc = false;
+    for plan in &plan.mounts {
+        let made = match &plan.source {
+            MountSource::Bind(_) => {
+                sources.next().map_or(Ok(()), |source| bind(init.root.as_fd(), plan, &source))
+            }
+            MountSource::Cgroup => cgroup::mount(init.root.as_fd(), plan, cgroups),
+            MountSource::New(new) if new.kind == "proc" && !has_proc => {
+                has_proc = true;
+                place(init.root.as_fd(), plan, init.proc.as_fd())
+            }
+            MountSource::New(new) if plan.destination == "/dev" && new.kind == "tmpfs" => {
+                dev(init, plan, new).map(|made| nodes = Some(made))
+            }
+            MountSource::New(new) => filesystem(init.root.as_fd(), plan, new),
+        };
+        made.map_err(|error| error.context(plan.destination))?;
+    }
+    devices::run(init, nodes).map_err(|error| error.context("/dev"))
+}
+
+/// `/dev` and the nodes in it, which are opened through mounts of their own (invariant 11).
+fn dev(init: &Init, plan: &MountPlan, new: &Filesystem) -> Result<devices::Nodes> {
+    let target = target_dir(init.root.as_fd(), plan)?;
+    let tree = instance(new, plan.attr.set & !NODEV, None)?;
+    let nodes = devices::make(tree.as_fd(), init.plan()?)?;
+    mount::set(tree.as_fd(), false, &MountAttr { set: NODEV, ..MountAttr::default() })
+        .map_err(|error| Error::call("mount_setattr", error))?;
+    attach(tree.as_fd(), target.as_fd())?;
+    Ok(nodes)
+}
+
+fn filesystem(root: BorrowedFd, plan: &MountPlan, new: &Filesystem) -> Result<()> {
+    let target = target_dir(root, plan)?;
+    match instance(new, plan.attr.set, Some(target.as_fd())) {
+        Ok(tree) => attach(tree.as_fd(), target.as_fd()),
+        // A user namespace without a network namespace of its own may not make a new sysfs.
+        Err(_)
+            if new.kind == "sysfs"
+                && rustix::fs::access("/sys/kernel", rustix::fs::Access::EXISTS).is_ok() =>
+        {
+            let tree = rootfs::clone_tree(rustix::fs::CWD, "/sys".as_ref())
+                .map_err(|errno| Error::at("/sys", errno))?;
+            set(&tree, true, &plan.attr)?;
+            attach(tree.as_fd(), target.as_fd())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A new instance of a file system. A tmpfs without a mode takes the mode of the directory that it covers.
+fn instance(new: &Filesystem, attr: u64, covers: Option<BorrowedFd>) -> Result<OwnedFd> {
+    let context = rootfs::open_context(new.kind)?;
+    for (name, value) in &new.options {
+        let done = match value {
+            Some(value) => fsconfig_set_string(context.as_fd(), *name, *value),
+            None => fsconfig_set_flag(context.as_fd(), *name),
+        };
+        done.map_err(|errno| rootfs::explain(&context, errno).context(format!("option {name}")))?;
+    }
+    let has_mode = new.options.iter().any(|(name, _)| *name == "mode");
+    if let (Some(covers), "tmpfs", false) = (covers, new.kind, has_mode) {
+        let stat = inroot::stat(covers).map_err(|errno| Error::call("stat", errno))?;
+        let mode = format!("{:o}", stat.st_mode & 0o7777);
+        fsconfig_set_string(context.as_fd(), "mode", mode.as_str())
+            .map_err(|errno| rootfs::explain(&context, errno))?;
+    }
+    rootfs::finish(context, MountAttrFlags::from_bits_retain(attr as u32))
+}
+
+/// A clone of a host path over a file or directory of the container.
+fn bind(root: BorrowedFd, plan: &MountPlan, source: &OwnedFd) -> Result<()> {
+    let MountSource::Bind(Bind { recursive, propagation, .. }) = plan.source else { return Ok(()) };
+    let attr = MountAttr { propagation, ..plan.attr };
+    // Propagation and `nodev` hold for all that comes with it; the rest for the mount alone.
+    if recursive {
+        let all =
+            MountAttr { set: plan.attr.set & NODEV | plan.recursive.set, propagation, ..plan.recursive };
+        set(source, true, &all)?;
+    }
+    set(source, false, &attr)?;
+    let is_dir = inroot::stat(source.as_fd()).is_ok_and(|stat| inroot::is(&stat, FileType::Directory));
+    let target = if is_dir {
+        inroot::make_dir_all(root, plan.destination, 0o755)?
+    } else {
+        inroot::make_file(root, plan.destination)?
+    };
+    refuse_in_proc(target.as_fd(), plan.destination)?;
+    attach(source.as_fd(), target.as_fd()).map_err(|error| match is_dir {
+        true => error.context("a directory is mounted here"),
+        false => error.context("a file is mounted here"),
+    })
+}
+
+/// What stands in `/proc` must be the kernel's own (CVE-2019-16884), however the destination led there.
+fn refuse_in_proc(target: BorrowedFd, destination: &str) -> Result<()> {
+    let filesystem = rustix::fs::fstatfs(target).map_err(|errno| Error::call("fstatfs", errno))?;
+    if filesystem.f_type == PROC_SUPER_MAGIC && !PROC_VIEWS.contains(&destination) {
+        return Err(Error::invalid("this part of /proc cannot be covered by a mount"));
+    }
+    Ok(())
+}
+
+/// Moves a detached mount to its destination and gives it its attributes.
+fn place(root: BorrowedFd, plan: &MountPlan, tree: BorrowedFd) -> Result<()> {
+    let target = target_dir(root, plan)?;
+    mount::set(tree, false, &plan.attr).map_err(|error| Error::call("mount_setattr", error))?;
+    attach(tree, target.as_fd())
+}
+
+/// The directory to mount on, made where it is missing.
+pub(super) fn target_dir(root: BorrowedFd, plan: &MountPlan) -> Result<OwnedFd> {
+    if !plan.must_be_real() {
+        return inroot::make_dir_all(root, plan.destination, 0o755);
+    }
+    match inroot::handle_no_links(root, plan.destination) {
+        Ok(target) => Ok(target),
+        Err(Errno::NOENT) => {
+            inroot::make_dir_all(root, plan.destination, 0o755)?;
+            inroot::handle_no_links(root, plan.destination).map_err(|errno| Error::call("open", errno))
+        }
+        Err(Errno::LOOP) => {
+            Err(Error::invalid("a symbolic link stands where the kernel's file system belongs"))
+        }
+        Err(errno) => Err(Error::call("open", errno)),
+    }
+}
+
+/// Moves a detached mount onto what a handle is open on.
+pub(super) fn attach(tree: BorrowedFd, target: BorrowedFd) -> Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, c"", target, c"", flags).map_err(|errno| Error::call("move_mount", errno))
+}
+
+fn set(tree: &OwnedFd, recursive: bool, attr: &MountAttr) -> Result<()> {
+    if *attr == MountAttr::default() {
+        return Ok(());
+    }
+    mount::set(tree.as_fd(), recursive, attr).map_err(|error| Error::call("mount_setattr", error))
+}

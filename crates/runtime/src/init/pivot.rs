@@ -1,0 +1,29 @@
+//! The root becomes `/`, and the host's tree goes away with all its mounts.
+
+use std::os::fd::AsFd;
+
+use proa_sys::mount::{self, MountAttr, PRIVATE, RDONLY};
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{chdir, fchdir, pivot_root};
+
+use super::Init;
+use crate::{Error, Result};
+
+pub(super) fn run(init: &mut Init) -> Result<()> {
+    let (propagation, recursive) = init.plan()?.propagation;
+    let set = |attr: MountAttr, recursive| {
+        mount::set(init.root.as_fd(), recursive, &attr).map_err(|error| Error::call("mount_setattr", error))
+    };
+    if init.plan()?.readonly_root {
+        set(MountAttr { set: RDONLY, ..MountAttr::default() }, false)?;
+    }
+    fchdir(&init.root).map_err(|errno| Error::call("fchdir", errno))?;
+    // Both names the same: the old root ends up over the new one, from where it is detached at once.
+    pivot_root(".", ".").map_err(|errno| Error::call("pivot_root", errno))?;
+    unmount(c".", UnmountFlags::DETACH).map_err(|errno| Error::call("drop the host's root", errno))?;
+    chdir(c"/").map_err(|errno| Error::at("/", errno))?;
+    if propagation != PRIVATE {
+        set(MountAttr { propagation, ..MountAttr::default() }, recursive)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! Finding and running the program, with Docker's words and sorts for what fails: "not found" (127) and "cannot
+//! be run" (126).
+
+use std::ffi::CString;
+use std::io;
+
+use proa_protocol::message::ErrorKind;
+use proa_sys::exec::{StringArray, execve};
+use rustix::fs::{Access, AtFlags, CWD};
+use rustix::io::Errno;
+
+use super::Init;
+use crate::mini_init::INIT_NAME;
+use crate::{Error, Result, error};
+
+pub(super) fn run(init: &mut Init) -> Result<()> {
+    let process = init.job.process.spec;
+    let env = environment(init)?;
+    // Standard streams are 0 to 2; nothing else is the program's (CVE-2024-21626).
+    proa_sys::process::close_on_exec_from(3).map_err(|error| Error::call("close_range", error))?;
+    proa_sys::process::reset_signals();
+    if let Some(own) = &init.job.init {
+        let program = find(process)?;
+        let args = [INIT_NAME, &program].into_iter().chain(process.args[..].iter().map(String::as_str));
+        let args = StringArray::new(args).map_err(|error| Error::call("arguments", error))?;
+        let error = own.exec(&args, &env);
+        return Err(Error::call("run the init (is this executable linked statically?)", error));
+    }
+    let args = StringArray::new(process.args.iter().map(String::as_str))
+        .map_err(|error| Error::call("arguments", error))?;
+    let mut refused = None;
+    for candidate in candidates(process) {
+        let path = CString::new(candidate.as_str()).map_err(|error| Error::call("program", error))?;
+        let error = execve(&path, &args, &env);
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::NOENT | Errno::NOTDIR) if !exists(&candidate) => {}
+            // As in a shell: a later directory may have one that can be run.
+            Some(Errno::ACCESS) => refused = refused.or(Some((candidate, error))),
+            _ => return Err(cannot_run(&candidate, &error)),
+        }
+    }
+    Err(refused.map_or_else(|| not_found(&process.args[0]), |(path, error)| cannot_run(&path, &error)))
+}
+
+fn environment(init: &Init) -> Result<StringArray> {
+    let env = &init.job.process.spec.env;
+    let has_home = env.iter().any(|entry| entry.starts_with("HOME="));
+    let home = (!has_home).then(|| format!("HOME={}", init.identity.home));
+    StringArray::new(env.iter().map(String::as_str).chain(home.as_deref()))
+        .map_err(|error| Error::call("environment", error))
+}
+
+/// Where the program may be: itself if it has a slash, else the absolute directories of its `PATH`.
+fn candidates(process: &proa_oci::runtime::Process) -> Vec<String> {
+    let name = &process.args[0];
+    if name.contains('/') {
+        return vec![name.clone()];
+    }
+    let path = process.env.iter().rev().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or_default();
+    // A relative directory would run what lies in the working directory.
+    path.split(':')
+        .filter(|dir| dir.starts_with('/'))
+        .map(|dir| format!("{}/{name}", dir.trim_end_matches('/')))
+        .collect()
+}
+
+/// The program, if the user may run it. For an init, which cannot tell us once it runs.
+fn find(process: &proa_oci::runtime::Process) -> Result<String> {
+    let mut refused = None;
+    for candidate in candidates(process) {
+        match rustix::fs::accessat(CWD, candidate.as_str(), Access::EXEC_OK, AtFlags::EACCESS) {
+            Ok(()) if is_dir(&candidate) => refused = refused.or(Some((candidate, Errno::ACCESS))),
+            Ok(()) => return Ok(candidate),
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(errno) => refused = refused.or(Some((candidate, errno))),
+        }
+    }
+    Err(refused.map_or_else(|| not_found(&process.args[0]), |(path, errno)| cannot_run(&path, &errno.into())))
+}
+
+fn is_dir(path: &str) -> bool {
+    rustix::fs::stat(path).is_ok_and(|stat| crate::inroot::is(&stat, rustix::fs::FileType::Directory))
+}
+
+fn exists(path: &str) -> bool {
+    rustix::fs::lstat(path).is_ok()
+}
+
+fn not_found(name: &str) -> Error {
+    let what =
+        if name.contains('/') { "no such file or directory" } else { "executable file not found in $PATH" };
+    Error::new(ErrorKind::CommandNotFound, format!("exec: \"{name}\": {what}"))
+}
+
+fn cannot_run(path: &str, error: &io::Error) -> Error {
+    let reason = match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::ACCESS) if is_dir(path) => "is a directory".to_owned(),
+        // The file is there, so it is its interpreter that is not.
+        Some(Errno::NOENT) => {
+            let message = format!("exec: \"{path}\": no such file or directory (its interpreter is missing)");
+            return Error::new(ErrorKind::CommandNotFound, message);
+        }
+        _ => error::describe(error),
+    };
+    Error::new(ErrorKind::CommandNotExecutable, format!("exec: \"{path}\": {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proa_oci::runtime::Process;
+
+    fn process(name: &str, path: &str) -> Process {
+        Process { args: vec![name.into()], env: vec![format!("PATH={path}")], ..Process::default() }
+    }
+
+    #[test]
+    fn only_absolute_directories_are_searched() {
+        assert_eq!(candidates(&process("ls", "/bin/:.::usr:/usr/bin")), ["/bin/ls", "/usr/bin/ls"]);
+        assert_eq!(candidates(&process("./ls", "/bin")), ["./ls"]);
+        assert!(candidates(&Process { args: vec!["ls".into()], ..Process::default() }).is_empty());
+    }
+
+    #[test]
+    fn failures_have_dockers_sorts() {
+        let find = |name| find(&process(name, "/nonexistent:/bin")).map_err(|error| error.kind());
+        assert!(find("sh").unwrap().ends_with("/sh"));
+        assert_eq!(find("no-such-program"), Err(ErrorKind::CommandNotFound));
+        assert_eq!(find("/etc"), Err(ErrorKind::CommandNotExecutable));
+        assert_eq!(find("/etc/passwd"), Err(ErrorKind::CommandNotExecutable));
+    }
+}

@@ -1,0 +1,133 @@
+//! Processes by `/proc`: who belongs to a container, and what each does.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use proa_protocol::message::ProcessInfo;
+use rustix::param::{clock_ticks_per_second, page_size};
+
+/// A process and all its descendants; of a container's first process: everything in its pid namespace but what
+/// was put there from outside.
+pub(crate) fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut at = 0;
+    while let Some(parent) = found.get(at) {
+        at += 1;
+        let Ok(threads) = fs::read_dir(format!("/proc/{parent}/task")) else { continue };
+        for thread in threads.flatten() {
+            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            found.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+        }
+    }
+    found
+}
+
+/// The inode that names the pid namespace of a process.
+pub(crate) fn pid_namespace(pid: u32) -> Option<u64> {
+    fs::metadata(format!("/proc/{pid}/ns/pid")).ok().map(|metadata| metadata.ino())
+}
+
+/// CPU time in nanoseconds and resident bytes of a process.
+pub(crate) fn usage(pid: u32) -> Option<(u64, u64)> {
+    let stat = Stat::read(pid)?;
+    Some((stat.ticks * (1_000_000_000 / clock_ticks_per_second()), stat.rss_pages * page_size() as u64))
+}
+
+/// What is to be said about a process; `None` if it has ended.
+pub(crate) fn info(pid: u32, boot_s: i64) -> Option<ProcessInfo> {
+    let stat = Stat::read(pid)?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let uid =
+        status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok())?;
+    let ticks = clock_ticks_per_second();
+    Some(ProcessInfo {
+        uid,
+        pid,
+        ppid: stat.ppid,
+        start_s: boot_s + (stat.start_ticks / ticks) as i64,
+        cpu_ms: stat.ticks * 1000 / ticks,
+        tty: terminal_name(stat.tty),
+        rss: stat.rss_pages * page_size() as u64,
+        command: command(pid).unwrap_or(stat.name),
+    })
+}
+
+/// When the machine was started, seconds since the epoch.
+pub(crate) fn boot_time() -> i64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    stat.lines().find_map(|line| line.strip_prefix("btime ")?.parse().ok()).unwrap_or(0)
+}
+
+fn command(pid: u32) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).ok().filter(|bytes| !bytes.is_empty())?;
+    let words = bytes.strip_suffix(b"\0").unwrap_or(&bytes).split(|byte| *byte == 0);
+    Some(words.map(String::from_utf8_lossy).collect::<Vec<_>>().join(" "))
+}
+
+fn terminal_name(device: i32) -> String {
+    // The minor number has its upper bits above the major.
+    let (major, minor) = (device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xfff00);
+    match (device, major) {
+        (0, _) => "?".to_owned(),
+        (_, 136..=143) => format!("pts/{}", minor + (major - 136) * 256),
+        (_, 4) => format!("tty{minor}"),
+        _ => format!("{major}:{minor}"),
+    }
+}
+
+struct Stat {
+    name: String,
+    ppid: u32,
+    tty: i32,
+    ticks: u64,
+    start_ticks: u64,
+    rss_pages: u64,
+}
+
+impl Stat {
+    fn read(pid: u32) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// The name stands in parentheses and may hold any, so the fields are counted from the last one.
+    fn parse(text: &str) -> Option<Self> {
+        let (head, tail) = text.rsplit_once(')')?;
+        let fields: Vec<&str> = tail.split_whitespace().collect();
+        let number = |field: usize| fields.get(field - 3)?.parse::<i64>().ok();
+        Some(Self {
+            name: format!("[{}]", head.split_once('(')?.1),
+            ppid: number(4)? as u32,
+            tty: number(7)? as i32,
+            ticks: (number(14)? + number(15)?) as u64,
+            start_ticks: number(22)? as u64,
+            rss_pages: number(24)? as u64,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_parentheses_do_not_shift_the_fields() {
+        let text = "7 (a) b) (c)) S 3 7 7 34817 7 0 1 2 3 4 50 25 0 0 20 0 1 0 999 4096 12 0";
+        let stat = Stat::parse(text).unwrap();
+        assert_eq!((stat.name.as_str(), stat.ppid, stat.tty), ("[a) b) (c)]", 3, 34817));
+        assert_eq!((stat.ticks, stat.start_ticks, stat.rss_pages), (75, 999, 12));
+        assert_eq!(terminal_name(34817), "pts/1");
+        assert_eq!(terminal_name(0), "?");
+    }
+
+    #[test]
+    fn we_are_our_parents_descendant() {
+        let own = std::process::id();
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        assert!(descendants(own).contains(&child.id()));
+        let info = info(own, boot_time()).unwrap();
+        assert!(info.rss > 0 && info.start_s > 1_600_000_000 && info.command.contains("proa"));
+        assert_eq!(pid_namespace(own), pid_namespace(child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

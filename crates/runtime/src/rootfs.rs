@@ -1,0 +1,127 @@
+//! The root file system as a detached mount, made by the parent while the child makes its network namespace.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use proa_sys::mount::{self, MountAttr, NODEV};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, open_tree,
+};
+
+use crate::container::Rootfs;
+use crate::{Error, Result};
+
+/// Mounts the root, in no place; `nodev` (invariant 11). The mount lives as long as the descriptor, or as the
+/// mount namespace that it is moved into. `None` where the kernel cannot do that for an overlay (before 6.7):
+/// then [`mount_in_child`] must.
+pub(crate) fn mount(rootfs: &Rootfs) -> Result<Option<OwnedFd>> {
+    match rootfs {
+        Rootfs::Overlay { lowers, upper, work } => overlay(lowers, upper, work),
+        Rootfs::Directory(path) => directory(path).map(Some),
+    }
+}
+
+/// Mounts an overlay by `mount(2)` in the mount namespace of the child, and returns a detached clone of it; the
+/// place it was mounted at goes away with the host's tree. Paths are given by descriptor, since all options
+/// together must fit a page.
+pub(crate) fn mount_in_child(rootfs: &Rootfs) -> Result<OwnedFd> {
+    let Rootfs::Overlay { lowers, upper, work } = rootfs else {
+        return Err(Error::internal("only overlays are mounted in the child"));
+    };
+    let open = |path: &PathBuf| {
+        rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| Error::at(path, errno))
+    };
+    let lowers = lowers.iter().rev().map(open).collect::<Result<Vec<_>>>()?;
+    let (upper_fd, work_fd) = (open(upper)?, open(work)?);
+    let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let lower = lowers.iter().map(name).collect::<Vec<_>>().join(":");
+    let options = format!("lowerdir={lower},upperdir={},workdir={}", name(&upper_fd), name(&work_fd));
+    let options = CString::new(options).map_err(|error| Error::call("overlay", error))?;
+    rustix::mount::mount("overlay", upper, "overlay", MountFlags::NODEV, options.as_c_str()).map_err(
+        |errno| {
+            Error::at(upper, errno)
+                .context(format!("overlay of {} layers (Linux 6.7 takes more)", lowers.len()))
+        },
+    )?;
+    let root = open(upper)?;
+    clone_handle(root.as_fd(), false).map_err(|errno| Error::at(upper, errno))
+}
+
+fn directory(path: &Path) -> Result<OwnedFd> {
+    let tree = clone_tree(CWD, path).map_err(|errno| Error::at(path, errno).context("root file system"))?;
+    let attr = MountAttr { set: NODEV, propagation: mount::PRIVATE, ..MountAttr::default() };
+    mount::set(tree.as_fd(), true, &attr).map_err(|error| Error::at(path, error))?;
+    Ok(tree)
+}
+
+fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path) -> Result<Option<OwnedFd>> {
+    if lowers.is_empty() {
+        // CVE-2026-24054: an image without layers must not become something else.
+        return Err(Error::invalid("the image has no layers"));
+    }
+    let context = open_context("overlay")?;
+    // The kernel wants the uppermost first.
+    for (at, lower) in lowers.iter().rev().enumerate() {
+        match fsconfig_set_string(context.as_fd(), "lowerdir+", lower.as_path()) {
+            Ok(()) => {}
+            Err(Errno::INVAL) if at == 0 => return Ok(None),
+            Err(errno) => {
+                return Err(explain(&context, errno).context(format!("overlay lowerdir {}", lower.display())));
+            }
+        }
+    }
+    for (key, value) in [("upperdir", upper), ("workdir", work)] {
+        fsconfig_set_string(context.as_fd(), key, value).map_err(|errno| {
+            explain(&context, errno).context(format!("overlay {key} {}", value.display()))
+        })?;
+    }
+    finish(context, MountAttrFlags::MOUNT_ATTR_NODEV).map(Some).map_err(|error| {
+        error.context(format!("overlay of {} layers under {}", lowers.len(), upper.display()))
+    })
+}
+
+/// A context for a new file system.
+pub(crate) fn open_context(kind: &str) -> Result<OwnedFd> {
+    fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| match errno {
+        Errno::NODEV => Error::unsupported(format!("the kernel has no file system '{kind}'")),
+        errno => Error::call(&format!("fsopen {kind}"), errno),
+    })
+}
+
+/// Makes the file system and a detached mount of it.
+pub(crate) fn finish(context: OwnedFd, attr: MountAttrFlags) -> Result<OwnedFd> {
+    fsconfig_create(context.as_fd()).map_err(|errno| explain(&context, errno))?;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attr)
+        .map_err(|errno| Error::call("fsmount", errno))
+}
+
+/// A file system's refusal, in its own words where it gave any.
+pub(crate) fn explain(context: &OwnedFd, errno: Errno) -> Error {
+    let error = crate::error::describe(&errno.into());
+    match mount::context_log(context) {
+        Some(log) if !log.is_empty() => Error::internal(format!("{error} ({log})")),
+        _ => Error::internal(error),
+    }
+}
+
+/// A detached clone of the mounts at and below `path`.
+pub(crate) fn clone_tree(dir: BorrowedFd, path: &Path) -> Result<OwnedFd, Errno> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    open_tree(dir, path, flags)
+}
+
+/// A detached clone of the one mount that a handle is open on, from there downwards.
+pub(crate) fn clone_handle(handle: BorrowedFd, recursive: bool) -> Result<OwnedFd, Errno> {
+    let mut flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(handle, c"", flags)
+}

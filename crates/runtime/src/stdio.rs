@@ -1,0 +1,81 @@
+//! Streams between the caller and a process: who holds which end.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Gid, Uid};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+
+use crate::container::{Handles, Stdio};
+use crate::{Error, Result};
+
+/// The process's ends of pipes.
+#[derive(Debug, Default)]
+pub(crate) struct ChildEnds {
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    /// All three are the terminal.
+    terminal: bool,
+}
+
+/// What stands in for a stream that is no pipe.
+pub(crate) enum Input<'a> {
+    /// The null device.
+    Null(BorrowedFd<'a>),
+    /// A terminal.
+    Terminal(BorrowedFd<'a>),
+}
+
+/// Makes the pipes; a terminal is made later, in the container's own `/dev/pts`.
+pub(crate) fn open(stdio: Stdio) -> Result<(Handles, ChildEnds)> {
+    let Stdio::Pipes { stdin } = stdio else { return Ok((Handles::default(), ChildEnds::default())) };
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::call("pipe", errno));
+    let (stdout, child_stdout) = pipe()?;
+    let (stderr, child_stderr) = pipe()?;
+    let (child_stdin, stdin) =
+        if stdin { pipe().map(|(read, write)| (Some(read), Some(write)))? } else { (None, None) };
+    let handles = Handles { stdin, stdout: Some(stdout), stderr: Some(stderr), terminal: None };
+    let ends = ChildEnds {
+        stdin: child_stdin,
+        stdout: Some(child_stdout),
+        stderr: Some(child_stderr),
+        terminal: false,
+    };
+    Ok((handles, ends))
+}
+
+impl ChildEnds {
+    /// Makes them the standard streams of this process.
+    pub(crate) fn install(&mut self, input: Input) -> Result<()> {
+        let other = match input {
+            Input::Null(fd) => fd,
+            Input::Terminal(fd) => {
+                self.terminal = true;
+                fd
+            }
+        };
+        dup2_stdin(self.stdin.as_ref().map_or(other, AsFd::as_fd))
+            .map_err(|errno| Error::call("stdin", errno))?;
+        dup2_stdout(self.stdout.as_ref().map_or(other, AsFd::as_fd))
+            .map_err(|errno| Error::call("stdout", errno))?;
+        dup2_stderr(self.stderr.as_ref().map_or(other, AsFd::as_fd))
+            .map_err(|errno| Error::call("stderr", errno))
+    }
+
+    /// Lets a user other than root open `/dev/stdout` and the like again. The null device stays root's.
+    pub(crate) fn give_to(&self, uid: u32) -> Result<()> {
+        if uid == 0 {
+            return Ok(());
+        }
+        let owner = Some(Uid::from_raw(uid));
+        let give = |fd: BorrowedFd| {
+            rustix::fs::fchown(fd, owner, None::<Gid>)
+                .map_err(|errno| Error::call("owner of the streams", errno))
+        };
+        if self.terminal {
+            return give(rustix::stdio::stdin());
+        }
+        [&self.stdin, &self.stdout, &self.stderr].into_iter().flatten().try_for_each(|end| give(end.as_fd()))
+    }
+}

@@ -1,0 +1,58 @@
+//! Real containers from a directory with busybox. Needs root and `/bin/busybox` (Debian's busybox-static).
+//!
+//! The runtime forks, so its callers must have one thread: this harness runs the tests one after another in the
+//! main thread, and speaks as much of libtest's language as `cargo test` and nextest need.
+
+mod support;
+
+mod attacks;
+mod basics;
+mod life;
+mod limits;
+mod process;
+mod seccomp;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// A test: its name and what it does.
+pub type Test = (&'static str, fn());
+
+/// Names the tests of a module.
+#[macro_export]
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        /// The tests of this module.
+        pub const TESTS: &[$crate::Test] =
+            &[$((concat!(module_path!(), "::", stringify!($name)), $name)),*];
+    };
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if args[0] == proa_runtime::INIT_NAME {
+        proa_runtime::init_main();
+    }
+    let tests: Vec<Test> =
+        [attacks::TESTS, basics::TESTS, life::TESTS, limits::TESTS, process::TESTS, seccomp::TESTS].concat();
+    let has = |flag: &str| args.iter().any(|arg| arg == flag);
+    if has("--list") {
+        if !has("--ignored") {
+            tests.iter().for_each(|(name, _)| println!("{name}: test"));
+        }
+        return;
+    }
+    let filters: Vec<&String> = args[1..].iter().filter(|arg| !arg.starts_with('-')).collect();
+    let wanted = |name: &str| {
+        filters.is_empty()
+            || filters
+                .iter()
+                .any(|filter| if has("--exact") { name == *filter } else { name.contains(*filter) })
+    };
+    let mut failed = 0;
+    for (name, test) in tests.iter().filter(|(name, _)| wanted(name)) {
+        let passed = catch_unwind(AssertUnwindSafe(|| support::without_leaks(test))).is_ok();
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        failed += i32::from(!passed);
+    }
+    std::process::exit(failed.min(1));
+}
