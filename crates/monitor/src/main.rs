@@ -1,3 +1,134 @@
 //! The process that outlives the CLI and owns one instance.
+//!
+//! ```text
+//!   proa-monitor --root DIR --run DIR --id ID [--client-fd N] [--agent FILE] [--maintenance | --repair]
+//! ```
+//!
+//! The engine starts it from a sealed executable, in a session of its own, with `/dev/null` for standard
+//! streams. Errors go to the client whose connected socket is `--client-fd`, and into `state.json`. Under the
+//! name `proa-init` the same executable is PID 1 of a container.
+//!
+//! SIGTERM, SIGINT and SIGHUP do nothing: who wants the instance to end tells the instance. SIGKILL takes the
+//! instance along, since its processes die with their parent; the next command repairs what is left.
 
-fn main() {}
+mod args;
+mod backend;
+mod client;
+mod clock;
+mod error;
+mod guest;
+mod log;
+mod peek;
+mod record;
+mod repair;
+mod serve;
+
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::ExitCode;
+
+use rustix::fs::{CWD, Mode as FileMode, OFlags, openat};
+use rustix::process::Signal;
+
+use crate::args::{Args, Mode};
+use crate::backend::Backend;
+use crate::error::{Error, IoAt};
+use crate::log::Log;
+use crate::record::Record;
+use crate::serve::{Reaper, Server};
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let own_name = arguments.next().unwrap_or_default();
+    if own_name == proa_runtime::INIT_NAME {
+        proa_runtime::init_main();
+    }
+    match Args::parse(arguments) {
+        Err(message) => usage(&message),
+        Ok(mut args) => {
+            args.agent.get_or_insert_with(|| Path::new(&own_name).with_file_name("proa-agent"));
+            run(&args)
+        }
+    }
+}
+
+fn run(args: &Args) -> ExitCode {
+    let result = match args.mode {
+        Mode::Repair => repair::run(args).inspect_err(complain),
+        // The client has been told, and the state says it: standard error is nobody's.
+        Mode::Run | Mode::Maintenance => monitor(args),
+    };
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[expect(clippy::print_stderr, reason = "the engine reads what a repair says")]
+fn complain(error: &Error) {
+    eprintln!("{error}");
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "for whoever starts a monitor by hand; the engine gives it /dev/null"
+)]
+fn usage(message: &str) -> ExitCode {
+    eprintln!("proa-monitor: {message}; it is started by proa, not by hand");
+    ExitCode::from(125)
+}
+
+fn monitor(args: &Args) -> Result<(), Error> {
+    // The terminal's signals are for the client. Failure means that we lead a session already.
+    let _ = rustix::process::setsid();
+    let client = args.client_fd.map(first_client).transpose()?;
+    let told = client.as_ref().and_then(|client| client.try_clone().ok());
+    let result = prepare(args, client).and_then(|server| server.run().at(&args.run));
+    if let (Err(error), Some(client)) = (&result, told) {
+        // A client that is gone cannot be told.
+        let _ = error.response().frame(0).write_to(client);
+    }
+    result
+}
+
+fn first_client(number: u32) -> Result<UnixStream, Error> {
+    let socket = proa_sys::inherited::take(number).at(format!("descriptor {number}").as_ref())?;
+    Ok(UnixStream::from(socket))
+}
+
+fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {
+    let record = Record::lock(&args.root, &args.run, &args.id)?;
+    repair::finish(&record)?;
+    proa_sys::signals::survive(&[Signal::TERM, Signal::INT, Signal::HUP]).at("/".as_ref())?;
+    let config = record.config()?;
+    let listener = listen(&record)?;
+    let log = Log::open(&record.dir, config.log.clone())?;
+    let reaper = config.reaper.clone().filter(|_| config.auto_remove && args.mode == Mode::Run);
+    let mut notices = Vec::new();
+    let backend = Backend::new(args, &record, config, &mut |line| notices.push(line))?;
+    let mut server = Server::new(record, backend, log, listener, notices)?;
+    if args.mode == Mode::Maintenance {
+        server.hold();
+    }
+    if let Some(program) = reaper {
+        server.remove_at_end(Reaper { program, root: args.root.clone(), id: args.id.clone() });
+    }
+    if let Some(client) = client {
+        server.add_client(client, true).at(&args.run)?;
+    }
+    Ok(server)
+}
+
+/// Listens on the instance's socket. Its address goes by a descriptor of its directory: paths of sockets may
+/// not be longer than 107 bytes, and ours can be.
+fn listen(record: &Record) -> Result<UnixListener, Error> {
+    use std::os::fd::AsRawFd;
+    let socket = record.socket();
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = openat(CWD, &record.run_dir, flags, FileMode::empty()).at(&record.run_dir)?;
+    let _ =
+        rustix::fs::unlinkat(&directory, proa_protocol::instance::SOCKET_FILE, rustix::fs::AtFlags::empty());
+    let number = directory.as_fd().as_raw_fd();
+    let address = format!("/proc/self/fd/{number}/{}", proa_protocol::instance::SOCKET_FILE);
+    let listener = UnixListener::bind(address).at(&socket)?;
+    listener.set_nonblocking(true).at(&socket)?;
+    Ok(listener)
+}

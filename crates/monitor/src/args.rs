@@ -1,0 +1,97 @@
+//! The command line, which the engine writes.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// What the monitor is started for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Run the instance.
+    #[default]
+    Run,
+    /// Hold its root for work on its files; run nothing.
+    Maintenance,
+    /// Finish what a monitor that died left behind.
+    Repair,
+}
+
+/// The parsed command line.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Args {
+    /// State directory.
+    pub root: PathBuf,
+    /// Runtime directory.
+    pub run: PathBuf,
+    /// Instance id.
+    pub id: String,
+    /// Connected socket of the first client.
+    pub client_fd: Option<u32>,
+    /// The guest agent; without it, it is looked for beside this program.
+    pub agent: Option<PathBuf>,
+    /// What for.
+    pub mode: Mode,
+}
+
+impl Args {
+    /// Reads `--root DIR --run DIR --id ID [--client-fd N] [--agent FILE] [--maintenance | --repair]`.
+    ///
+    /// # Errors
+    /// Says which argument is wrong.
+    pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, String> {
+        let mut parsed = Self::default();
+        let mut args = args.into_iter();
+        while let Some(name) = args.next() {
+            let mut value = || args.next().ok_or_else(|| format!("{} needs a value", name.display()));
+            match name.to_str() {
+                Some("--root") => parsed.root = value()?.into(),
+                Some("--run") => parsed.run = value()?.into(),
+                Some("--id") => parsed.id = text(value()?)?,
+                Some("--agent") => parsed.agent = Some(value()?.into()),
+                Some("--client-fd") => {
+                    let number = text(value()?)?;
+                    parsed.client_fd =
+                        Some(number.parse().map_err(|_| format!("{number} is no descriptor"))?);
+                }
+                Some("--maintenance") => parsed.mode = Mode::Maintenance,
+                Some("--repair") => parsed.mode = Mode::Repair,
+                _ => return Err(format!("unknown argument {}", name.display())),
+            }
+        }
+        let plain = parsed.id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        if parsed.root.as_os_str().is_empty() || parsed.run.as_os_str().is_empty() {
+            return Err("--root and --run are needed".into());
+        }
+        if parsed.id.is_empty() || !plain {
+            return Err("--id needs an instance id".into());
+        }
+        Ok(parsed)
+    }
+}
+
+fn text(value: OsString) -> Result<String, String> {
+    value.into_string().map_err(|value| format!("{} is not UTF-8", value.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, String> {
+        Args::parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn the_line_is_read() {
+        let args = parse("--root /r --run /n --id ab12 --client-fd 3 --maintenance").unwrap();
+        assert_eq!((args.id.as_str(), args.client_fd, args.mode), ("ab12", Some(3), Mode::Maintenance));
+    }
+
+    #[test]
+    fn wrong_lines_are_refused() {
+        for line in
+            ["", "--root /r --run /n", "--root", "--root /r --run /n --id ../x", "--client-fd x", "--what"]
+        {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Where the instance's processes are: in a container of this process, or in a guest.
+//!
+//! This is the one place that knows both levels. Everything above it moves frames.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proa_protocol::frame::Frame;
+use proa_protocol::instance::{InstanceConfig, IsolationLevel, Layer, layer_mount_dir};
+use proa_runtime::{CgroupPolicy, Rootfs};
+use proa_supervisor::{PollSet, Status, Supervisor, SupervisorConfig};
+
+use crate::args::Args;
+use crate::error::{Error, IoAt};
+use crate::guest::Guest;
+use crate::record::Record;
+
+/// The channel of the monitor itself: it attaches the log there, starts, and hears of failures and the end.
+pub const MONITOR: u32 = 1;
+
+/// An instance's processes at either level.
+pub enum Backend {
+    /// A container.
+    Local(Box<Supervisor>),
+    /// A virtual machine.
+    Guest(Box<Guest>),
+}
+
+impl Backend {
+    /// Prepares what the configuration asks for: mounts a container's layers, or boots a guest. Lines for the
+    /// user go to `notice`.
+    ///
+    /// # Errors
+    /// A layer cannot be mounted, or a part of the virtual machine is missing.
+    pub fn new(
+        args: &Args,
+        record: &Record,
+        config: InstanceConfig,
+        notice: &mut dyn FnMut(String),
+    ) -> Result<Self, Error> {
+        Ok(match config.isolation {
+            IsolationLevel::Container => Self::Local(Box::new(local(args, record, config)?)),
+            IsolationLevel::Vm => Self::Guest(Box::new(Guest::boot(args, record, config, notice)?)),
+        })
+    }
+
+    /// Passes on a frame; its channel names the client.
+    pub fn send(&mut self, frame: Frame) {
+        match self {
+            Self::Local(supervisor) => supervisor.handle(frame),
+            Self::Guest(guest) => guest.send(&frame),
+        }
+    }
+
+    /// The next frame for a client or for the monitor.
+    pub fn pop(&mut self) -> Option<Frame> {
+        match self {
+            Self::Local(supervisor) => supervisor.pop(),
+            Self::Guest(guest) => guest.pop(),
+        }
+    }
+
+    /// Adds what to wait for.
+    pub fn poll_fds<'fd>(&'fd self, set: &mut PollSet<'fd>) {
+        match self {
+            Self::Local(supervisor) => supervisor.poll_fds(set),
+            Self::Guest(guest) => guest.poll_fds(set),
+        }
+    }
+
+    /// A descriptor of [`Backend::poll_fds`] is ready.
+    pub fn ready(&mut self, token: u64) {
+        match self {
+            Self::Local(supervisor) => supervisor.ready(token),
+            Self::Guest(guest) => guest.ready(token),
+        }
+    }
+
+    /// How long until [`Backend::tick`] must be called.
+    pub fn timeout(&self) -> Option<Duration> {
+        match self {
+            Self::Local(supervisor) => supervisor.timeout(),
+            Self::Guest(guest) => guest.timeout(),
+        }
+    }
+
+    /// Does what is due; to be called after each round.
+    pub fn tick(&mut self) {
+        match self {
+            Self::Local(supervisor) => supervisor.tick(),
+            Self::Guest(guest) => guest.tick(),
+        }
+    }
+
+    /// Whether clients must wait before they send more.
+    pub fn congested(&self) -> bool {
+        match self {
+            // Its windows bound what it holds.
+            Self::Local(_) => false,
+            Self::Guest(guest) => guest.congested(),
+        }
+    }
+
+    /// The host's processes that carry the instance, the first process or VMM first.
+    pub fn pids(&self) -> Vec<u32> {
+        match self {
+            Self::Local(supervisor) => match supervisor.status() {
+                Status::Running(pid) | Status::Paused(pid) => vec![pid],
+                Status::Ready | Status::Held | Status::Ended(_) => Vec::new(),
+            },
+            Self::Guest(guest) => guest.pids(),
+        }
+    }
+
+    /// Ends all processes and removes what they ran in. True when that is done; else to be asked again after
+    /// the next round.
+    ///
+    /// # Errors
+    /// Something could not be removed.
+    pub fn stop(&mut self) -> Result<bool, Error> {
+        match self {
+            Self::Local(supervisor) => Ok(supervisor.delete().map(|()| true)?),
+            Self::Guest(guest) => Ok(guest.stop()),
+        }
+    }
+}
+
+fn local(args: &Args, record: &Record, config: InstanceConfig) -> Result<Supervisor, Error> {
+    let lowers = config.layers.iter().map(|layer| mount_layer(&args.run, layer)).collect::<Result<_, _>>()?;
+    let (upper, work) = (record.dir.join("upper"), record.dir.join("work"));
+    for directory in [&upper, &work] {
+        match rustix::fs::mkdir(directory, rustix::fs::Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(error).at(directory),
+        }
+    }
+    Ok(Supervisor::new(SupervisorConfig {
+        id: config.id,
+        spec: config.spec,
+        launch: config.launch,
+        rootfs: Rootfs::Overlay { lowers, upper, work },
+        scratch: record.run_dir.join("files"),
+        cgroup: CgroupPolicy::Auto,
+    }))
+}
+
+/// Where the layer's directory is; an EROFS image is mounted first, once for the whole host.
+fn mount_layer(run: &Path, layer: &Layer) -> Result<PathBuf, Error> {
+    if layer.path.is_dir() {
+        return Ok(layer.path.clone());
+    }
+    let directory = layer_mount_dir(run, &layer.diff_id);
+    proa_sys::layer_mount::ensure_mounted(&layer.path, &directory)?;
+    Ok(directory)
+}

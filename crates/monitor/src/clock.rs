@@ -1,0 +1,83 @@
+//! Wall-clock time, and RFC 3339 with nanoseconds as Docker's logs have it.
+
+use std::io::Write;
+
+/// Nanoseconds since the epoch.
+pub fn now_ns() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    now.tv_sec * 1_000_000_000 + now.tv_nsec
+}
+
+/// Writes times; keeps the text of the current second, which most lines of a log share.
+#[derive(Debug, Default)]
+pub struct Rfc3339 {
+    second: i64,
+    text: Vec<u8>,
+}
+
+impl Rfc3339 {
+    /// Appends the UTC time, its fraction without trailing zeros.
+    pub fn append(&mut self, ns: i64, out: &mut Vec<u8>) {
+        let second = ns.div_euclid(1_000_000_000);
+        if self.text.is_empty() || second != self.second {
+            self.second = second;
+            self.text = format_second(second);
+        }
+        out.extend_from_slice(&self.text);
+        let mut fraction = ns.rem_euclid(1_000_000_000);
+        if fraction > 0 {
+            let mut width = 9;
+            while fraction % 10 == 0 {
+                fraction /= 10;
+                width -= 1;
+            }
+            // Writing to a vector cannot fail.
+            let _ = write!(out, ".{fraction:0width$}");
+        }
+        out.push(b'Z');
+    }
+}
+
+fn format_second(second: i64) -> Vec<u8> {
+    let (year, month, day) = civil(second.div_euclid(86_400));
+    let of_day = second.rem_euclid(86_400);
+    let (hour, minute) = (of_day / 3600, of_day / 60 % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}", of_day % 60).into_bytes()
+}
+
+/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar.
+///
+/// Years are counted from March, so that the leap day is a year's last, and in eras of 400 years.
+fn civil(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let era = days.div_euclid(146_097);
+    let of_era = days.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(ns: i64) -> String {
+        let mut out = Vec::new();
+        Rfc3339::default().append(ns, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn times_are_written_as_docker_does() {
+        assert_eq!(text(0), "1970-01-01T00:00:00Z");
+        assert_eq!(text(1_000_000_000 * 951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(text(1_795_000_000_123_456_789), "2026-11-18T11:06:40.123456789Z");
+        assert_eq!(text(1_795_000_000_120_000_000), "2026-11-18T11:06:40.12Z");
+        assert_eq!(text(1_795_000_000_000_000_001), "2026-11-18T11:06:40.000000001Z");
+        assert_eq!(text(-1), "1969-12-31T23:59:59.999999999Z");
+        assert_eq!(text(1_000_000_000 * 4_107_542_400), "2100-03-01T00:00:00Z");
+    }
+}

@@ -1,0 +1,72 @@
+//! What can go wrong before or around an instance.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use proa_protocol::message::{ErrorKind, Response};
+
+/// A failure, told to the first client and kept in the instance's state.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another monitor holds the lock.
+    #[error("the instance has a monitor already: it is running, or its files are being worked on")]
+    HasMonitor,
+    /// A file does not hold what it should.
+    #[error("{path}: {error}; recreate the instance, or restore the file")]
+    BadJson {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: serde_json::Error,
+    },
+    /// Reading, writing or making a file failed.
+    #[error("{path}: {error}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// A layer cannot be mounted.
+    #[error("{}", with_source(.0))]
+    Layer(#[from] proa_sys::layer_mount::LayerMountError),
+    /// The container's runtime failed.
+    #[error(transparent)]
+    Runtime(#[from] proa_runtime::Error),
+    /// The virtual machine cannot be had.
+    #[error(transparent)]
+    Vm(#[from] proa_vm::VmError),
+}
+
+impl Error {
+    /// The sort of failure.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::HasMonitor => ErrorKind::Conflict,
+            Self::BadJson { .. } | Self::Io { .. } | Self::Layer(_) => ErrorKind::Internal,
+            Self::Runtime(error) => error.kind(),
+            Self::Vm(_) => ErrorKind::Unsupported,
+        }
+    }
+
+    /// The answer that tells it to a client.
+    pub fn response(&self) -> Response {
+        Response::error(self.kind(), self.to_string())
+    }
+}
+
+fn with_source(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}
+
+/// Names the path of an I/O error.
+pub trait IoAt<T> {
+    /// Adds the path.
+    fn at(self, path: &Path) -> Result<T, Error>;
+}
+
+impl<T, E: Into<io::Error>> IoAt<T> for Result<T, E> {
+    fn at(self, path: &Path) -> Result<T, Error> {
+        self.map_err(|error| Error::Io { path: path.to_owned(), error: error.into() })
+    }
+}

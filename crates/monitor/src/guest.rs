@@ -1,0 +1,284 @@
+//! The virtual machine of an instance: its VMM, and the link to the agent that serves it.
+//!
+//! ```text
+//!   Booting ──first answer──▶ Serving ──stop()──▶ Stopping ──VMM has ended──▶ Gone
+//!      │ silent too long         │ VMM died           │ took too long: kill     ▲
+//!      └─────── Error on MONITOR ┴────────────────────┴─────────────────────────┘
+//! ```
+//!
+//! Frames may be sent from the start; they follow the configuration on the same stream. What comes back was
+//! written by a guest and is trusted in nothing: the stream ends at the first byte that is no frame.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use proa_protocol::frame::{Decoder, Frame, Kind, MAX_STREAM, WINDOW};
+use proa_protocol::instance::InstanceConfig;
+use proa_protocol::message::{ErrorKind, GuestConfig, Request, Response};
+use proa_supervisor::PollSet;
+use proa_vm::{ANSWER_TIMEOUT, Vm, VmSpec, plan_shares};
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+
+use crate::args::Args;
+use crate::backend::MONITOR;
+use crate::clock::now_ns;
+use crate::error::Error;
+use crate::record::Record;
+
+/// The channel on which the agent is configured and shut down.
+const AGENT: u32 = 0;
+/// How long a guest may take to unmount and power off.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that may wait for the guest before clients are no longer read.
+const CONGESTED: usize = 4 * WINDOW as usize;
+
+const STREAM_TOKEN: u64 = 0;
+const PROCESS_TOKEN: u64 = 1;
+
+enum Phase {
+    Booting { until: Instant },
+    Serving,
+    Stopping { until: Instant },
+    Gone,
+}
+
+/// A guest and its link.
+pub struct Guest {
+    vm: Vm,
+    phase: Phase,
+    decoder: Decoder,
+    incoming: VecDeque<Frame>,
+    outgoing: Vec<u8>,
+    sent: usize,
+    /// The VMM has not closed its end of the stream.
+    open: bool,
+}
+
+impl Guest {
+    /// Boots the instance's virtual machine. Does not wait for it.
+    pub fn boot(
+        args: &Args,
+        record: &Record,
+        mut config: InstanceConfig,
+        notice: &mut dyn FnMut(String),
+    ) -> Result<Self, Error> {
+        let shares = plan_shares(&mut config.spec)?;
+        let tags = shares.iter().map(|share| share.tag.clone()).collect();
+        let spec = VmSpec {
+            id: config.id.clone(),
+            kernel: config.vm.kernel,
+            agent: args.agent.clone().unwrap_or_default(),
+            store: args.root.join("vm"),
+            run_dir: record.run_dir.clone(),
+            memory: config.vm.memory,
+            cpus: config.vm.cpus,
+            layers: config.layers.iter().map(|layer| layer.path.clone()).collect(),
+            rw_disk: record.dir.join("rw.img"),
+            rw_size: config.vm.disk_size,
+            shares,
+        };
+        let mut guest = Self {
+            vm: Vm::start(&spec, notice)?,
+            phase: Phase::Booting { until: Instant::now() + ANSWER_TIMEOUT },
+            decoder: Decoder::new(),
+            incoming: VecDeque::new(),
+            outgoing: Vec::new(),
+            sent: 0,
+            open: true,
+        };
+        let configure = GuestConfig {
+            id: config.id,
+            spec: config.spec,
+            launch: config.launch,
+            layers: spec.layers.len(),
+            shares: tags,
+            entropy: entropy(),
+            time_ns: now_ns(),
+        };
+        guest.send(&Request::Configure(Box::new(configure)).frame(AGENT));
+        Ok(guest)
+    }
+
+    /// Queues a frame for the guest.
+    pub fn send(&mut self, frame: &Frame) {
+        if !matches!(self.phase, Phase::Gone) {
+            frame.encode(&mut self.outgoing);
+            self.write();
+        }
+    }
+
+    /// The next frame from the guest, the agent's own channel excepted.
+    pub fn pop(&mut self) -> Option<Frame> {
+        while let Some(frame) = self.incoming.pop_front() {
+            if frame.channel != AGENT {
+                return Some(frame);
+            }
+            if let Some(frame) = self.from_agent(&frame) {
+                return Some(frame);
+            }
+        }
+        None
+    }
+
+    /// Adds what to wait for.
+    pub fn poll_fds<'fd>(&'fd self, set: &mut PollSet<'fd>) {
+        if matches!(self.phase, Phase::Gone) {
+            return;
+        }
+        let writes = if self.outgoing.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+        if self.open {
+            set.add(STREAM_TOKEN, self.vm.stream().as_fd(), PollFlags::IN | writes);
+        }
+        set.add(PROCESS_TOKEN, self.vm.pidfd(), PollFlags::IN);
+    }
+
+    /// One of its descriptors is ready.
+    pub fn ready(&mut self, token: u64) {
+        match token {
+            STREAM_TOKEN => {
+                self.write();
+                self.read();
+            }
+            _ => self.reap(),
+        }
+    }
+
+    /// How long until [`Guest::tick`] must be called.
+    pub fn timeout(&self) -> Option<Duration> {
+        match self.phase {
+            Phase::Booting { until } | Phase::Stopping { until } => {
+                Some(until.saturating_duration_since(Instant::now()))
+            }
+            Phase::Serving | Phase::Gone => None,
+        }
+    }
+
+    /// Ends what has taken too long.
+    pub fn tick(&mut self) {
+        match self.phase {
+            Phase::Booting { until } if Instant::now() >= until => {
+                let error = self.vm.silent();
+                self.fail(&error.into());
+            }
+            Phase::Stopping { until } if Instant::now() >= until => {
+                self.vm.kill();
+                self.phase = Phase::Gone;
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether too much waits for the guest.
+    pub fn congested(&self) -> bool {
+        self.outgoing.len() - self.sent > CONGESTED
+    }
+
+    /// The VMM's process id, then its helpers'.
+    pub fn pids(&self) -> Vec<u32> {
+        std::iter::once(self.vm.pid()).chain(self.vm.helper_pids()).collect()
+    }
+
+    /// Asks the guest to power off; true when its VMM has ended.
+    pub fn stop(&mut self) -> bool {
+        match self.phase {
+            Phase::Booting { .. } => {
+                // It may not even have an agent yet, and has run nothing that could be lost.
+                self.vm.kill();
+                self.phase = Phase::Gone;
+            }
+            Phase::Serving => {
+                self.send(&Request::Shutdown.frame(AGENT));
+                self.phase = Phase::Stopping { until: Instant::now() + STOP_TIMEOUT };
+            }
+            Phase::Stopping { .. } | Phase::Gone => {}
+        }
+        matches!(self.phase, Phase::Gone)
+    }
+
+    /// The agent's own answers: the first ends the boot.
+    fn from_agent(&mut self, frame: &Frame) -> Option<Frame> {
+        match Response::parse(&frame.payload) {
+            Ok(Response::Notice { message }) => Some(Response::Notice { message }.frame(MONITOR)),
+            Ok(Response::Error { kind, message }) => {
+                self.phase = Phase::Serving;
+                Some(Response::Error { kind, message }.frame(MONITOR))
+            }
+            Ok(_) if matches!(self.phase, Phase::Booting { .. }) => {
+                self.phase = Phase::Serving;
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn read(&mut self) {
+        let mut bytes = Vec::with_capacity(MAX_STREAM);
+        match rustix::io::read(self.vm.stream(), rustix::buffer::spare_capacity(&mut bytes)) {
+            Ok(count) if count > 0 => self.decoder.push(&bytes),
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            // Why it ended is seen at the VMM's process.
+            _ => return self.open = false,
+        }
+        loop {
+            match self.decoder.next_frame() {
+                Ok(Some(frame)) if is_answer(frame.kind) => self.incoming.push_back(frame),
+                Ok(None) => return,
+                Ok(Some(frame)) => return self.distrust(format!("a {:?} frame", frame.kind)),
+                Err(error) => return self.distrust(error.to_string()),
+            }
+        }
+    }
+
+    fn write(&mut self) {
+        while self.sent < self.outgoing.len() {
+            match rustix::io::write(self.vm.stream(), &self.outgoing[self.sent..]) {
+                Ok(count) => self.sent += count,
+                Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+        // An idle monitor keeps no buffer.
+        self.outgoing = Vec::new();
+        self.sent = 0;
+    }
+
+    fn reap(&mut self) {
+        match self.vm.try_wait() {
+            Ok(None) => {}
+            Ok(Some(_)) if matches!(self.phase, Phase::Stopping { .. }) => self.phase = Phase::Gone,
+            Ok(Some(exit)) => {
+                // What the guest said last may still be in the stream.
+                self.read();
+                let error = self.vm.died(exit);
+                self.fail(&error.into());
+            }
+            Err(error) => self.fail(&error.into()),
+        }
+    }
+
+    fn distrust(&mut self, what: String) {
+        let message = format!("the guest sent what no agent sends ({what}); it was ended");
+        self.incoming.push_back(Response::error(ErrorKind::Internal, message).frame(MONITOR));
+        self.vm.kill();
+        self.phase = Phase::Gone;
+    }
+
+    fn fail(&mut self, error: &Error) {
+        self.incoming.push_back(error.response().frame(MONITOR));
+        self.vm.kill();
+        self.phase = Phase::Gone;
+    }
+}
+
+fn is_answer(kind: Kind) -> bool {
+    !matches!(kind, Kind::Request | Kind::Stdin)
+}
+
+fn entropy() -> Vec<u8> {
+    let mut bytes = vec![0; 64];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).unwrap_or(0);
+    bytes.truncate(filled);
+    bytes
+}

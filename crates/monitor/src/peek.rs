@@ -1,0 +1,71 @@
+//! The little that the monitor reads of messages it passes on.
+
+use serde::Deserialize;
+
+/// What a request asks, without its arguments.
+#[derive(Debug, Deserialize)]
+pub struct Request<'json> {
+    /// Its tag, as in `proa_protocol::message::Request`.
+    pub op: &'json str,
+    /// Of an `exec`: its output is wanted.
+    #[serde(default)]
+    pub attach: bool,
+    /// Of an `exec` or `attach`: input will come.
+    #[serde(default)]
+    pub stdin: bool,
+}
+
+#[derive(Deserialize)]
+struct Answer<'json> {
+    answer: &'json str,
+}
+
+/// Reads a request frame's payload.
+pub fn request(payload: &[u8]) -> Option<Request<'_>> {
+    serde_json::from_slice(payload).ok()
+}
+
+/// The tag of a response frame's payload, as in `proa_protocol::message::Response`.
+pub fn answer(payload: &[u8]) -> Option<&str> {
+    serde_json::from_slice::<Answer>(payload).ok().map(|answer| answer.answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proa_protocol::message::{self, ExecConfig, ExitStatus, Response};
+
+    #[test]
+    fn tags_are_those_of_the_messages() {
+        let tag =
+            |request: &message::Request| super::request(&request.frame(0).payload).unwrap().op.to_owned();
+        let path = || "/x".to_owned();
+        assert_eq!(tag(&message::Request::Start), "start");
+        assert_eq!(tag(&message::Request::Attach { stdin: true, stdout: true, stderr: true }), "attach");
+        assert_eq!(tag(&message::Request::Wait), "wait");
+        assert_eq!(tag(&message::Request::Pause), "pause");
+        assert_eq!(tag(&message::Request::Resume), "resume");
+        assert_eq!(tag(&message::Request::Shutdown), "shutdown");
+        assert_eq!(tag(&message::Request::Changes), "changes");
+        assert_eq!(tag(&message::Request::Stat { path: path() }), "stat");
+        assert_eq!(tag(&message::Request::ArchiveGet { path: path() }), "archive_get");
+        assert_eq!(
+            tag(&message::Request::ArchivePut { path: path(), no_overwrite_dir: false }),
+            "archive_put"
+        );
+        assert_eq!(tag(&message::Request::Configure(Box::default())), "configure");
+        let exec = message::Request::Exec(Box::new(ExecConfig { attach: true, ..ExecConfig::default() }));
+        let frame = exec.frame(0);
+        let seen = super::request(&frame.payload).unwrap();
+        assert_eq!((seen.op, seen.attach, seen.stdin), ("exec", true, false));
+    }
+
+    #[test]
+    fn answers_are_those_of_the_messages() {
+        let exited = Response::Exited(ExitStatus::default()).frame(0);
+        assert_eq!(answer(&exited.payload), Some("exited"));
+        let error = Response::error(message::ErrorKind::Internal, "a \"quoted\" text").frame(0);
+        assert_eq!(answer(&error.payload), Some("error"));
+        assert_eq!(answer(b"[]"), None);
+    }
+}

@@ -1,0 +1,167 @@
+//! An instance's directories and files, as `proa_protocol::instance` describes them.
+//!
+//! Beside those, the monitor keeps `processes.json` in the runtime directory: which processes it started,
+//! each with its start time, so that whoever repairs after a dead monitor kills them and nobody else.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use proa_protocol::instance::{
+    CONFIG_FILE, InstanceConfig, InstanceState, LOCK_FILE, SOCKET_FILE, STATE_FILE, instance_dir,
+};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, IoAt};
+
+const PROCESSES_FILE: &str = "processes.json";
+
+/// An instance's record, locked for this process.
+pub struct Record {
+    /// `<root>/instances/<id>`.
+    pub dir: PathBuf,
+    /// `<run>/instances/<id>`.
+    pub run_dir: PathBuf,
+    lock: Option<File>,
+}
+
+/// A process that a monitor started, told from others that get its id later by its start time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartedProcess {
+    /// Its process id.
+    pub pid: u32,
+    /// Field 22 of `/proc/<pid>/stat`.
+    pub start_ticks: u64,
+}
+
+impl Record {
+    /// Takes the monitor's lock, without waiting.
+    ///
+    /// # Errors
+    /// There is no such instance, or it has a monitor.
+    pub fn lock(root: &Path, run: &Path, id: &str) -> Result<Self, Error> {
+        let dir = instance_dir(root, id);
+        let run_dir = instance_dir(run, id);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&run_dir).at(&run_dir)?;
+        let path = run_dir.join(LOCK_FILE);
+        let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).at(&path)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { dir, run_dir, lock: Some(lock) }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::HasMonitor),
+            Err(error) => Err(error).at(&path),
+        }
+    }
+
+    /// Lets another monitor have the instance. Nothing of the record may be written from then on.
+    pub fn unlock(&mut self) {
+        self.lock = None;
+    }
+
+    /// Reads the configuration.
+    pub fn config(&self) -> Result<InstanceConfig, Error> {
+        let path = self.dir.join(CONFIG_FILE);
+        let bytes = fs::read(&path).at(&path)?;
+        serde_json::from_slice(&bytes).map_err(|error| Error::BadJson { path, error })
+    }
+
+    /// Reads the state; one that is missing is that of an instance never started.
+    pub fn state(&self) -> Result<InstanceState, Error> {
+        let path = self.dir.join(STATE_FILE);
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::BadJson { path, error }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(InstanceState::default()),
+            Err(error) => Err(error).at(&path),
+        }
+    }
+
+    /// Replaces the state. Not synced: after a power cut the instance is not running whatever the file says.
+    pub fn write_state(&self, state: &InstanceState) -> Result<(), Error> {
+        let temporary = self.dir.join("state.json.new");
+        let path = self.dir.join(STATE_FILE);
+        let json = serde_json::to_vec(state).unwrap_or_default();
+        let mut options = OpenOptions::new();
+        let file = options.create(true).truncate(true).write(true).mode(0o600).open(&temporary);
+        file.and_then(|mut file| file.write_all(&json)).at(&temporary)?;
+        fs::rename(&temporary, &path).at(&path)
+    }
+
+    /// Notes the processes to be killed should this one die.
+    pub fn write_processes(&self, pids: &[u32]) -> Result<(), Error> {
+        let path = self.run_dir.join(PROCESSES_FILE);
+        let started: Vec<StartedProcess> = pids.iter().filter_map(|&pid| StartedProcess::of(pid)).collect();
+        fs::write(&path, serde_json::to_vec(&started).unwrap_or_default()).at(&path)
+    }
+
+    /// The processes that the last monitor noted.
+    pub fn processes(&self) -> Vec<StartedProcess> {
+        let bytes = fs::read(self.run_dir.join(PROCESSES_FILE)).unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_default()
+    }
+
+    /// Where clients connect.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join(SOCKET_FILE)
+    }
+
+    /// Removes what only a living monitor needs.
+    pub fn remove_run_files(&self) {
+        // What is missing was never made.
+        let _ = fs::remove_file(self.socket());
+        let _ = fs::remove_file(self.run_dir.join(PROCESSES_FILE));
+    }
+}
+
+impl StartedProcess {
+    /// The process that has this id now.
+    pub fn of(pid: u32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name, in parentheses, may hold anything; the fields after it are numbers.
+        let fields = stat.rsplit_once(')')?.1;
+        let start_ticks = fields.split_ascii_whitespace().nth(19)?.parse().ok()?;
+        Some(Self { pid, start_ticks })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proa_protocol::instance::Status;
+
+    fn record(name: &str) -> (PathBuf, Record) {
+        let base = std::env::temp_dir().join(format!("proa-record-{}-{name}", std::process::id()));
+        fs::create_dir_all(instance_dir(&base, "a1")).unwrap();
+        let record = Record::lock(&base, &base, "a1").unwrap();
+        (base, record)
+    }
+
+    #[test]
+    fn one_monitor_at_a_time() {
+        let (base, mut record) = record("lock");
+        assert!(matches!(Record::lock(&base, &base, "a1"), Err(Error::HasMonitor)));
+        record.unlock();
+        assert!(Record::lock(&base, &base, "a1").is_ok());
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn state_is_replaced() {
+        let (base, record) = record("state");
+        assert_eq!(record.state().unwrap(), InstanceState::default());
+        let state = InstanceState { status: Status::Exited, exit_code: 3, ..InstanceState::default() };
+        record.write_state(&state).unwrap();
+        assert_eq!(record.state().unwrap(), state);
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn processes_are_known_by_their_start() {
+        let (base, record) = record("processes");
+        record.write_processes(&[std::process::id(), u32::MAX]).unwrap();
+        let noted = record.processes();
+        assert_eq!(noted, [StartedProcess::of(std::process::id()).unwrap()]);
+        assert!(noted[0].start_ticks > 0);
+        fs::remove_dir_all(base).unwrap();
+    }
+}

@@ -1,0 +1,84 @@
+//! After a monitor that died: kills what it started, and finishes its state.
+//!
+//! Done by the next monitor of the instance before it begins, and by `--repair`. Both hold the lock, which
+//! proves that the last monitor is dead. Its processes were to die with it; where one did not (a program with
+//! set-user-id bits loses that tie), it is known by its id and start time together and killed by a descriptor,
+//! so that no other process is ever hit.
+
+use std::time::Duration;
+
+use proa_protocol::instance::{InstanceState, Status};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::args::Args;
+use crate::clock::now_ns;
+use crate::error::Error;
+use crate::record::{Record, StartedProcess};
+
+/// What an instance whose monitor was killed is said to have ended with.
+const LOST: i32 = 137;
+/// How long a killed process may take to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Repairs one instance, unless it has a monitor.
+pub fn run(args: &Args) -> Result<(), Error> {
+    match Record::lock(&args.root, &args.run, &args.id) {
+        Ok(record) => finish(&record),
+        // It lives: there is nothing to repair.
+        Err(Error::HasMonitor) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Finishes what the last monitor of a locked record left.
+pub fn finish(record: &Record) -> Result<(), Error> {
+    let state = record.state()?;
+    if !matches!(state.status, Status::Running | Status::Paused) {
+        return Ok(());
+    }
+    for process in record.processes() {
+        kill(process);
+    }
+    if let Ok(config) = record.config() {
+        proa_runtime::remove_leftovers(&config.id, &config.spec)?;
+    }
+    record.remove_run_files();
+    record.write_state(&InstanceState {
+        status: Status::Exited,
+        pid: 0,
+        monitor_pid: 0,
+        exit_code: LOST,
+        finished_ns: now_ns(),
+        error: "its monitor was killed".into(),
+        ..state
+    })
+}
+
+/// Kills the process and waits until it is gone, if it is still the one that was started.
+fn kill(process: StartedProcess) {
+    let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) else { return };
+    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+    // Asked after the descriptor was opened: if this is the same process, so is the descriptor's.
+    if StartedProcess::of(process.pid) != Some(process) || pidfd_send_signal(&pidfd, Signal::KILL).is_err() {
+        return;
+    }
+    let limit = Timespec::try_from(KILL_TIMEOUT).ok();
+    let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], limit.as_ref());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn only_the_process_that_was_started_is_killed() {
+        let mut child = Command::new("/bin/cat").stdin(Stdio::piped()).spawn().unwrap();
+        let started = StartedProcess::of(child.id()).unwrap();
+        kill(StartedProcess { start_ticks: started.start_ticks + 1, ..started });
+        assert!(child.try_wait().unwrap().is_none());
+        kill(started);
+        assert!(!child.wait().unwrap().success());
+    }
+}

@@ -1,0 +1,641 @@
+//! The monitor's loop: one instance, its clients, its log, its state.
+//!
+//! ```text
+//!   Created ──Start──▶ Starting ──Started──▶ Running ──first process has ended──▶ Ending
+//!      │                  │ Error                │ guest lost                       │ clients have the
+//!      │ no client        │                      │                                  │ rest of the output
+//!      ▼                  ▼                      ▼                                  ▼
+//!   Stopping ◀────────────┴──────────────────────┴──────────────────────────────────┘
+//!      │ backend gone                 Held ──Shutdown, or last client left──▶ Stopping
+//!      ▼
+//!    Over: state written, lock free, clients told; ends when they have read it
+//! ```
+//!
+//! Order at the end: the log is complete, the backend gone, `state.json` written, the socket removed and the
+//! lock free before any client hears of the end. So whoever heard of it can remove the instance or start it
+//! again at once. A client that stands still keeps only this process, not the instance.
+//!
+//! Requests are passed to the backend as they came, but for those that change the instance's state (`Start`,
+//! `Wait`, `Pause`, `Resume`, `Shutdown`): those are the monitor's.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use proa_protocol::frame::{Frame, Kind, WINDOW};
+use proa_protocol::instance::{InstanceState, Status};
+use proa_protocol::message::{ErrorKind, ExitStatus, Request, Response};
+use proa_supervisor::{HOST_TOKENS, PollSet};
+use rustix::event::PollFlags;
+
+use crate::backend::{Backend, MONITOR};
+use crate::client::{Client, Joined};
+use crate::clock::now_ns;
+use crate::error::Error;
+use crate::log::Log;
+use crate::peek;
+use crate::record::Record;
+
+/// The channel on which the monitor passes on what changes the instance's state.
+const CONTROL: u32 = 2;
+const FIRST_CLIENT: u32 = 3;
+/// How long a monitor without a first client waits for one.
+const FIRST_CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the end waits for clients of processes that ended with the first.
+const ENDING_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long nothing must happen before free memory is returned.
+const IDLE: Duration = Duration::from_millis(300);
+
+/// What is to be told at the end.
+#[derive(Debug, Clone)]
+enum Outcome {
+    /// Nothing was run.
+    Nothing,
+    /// The start failed.
+    Failed { kind: ErrorKind, message: String },
+    /// The first process ended, or was lost with its guest.
+    Exited { status: ExitStatus, error: String },
+}
+
+enum Phase {
+    Created { until: Option<Instant> },
+    Starting,
+    Running,
+    Held,
+    Ending { outcome: Outcome, until: Instant },
+    Stopping(Outcome),
+    Over,
+}
+
+/// What ends an instance that was to be removed.
+pub struct Reaper {
+    /// Program to run.
+    pub program: PathBuf,
+    /// Its `--root`.
+    pub root: PathBuf,
+    /// Its last argument.
+    pub id: String,
+}
+
+/// Serves one instance.
+pub struct Server {
+    record: Record,
+    state: InstanceState,
+    backend: Backend,
+    log: Log,
+    listener: Option<UnixListener>,
+    clients: BTreeMap<u32, Client>,
+    next_channel: u32,
+    phase: Phase,
+    /// Who asked for the start.
+    askers: Vec<u32>,
+    /// Lines for the user that nobody has got yet.
+    notices: Vec<String>,
+    /// Who asked for `Pause` (true) and `Resume` (false), in order.
+    pauses: VecDeque<(u32, bool)>,
+    reaper: Option<Reaper>,
+    trimmed: bool,
+}
+
+impl Server {
+    /// A server for an instance whose backend is ready.
+    pub fn new(
+        record: Record,
+        backend: Backend,
+        log: Log,
+        listener: UnixListener,
+        notices: Vec<String>,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            state: record.state()?,
+            record,
+            backend,
+            log,
+            listener: Some(listener),
+            clients: BTreeMap::new(),
+            next_channel: FIRST_CLIENT,
+            phase: Phase::Created { until: Some(Instant::now() + FIRST_CLIENT_TIMEOUT) },
+            askers: Vec::new(),
+            notices,
+            pauses: VecDeque::new(),
+            reaper: None,
+            trimmed: false,
+        })
+    }
+
+    /// Runs nothing: the instance's root is held for work on its files.
+    pub fn hold(&mut self) {
+        self.phase = Phase::Held;
+    }
+
+    /// The instance is to be removed when it has ended.
+    pub fn remove_at_end(&mut self, reaper: Reaper) {
+        self.reaper = Some(reaper);
+    }
+
+    /// Takes the first client.
+    pub fn add_client(&mut self, stream: UnixStream, owner: bool) -> io::Result<()> {
+        self.clients.insert(self.next_channel, Client::new(stream, owner)?);
+        self.next_channel += 1;
+        if let Phase::Created { until } = &mut self.phase {
+            *until = None;
+        }
+        Ok(())
+    }
+
+    /// Serves until all is over.
+    ///
+    /// # Errors
+    /// Polling fails, which only lack of memory makes it do.
+    pub fn run(mut self) -> io::Result<()> {
+        while !(matches!(self.phase, Phase::Over) && self.clients.is_empty()) {
+            let events = self.wait()?;
+            for (token, flags) in events {
+                self.dispatch(token, flags);
+            }
+            self.backend.tick();
+            self.route();
+            self.advance();
+            self.flush_clients();
+            self.log.flush();
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self) -> io::Result<Vec<(u64, PollFlags)>> {
+        let timeout = self.timeout();
+        let mut set = PollSet::new();
+        if let Some(listener) = &self.listener {
+            set.add(HOST_TOKENS, listener.as_fd(), PollFlags::IN);
+        }
+        let congested = self.backend.congested();
+        for (&channel, client) in &self.clients {
+            if let Some((fd, flags)) = client.wants(congested) {
+                set.add(HOST_TOKENS + u64::from(channel), fd, flags);
+            }
+        }
+        if !matches!(self.phase, Phase::Over) {
+            self.backend.poll_fds(&mut set);
+        }
+        let events = set.wait(timeout)?;
+        if !events.is_empty() {
+            self.trimmed = false;
+        } else if !self.trimmed && timeout == Some(IDLE) {
+            proa_sys::memory::trim();
+            self.trimmed = true;
+        }
+        Ok(events)
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let own = match &self.phase {
+            Phase::Created { until: Some(until) } | Phase::Ending { until, .. } => {
+                Some(until.saturating_duration_since(Instant::now()))
+            }
+            _ => None,
+        };
+        let idle = (!self.trimmed).then_some(IDLE);
+        [own, self.backend.timeout(), idle].into_iter().flatten().min()
+    }
+
+    fn dispatch(&mut self, token: u64, flags: PollFlags) {
+        match token.checked_sub(HOST_TOKENS) {
+            None => self.backend.ready(token),
+            Some(0) => self.accept(),
+            Some(channel) => self.client_ready(channel as u32, flags),
+        }
+    }
+
+    fn accept(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        if let Ok((stream, _)) = listener.accept() {
+            // A connection that cannot be used is its client's to notice.
+            let _ = self.add_client(stream, false);
+        }
+    }
+
+    fn client_ready(&mut self, channel: u32, flags: PollFlags) {
+        let Some(client) = self.clients.get_mut(&channel) else { return };
+        if !flags.contains(PollFlags::IN) {
+            if flags.intersects(PollFlags::HUP | PollFlags::ERR) {
+                self.drop_client(channel);
+            }
+            return;
+        }
+        let alive = client.read();
+        loop {
+            let Some(client) = self.clients.get_mut(&channel) else { return };
+            match client.next_frame() {
+                Ok(Some(frame)) => self.from_client(channel, frame),
+                Ok(None) => break,
+                Err(error) => {
+                    self.refuse(channel, ErrorKind::InvalidInput, error.to_string());
+                    self.close_client(channel);
+                    break;
+                }
+            }
+        }
+        if !alive {
+            self.drop_client(channel);
+        }
+    }
+
+    /// The client is gone.
+    fn drop_client(&mut self, channel: u32) {
+        if self.clients.remove(&channel).is_some() {
+            self.backend.send(Frame::close(channel));
+            self.askers.retain(|&asker| asker != channel);
+        }
+    }
+
+    /// We are done with the client; it is dropped when it has read what it is to get.
+    fn close_client(&mut self, channel: u32) {
+        if let Some(client) = self.clients.get_mut(&channel) {
+            client.close();
+        }
+    }
+
+    fn flush_clients(&mut self) {
+        let gone: Vec<u32> = self
+            .clients
+            .iter_mut()
+            .filter_map(|(&channel, client)| (!client.flush()).then_some(channel))
+            .collect();
+        for channel in gone {
+            self.drop_client(channel);
+        }
+    }
+
+    fn answer(&mut self, channel: u32, response: &Response) {
+        self.push(channel, response.frame(channel));
+    }
+
+    fn refuse(&mut self, channel: u32, kind: ErrorKind, message: impl Into<String>) {
+        self.answer(channel, &Response::error(kind, message));
+    }
+
+    fn push(&mut self, channel: u32, frame: Frame) {
+        let Some(client) = self.clients.get_mut(&channel) else { return };
+        if !client.push(frame) {
+            self.drop_client(channel);
+        }
+    }
+}
+
+/// Frames from clients.
+impl Server {
+    fn from_client(&mut self, channel: u32, mut frame: Frame) {
+        frame.channel = channel;
+        match frame.kind {
+            Kind::Request => self.request(channel, frame),
+            Kind::Close => self.close_client(channel),
+            Kind::Credit => {
+                if let Some(client) = self.clients.get_mut(&channel) {
+                    client.credited(frame.credited());
+                }
+                // At the end the monitor takes what is left, and has given credit for it.
+                if !matches!(self.phase, Phase::Ending { .. }) {
+                    self.backend.send(frame);
+                }
+            }
+            _ => self.backend.send(frame),
+        }
+    }
+
+    fn request(&mut self, channel: u32, frame: Frame) {
+        let Some(request) = peek::request(&frame.payload) else {
+            return self.refuse(channel, ErrorKind::InvalidInput, "not a request");
+        };
+        for message in std::mem::take(&mut self.notices) {
+            self.answer(channel, &Response::Notice { message });
+        }
+        match request.op {
+            "start" => self.start(channel),
+            "wait" => self.wait_for_end(channel),
+            "pause" => self.pause(channel, true),
+            "resume" => self.pause(channel, false),
+            "shutdown" => self.shutdown(channel),
+            "configure" => {
+                self.refuse(channel, ErrorKind::InvalidInput, "an instance is configured by its file")
+            }
+            _ if matches!(self.phase, Phase::Ending { .. } | Phase::Stopping(_) | Phase::Over) => {
+                self.refuse(channel, ErrorKind::Conflict, "the instance has ended");
+            }
+            "attach" => self.join(channel, frame, Joined::First),
+            "exec" if request.attach || request.stdin => self.join(channel, frame, Joined::Exec),
+            // Work on files would make the root, and stand in the start's way.
+            "stat" | "changes" | "archive_get" | "archive_put"
+                if matches!(self.phase, Phase::Created { .. }) =>
+            {
+                self.refuse(channel, ErrorKind::Conflict, "the instance is being started; try again");
+            }
+            _ => self.backend.send(frame),
+        }
+    }
+
+    fn join(&mut self, channel: u32, frame: Frame, joined: Joined) {
+        let Some(client) = self.clients.get_mut(&channel) else { return };
+        if client.joined != Joined::Nothing {
+            return self.refuse(
+                channel,
+                ErrorKind::InvalidInput,
+                "this connection has joined something already",
+            );
+        }
+        client.joined = joined;
+        self.backend.send(frame);
+    }
+
+    fn start(&mut self, channel: u32) {
+        match self.phase {
+            Phase::Created { .. } => {
+                self.askers.push(channel);
+                self.phase = Phase::Starting;
+                let attach = Request::Attach { stdin: false, stdout: true, stderr: true };
+                self.backend.send(attach.frame(MONITOR));
+                self.backend.send(Request::Start.frame(MONITOR));
+            }
+            Phase::Held => {
+                self.refuse(
+                    channel,
+                    ErrorKind::Conflict,
+                    "the instance's files are being worked on; try again",
+                );
+            }
+            _ => self.refuse(channel, ErrorKind::Conflict, "the instance is running already"),
+        }
+    }
+
+    fn wait_for_end(&mut self, channel: u32) {
+        if matches!(self.phase, Phase::Held) {
+            return self.refuse(channel, ErrorKind::Conflict, "the instance is not running");
+        }
+        if let Some(client) = self.clients.get_mut(&channel) {
+            client.waits = true;
+        }
+    }
+
+    fn pause(&mut self, channel: u32, pause: bool) {
+        if !matches!(self.phase, Phase::Running) {
+            return self.refuse(channel, ErrorKind::Conflict, "the instance is not running");
+        }
+        self.pauses.push_back((channel, pause));
+        let request = if pause { Request::Pause } else { Request::Resume };
+        self.backend.send(request.frame(CONTROL));
+    }
+
+    fn shutdown(&mut self, channel: u32) {
+        if !matches!(self.phase, Phase::Held) {
+            return self.refuse(channel, ErrorKind::Conflict, "the instance runs a program; stop it");
+        }
+        self.askers.push(channel);
+        self.phase = Phase::Stopping(Outcome::Nothing);
+    }
+}
+
+/// Frames from the backend.
+impl Server {
+    fn route(&mut self) {
+        while let Some(frame) = self.backend.pop() {
+            match frame.channel {
+                MONITOR => self.from_first_process(frame),
+                CONTROL => self.from_control(&frame),
+                channel => self.to_client(channel, frame),
+            }
+        }
+    }
+
+    fn from_first_process(&mut self, frame: Frame) {
+        match frame.kind {
+            Kind::Stdout | Kind::Stderr => {
+                self.log.push(frame.kind, &frame.payload);
+                self.backend.send(Frame::credit(MONITOR, frame.payload.len() as u32));
+            }
+            Kind::Response => match Response::parse(&frame.payload) {
+                Ok(Response::Started { pid }) => self.started(pid),
+                Ok(Response::Notice { message }) => self.notice(message),
+                Ok(Response::Error { kind, message }) => self.failed(kind, message),
+                Ok(Response::Exited(status)) => self.ended(Outcome::Exited { status, error: String::new() }),
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+
+    fn notice(&mut self, message: String) {
+        if self.askers.is_empty() {
+            return self.notices.push(message);
+        }
+        for channel in self.askers.clone() {
+            self.answer(channel, &Response::Notice { message: message.clone() });
+        }
+    }
+
+    fn started(&mut self, pid: u32) {
+        if !matches!(self.phase, Phase::Starting) {
+            return;
+        }
+        self.phase = Phase::Running;
+        let pids = self.backend.pids();
+        self.state = InstanceState {
+            status: Status::Running,
+            pid: pids.first().copied().unwrap_or_default(),
+            monitor_pid: std::process::id(),
+            started_ns: now_ns(),
+            finished_ns: self.state.finished_ns,
+            ..InstanceState::default()
+        };
+        let written = self.record.write_state(&self.state).and_then(|()| self.record.write_processes(&pids));
+        if let Err(error) = written {
+            // What nobody can see running must not run.
+            let (kind, message) = (error.kind(), error.to_string());
+            self.phase = Phase::Stopping(Outcome::Failed { kind, message });
+            return;
+        }
+        for channel in std::mem::take(&mut self.askers) {
+            self.answer(channel, &Response::Started { pid });
+        }
+    }
+
+    /// The start failed, or the guest was lost.
+    fn failed(&mut self, kind: ErrorKind, message: String) {
+        match self.phase {
+            Phase::Running => {
+                let status = ExitStatus { code: 137, oom_killed: false, at_ns: now_ns() };
+                self.ended(Outcome::Exited { status, error: message });
+            }
+            Phase::Created { .. } | Phase::Starting | Phase::Held => {
+                self.phase = Phase::Stopping(Outcome::Failed { kind, message });
+            }
+            Phase::Ending { .. } | Phase::Stopping(_) | Phase::Over => {}
+        }
+    }
+
+    fn ended(&mut self, outcome: Outcome) {
+        if !matches!(self.phase, Phase::Running) {
+            return;
+        }
+        self.phase = Phase::Ending { outcome, until: Instant::now() + ENDING_TIMEOUT };
+        // What is left is bounded by the pipes of dead processes: it waits here, not in the backend.
+        for (&channel, client) in &self.clients {
+            if client.joined != Joined::Nothing {
+                self.backend.send(Frame::credit(channel, WINDOW));
+            }
+        }
+    }
+
+    fn from_control(&mut self, frame: &Frame) {
+        let Ok(response) = Response::parse(&frame.payload) else { return };
+        let Some((channel, pause)) = self.pauses.pop_front() else { return };
+        self.answer(channel, &response);
+        if response == Response::Ok && matches!(self.phase, Phase::Running) {
+            self.state.status = if pause { Status::Paused } else { Status::Running };
+            // The instance is paused all the same; whoever asks it will be told.
+            let _ = self.record.write_state(&self.state);
+        }
+    }
+
+    fn to_client(&mut self, channel: u32, frame: Frame) {
+        let ending = matches!(self.phase, Phase::Ending { .. });
+        let Some(client) = self.clients.get_mut(&channel) else { return };
+        match frame.kind {
+            Kind::Response => {
+                let answer = peek::answer(&frame.payload);
+                if answer == Some("exited") && client.joined == Joined::First {
+                    client.held.push(frame);
+                    return;
+                }
+                if answer == Some("error") {
+                    // It could not join, or was expelled.
+                    client.joined = Joined::Nothing;
+                }
+            }
+            Kind::Close => {
+                client.joined = Joined::Nothing;
+                if client.held.is_empty() {
+                    client.close();
+                }
+                return;
+            }
+            kind if kind.is_stream() && ending => {
+                self.backend.send(Frame::credit(channel, frame.payload.len() as u32));
+            }
+            _ => {}
+        }
+        self.push(channel, frame);
+    }
+}
+
+/// The way to the end.
+impl Server {
+    fn advance(&mut self) {
+        match &self.phase {
+            Phase::Created { until } if self.clients.is_empty() => {
+                if until.is_none_or(|until| Instant::now() >= until) {
+                    self.phase = Phase::Stopping(Outcome::Nothing);
+                }
+            }
+            Phase::Held if self.clients.is_empty() => self.phase = Phase::Stopping(Outcome::Nothing),
+            Phase::Ending { outcome, until } => {
+                let all_told = self.clients.values().all(|client| client.joined == Joined::Nothing);
+                if all_told || Instant::now() >= *until {
+                    self.phase = Phase::Stopping(outcome.clone());
+                }
+            }
+            _ => {}
+        }
+        if let Phase::Stopping(outcome) = &self.phase {
+            let outcome = outcome.clone();
+            match self.backend.stop() {
+                Ok(false) => {}
+                Ok(true) => self.finish(outcome, String::new()),
+                Err(error) => self.finish(outcome, error.to_string()),
+            }
+        }
+    }
+
+    /// Writes down how it ended, frees the lock, and tells everybody, in this order.
+    fn finish(&mut self, outcome: Outcome, left_behind: String) {
+        self.phase = Phase::Over;
+        self.log.end();
+        self.record_end(&outcome, left_behind);
+        self.listener = None;
+        self.record.remove_run_files();
+        self.record.unlock();
+        for channel in self.clients.keys().copied().collect::<Vec<_>>() {
+            self.tell_end(channel, &outcome);
+        }
+        self.reap(&outcome);
+    }
+
+    fn record_end(&mut self, outcome: &Outcome, left_behind: String) {
+        match outcome {
+            Outcome::Nothing => return,
+            Outcome::Failed { kind, message } => {
+                // An instance that ran before has ended, however its next start went.
+                let ran = self.state.started_ns > 0 && self.state.status != Status::Created;
+                self.state.status = if ran { Status::Exited } else { Status::Created };
+                self.state.exit_code = start_failure_code(*kind);
+                self.state.error = message.clone();
+            }
+            Outcome::Exited { status, error } => {
+                self.state.status = Status::Exited;
+                self.state.exit_code = status.code;
+                self.state.oom_killed = status.oom_killed;
+                self.state.finished_ns = status.at_ns;
+                self.state.error = if error.is_empty() { left_behind } else { error.clone() };
+            }
+        }
+        self.state.pid = 0;
+        self.state.monitor_pid = 0;
+        // Should it fail, the state still says `running` under a free lock, which is what repair looks for.
+        let _ = self.record.write_state(&self.state);
+    }
+
+    fn tell_end(&mut self, channel: u32, outcome: &Outcome) {
+        let asked = self.askers.contains(&channel);
+        let Some(client) = self.clients.get_mut(&channel) else { return };
+        let (waits, held) = (client.waits, std::mem::take(&mut client.held));
+        match outcome {
+            Outcome::Nothing if asked => self.answer(channel, &Response::Ok),
+            Outcome::Nothing => {}
+            Outcome::Failed { kind, message } if asked || waits => {
+                self.refuse(channel, *kind, message.clone());
+            }
+            Outcome::Failed { .. } => {}
+            Outcome::Exited { status, .. } => {
+                for frame in held {
+                    self.push(channel, frame);
+                }
+                if waits {
+                    self.answer(channel, &Response::Exited(*status));
+                }
+            }
+        }
+        self.close_client(channel);
+    }
+
+    /// Has the instance removed, unless a client is there to do it.
+    fn reap(&mut self, outcome: &Outcome) {
+        let owned = self.clients.values().any(|client| client.owner);
+        if let (Some(reaper), false, false) = (&self.reaper, owned, matches!(outcome, Outcome::Nothing)) {
+            let mut command = Command::new(&reaper.program);
+            command.arg("--root").arg(&reaper.root).args(["system", "reap", &reaper.id]);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            // Where it cannot be run, the next `system check` removes the instance.
+            let _ = command.spawn();
+        }
+    }
+}
+
+fn start_failure_code(kind: ErrorKind) -> i32 {
+    match kind {
+        ErrorKind::CommandNotFound => 127,
+        ErrorKind::CommandNotExecutable => 126,
+        _ => 128,
+    }
+}
