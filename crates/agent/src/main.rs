@@ -1,3 +1,53 @@
 //! PID 1 of a guest: mounts the root and applies the runtime spec.
+//!
+//! ```text
+//!   kernel ─▶ boot: /proc, modules, devices, a root that can be pivoted ─▶ port opened
+//!          ─▶ configure: entropy, clock, layers, writable disk, shares    ─▶ Ok
+//!          ─▶ serve: frames ⇄ supervisor ─▶ Shutdown ─▶ unmount, sync, power off
+//! ```
+//!
+//! The agent speaks `protocol` over a virtio-serial port named `proa`. Channel 0 is its own (`Configure`,
+//! `Shutdown`); every other channel belongs to the [`proa_supervisor::Supervisor`], the same that serves a
+//! container on the host. It is single-threaded, and ends only by switching the machine off.
 
-fn main() {}
+mod boot;
+mod configure;
+mod error;
+mod serve;
+
+use std::ffi::OsStr;
+
+use rustix::system::{RebootCommand, reboot};
+
+use crate::error::Error;
+
+fn main() {
+    if std::env::args_os().next().as_deref() == Some(OsStr::new(proa_runtime::INIT_NAME)) {
+        proa_runtime::init_main();
+    }
+    if rustix::process::getpid() != rustix::process::Pid::INIT {
+        say(
+            "proa-agent is the first process of a guest made by `proa run --isolation vm`; it does nothing else",
+        );
+        std::process::exit(125);
+    }
+    if let Err(error) = run() {
+        say(&format!("proa-agent: {error}"));
+    }
+    boot::unmount();
+    // With `reboot=t` and QEMU's `-no-reboot` a restart ends the machine without needing ACPI.
+    let _ = reboot(RebootCommand::Restart);
+    let _ = reboot(RebootCommand::PowerOff);
+}
+
+fn run() -> Result<(), Error> {
+    boot::prepare()?;
+    let port = boot::open_port()?;
+    serve::run(port)
+}
+
+/// Writes a line to the guest's console, which the monitor keeps for failures.
+#[allow(clippy::print_stderr, reason = "the console is all that is left when the port cannot be opened")]
+fn say(line: &str) {
+    eprintln!("{line}");
+}

@@ -1,0 +1,200 @@
+//! Moves frames between the port and the supervisor until the host says that it is over.
+//!
+//! ```text
+//!   Waiting ──Configure──▶ Serving ──Shutdown──▶ return      (the port's end, or bytes that are no frame: return)
+//! ```
+//!
+//! Output waits in one buffer; while more than [`CONGESTED`] bytes are in it, the supervisor's frames are left
+//! where they are, bounded there by its windows.
+
+use std::fs::File;
+use std::io::{ErrorKind as IoKind, Read, Write};
+use std::os::fd::AsFd;
+
+use proa_protocol::frame::{Decoder, Frame, Kind, MAX_STREAM};
+use proa_protocol::message::{ErrorKind, Request, Response};
+use proa_supervisor::{HOST_TOKENS, PollSet, Supervisor};
+use proa_sys::signalfd::SignalFd;
+use rustix::event::PollFlags;
+use rustix::process::{Pid, WaitOptions, waitpid};
+
+use crate::configure;
+use crate::error::{At, Error};
+
+/// The agent's own channel.
+const AGENT: u32 = 0;
+/// Bytes that may wait for the port before the supervisor's frames are left with it.
+const CONGESTED: usize = 1024 * 1024;
+
+const PORT_TOKEN: u64 = HOST_TOKENS;
+const CHILD_TOKEN: u64 = HOST_TOKENS + 1;
+
+/// The port, with what has been read from it and what waits to be written.
+struct Link {
+    port: File,
+    decoder: Decoder,
+    outgoing: Vec<u8>,
+    sent: usize,
+    ended: bool,
+}
+
+/// Serves until the end.
+pub fn run(port: File) -> Result<(), Error> {
+    let children =
+        SignalFd::new(&[rustix::process::Signal::CHILD.as_raw()]).at("watch", "child processes")?;
+    let mut link = Link { port, decoder: Decoder::new(), outgoing: Vec::new(), sent: 0, ended: false };
+    let mut supervisor = None;
+    while !link.ended {
+        let events = wait(&link, &children, supervisor.as_ref())?;
+        for (token, flags) in events {
+            match (token, &mut supervisor) {
+                (PORT_TOKEN, _) => link.exchange(flags),
+                (CHILD_TOKEN, _) => reap(&children, supervisor.as_ref()),
+                (token, Some(supervisor)) => supervisor.ready(token),
+                (_, None) => {}
+            }
+        }
+        while let Some(frame) = link.decoder.next_frame()? {
+            if dispatch(frame, &mut link, &mut supervisor) {
+                return link.flush();
+            }
+        }
+        if let Some(supervisor) = &mut supervisor {
+            supervisor.tick();
+            while link.waiting() < CONGESTED {
+                let Some(frame) = supervisor.pop() else { break };
+                link.send(&frame);
+            }
+        }
+        link.write();
+    }
+    Ok(())
+}
+
+fn wait(
+    link: &Link,
+    children: &SignalFd,
+    supervisor: Option<&Supervisor>,
+) -> Result<Vec<(u64, PollFlags)>, Error> {
+    let mut set = PollSet::new();
+    let writes = if link.waiting() > 0 { PollFlags::OUT } else { PollFlags::empty() };
+    set.add(PORT_TOKEN, link.port.as_fd(), PollFlags::IN | writes);
+    set.add(CHILD_TOKEN, children.as_fd(), PollFlags::IN);
+    if let Some(supervisor) = supervisor {
+        supervisor.poll_fds(&mut set);
+    }
+    set.wait(supervisor.and_then(Supervisor::timeout)).at("poll", "the port")
+}
+
+/// Handles one frame; true when the guest shall end.
+fn dispatch(frame: Frame, link: &mut Link, supervisor: &mut Option<Supervisor>) -> bool {
+    if frame.channel != AGENT {
+        match supervisor {
+            Some(supervisor) => supervisor.handle(frame),
+            None => link.refuse(frame.channel, "the guest is not configured yet"),
+        }
+        return false;
+    }
+    if frame.kind != Kind::Request {
+        return false;
+    }
+    match Request::parse(&frame.payload) {
+        Ok(Request::Shutdown) => {
+            // What cannot be removed goes with the machine.
+            let _ = supervisor.take().map(|mut supervisor| supervisor.delete());
+            link.send(&Response::Ok.frame(AGENT));
+            true
+        }
+        Ok(Request::Configure(config)) if supervisor.is_none() => {
+            let answer = match configure::apply(*config) {
+                Ok(configured) => {
+                    *supervisor = Some(configured);
+                    Response::Ok
+                }
+                Err(error) => Response::error(ErrorKind::Internal, error.to_string()),
+            };
+            link.send(&answer.frame(AGENT));
+            false
+        }
+        Ok(_) => {
+            link.refuse(AGENT, "not a request for the agent");
+            false
+        }
+        Err(error) => {
+            link.refuse(AGENT, &format!("not a request: {error}"));
+            false
+        }
+    }
+}
+
+/// Reaps what became an orphan in the guest; what the supervisor started is the supervisor's to reap.
+fn reap(children: &SignalFd, supervisor: Option<&Supervisor>) {
+    while let Ok(Some(_)) = children.next_signal() {}
+    let list = std::fs::read_to_string("/proc/self/task/1/children").unwrap_or_default();
+    for pid in list.split_whitespace().filter_map(|text| text.parse::<i32>().ok()) {
+        if !supervisor.is_some_and(|supervisor| supervisor.owns(pid as u32)) {
+            // One that still runs is left alone.
+            let _ = waitpid(Pid::from_raw(pid), WaitOptions::NOHANG);
+        }
+    }
+}
+
+impl Link {
+    fn waiting(&self) -> usize {
+        self.outgoing.len() - self.sent
+    }
+
+    fn send(&mut self, frame: &Frame) {
+        frame.encode(&mut self.outgoing);
+    }
+
+    fn refuse(&mut self, channel: u32, why: &str) {
+        self.send(&Response::error(ErrorKind::InvalidInput, why).frame(channel));
+    }
+
+    fn exchange(&mut self, flags: PollFlags) {
+        if flags.contains(PollFlags::OUT) {
+            self.write();
+        }
+        if !flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+            return;
+        }
+        let mut bytes = vec![0; MAX_STREAM];
+        match self.port.read(&mut bytes) {
+            // The host has closed its side: nobody is there to serve.
+            Ok(0) => self.ended = true,
+            Ok(count) => self.decoder.push(&bytes[..count]),
+            Err(error) if matches!(error.kind(), IoKind::WouldBlock | IoKind::Interrupted) => {}
+            Err(_) => self.ended = true,
+        }
+    }
+
+    fn write(&mut self) {
+        while self.waiting() > 0 {
+            match self.port.write(&self.outgoing[self.sent..]) {
+                Ok(0) => return,
+                Ok(count) => self.sent += count,
+                Err(error) if error.kind() == IoKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+        self.outgoing.clear();
+        self.sent = 0;
+    }
+
+    /// Writes what is left, waiting for the host to take it.
+    fn flush(&mut self) -> Result<(), Error> {
+        while self.waiting() > 0 {
+            self.write();
+            if self.waiting() > 0 {
+                let mut set = PollSet::new();
+                set.add(PORT_TOKEN, self.port.as_fd(), PollFlags::OUT);
+                let events = set.wait(None).at("poll", "the port")?;
+                if events.iter().any(|(_, flags)| flags.intersects(PollFlags::HUP | PollFlags::ERR)) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
