@@ -113,7 +113,7 @@ pub enum Error {
     },
     /// The image store.
     #[error(transparent)]
-    Image(#[from] std::fmt::Error),
+    Image(#[from] proa_image::Error),
     /// The instance's monitor could not do it.
     #[error("{message}")]
     Monitor {

@@ -1,10 +1,39 @@
 //! Use cases and records.
+//!
+//! ```text
+//!   cli ──▶ Engine ──▶ db        which instances there are; ids and names are claimed there
+//!             ├──────▶ spec      what a monitor is to run, from the image, flags and defaults
+//!             ├──────▶ monitor   starts one monitor an instance, and knows whether it lives
+//!             ├──────▶ channel   speaks the protocol with it
+//!             └──────▶ image     the store
+//! ```
+//!
+//! There is no engine process: every command opens the root, does its work and ends. So every function here may
+//! be cut short at any line, and every one of them finishes or undoes what another left (see [`engine::Engine`]).
+//! Nothing here prints or reads the environment.
 
+pub mod channel;
 pub mod config;
+pub mod copy;
+pub mod create;
 pub mod db;
+pub mod engine;
 pub mod error;
+pub mod inspect;
+pub mod life;
+pub mod list;
+pub mod logs;
+pub mod monitor;
 pub mod mounts;
 pub mod names;
 pub mod parse;
+pub mod paths;
 pub mod signals;
 pub mod spec;
+pub mod system;
+pub mod trees;
+
+pub use channel::Channel;
+pub use engine::{Engine, Instance};
+pub use error::{Error, Kind, Result};
+pub use paths::Paths;

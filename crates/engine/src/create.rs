@@ -1,0 +1,152 @@
+//! Making an instance.
+//!
+//! ```text
+//!   merge with the image ─▶ build the spec ─▶ claim id and name ─▶ write instance.json
+//!                                               (database row)      (renamed into place)
+//! ```
+//!
+//! Everything that can be refused is refused before the claim. A crash after it leaves a row without a
+//! configuration, which can be removed like any instance, and which `system check` finds.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+
+use proa_image::Image;
+use proa_protocol::instance::{CONFIG_FILE, InstanceConfig, IsolationLevel, Layer};
+
+use crate::config::{ContainerConfig, HostConfig};
+use crate::db::Record;
+use crate::engine::{Engine, Making};
+use crate::error::{Error, Result};
+use crate::{mounts, names, parse, spec, trees};
+
+/// Attempts at finding a free name.
+const NAME_ATTEMPTS: u32 = 20;
+
+/// What to make.
+#[derive(Debug)]
+pub struct CreateRequest {
+    /// Its name; one is made up where there is none.
+    pub name: Option<String>,
+    /// The image.
+    pub image: Image,
+    /// The image's side of what is asked for.
+    pub config: ContainerConfig,
+    /// The host's side.
+    pub host_config: HostConfig,
+    /// Its isolation level.
+    pub level: IsolationLevel,
+}
+
+/// An instance just made. Litter collectors stay away while this lives.
+#[derive(Debug)]
+pub struct Created {
+    /// Its record.
+    pub record: Record,
+    /// What makes no difference to it, but ought to be known.
+    pub warnings: Vec<String>,
+    _making: Making,
+}
+
+impl Engine {
+    /// Makes an instance.
+    ///
+    /// # Errors
+    /// The request makes no sense, or the name is taken.
+    pub fn create(&self, mut request: CreateRequest) -> Result<Created> {
+        let CreateRequest { image, config, host_config, level, .. } = &mut request;
+        spec::merge(config, &image.config.config);
+        host_config.isolation = level.as_str().to_owned();
+        let mut record = Record {
+            id: names::fresh_id()?,
+            name: String::new(),
+            image_id: image.id.to_string(),
+            image: config.image.clone(),
+            level: *level,
+            created_ns: parse::now_ns(),
+            auto_remove: host_config.auto_remove,
+            config: config.clone(),
+            host_config: host_config.clone(),
+        };
+        let mut instance = spec::build(&record.id, &record.config, &record.host_config, record.level)?;
+        record.config.hostname = instance.spec.hostname.clone().unwrap_or_default();
+        instance.layers = layers(image);
+        instance.reaper = Some(self.programs.own.clone());
+        mounts::prepare_sources(host_config)?;
+        let making = self.making()?;
+        self.claim(&mut record, request.name.as_deref())?;
+        if let Err(error) = self.complete(&record, &instance, &request.image) {
+            self.undo(&record);
+            return Err(error);
+        }
+        let warnings = self.warnings(&record)?;
+        Ok(Created { record, warnings, _making: making })
+    }
+
+    fn claim(&self, record: &mut Record, wanted: Option<&str>) -> Result<()> {
+        if let Some(name) = wanted {
+            let name = name.strip_prefix('/').unwrap_or(name);
+            names::check_name(name)?;
+            record.name = name.to_owned();
+            return match self.db.insert(record) {
+                // The holder may be one that ended and was to go.
+                Err(error @ Error::NameInUse { .. }) => match self.find(name) {
+                    Err(Error::NoSuchInstance(_)) => self.db.insert(record),
+                    _ => Err(error),
+                },
+                other => other,
+            };
+        }
+        for attempt in 0..NAME_ATTEMPTS {
+            record.name = names::fresh_name(attempt)?;
+            match self.db.insert(record) {
+                Err(Error::NameInUse { .. }) => {}
+                other => return other,
+            }
+        }
+        Err(Error::conflict("no free name was found", "give one with --name"))
+    }
+
+    fn complete(&self, record: &Record, instance: &InstanceConfig, image: &Image) -> Result<()> {
+        // The row keeps the image from now on; make sure that it was still there when the row was.
+        if !self.store()?.contains(&image.id)? {
+            return Err(proa_image::Error::NotFound(record.image.clone()).into());
+        }
+        let directory = self.paths.instance(&record.id);
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+        made.map_err(|error| Error::io("make directory", &directory, error))?;
+        let path = directory.join(CONFIG_FILE);
+        let fresh = directory.join("instance.json.new");
+        let json = serde_json::to_vec(instance)
+            .map_err(|error| Error::io("write", &path, std::io::Error::other(error)))?;
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh);
+        file.and_then(|mut file| file.write_all(&json)).map_err(|error| Error::io("write", &fresh, error))?;
+        fs::rename(&fresh, &path).map_err(|error| Error::io("write", &path, error))
+    }
+
+    /// A failure here leaves a row that `rm` removes; the first failure is the one to tell.
+    fn undo(&self, record: &Record) {
+        let _ = trees::remove(&self.paths.instance(&record.id));
+        let _ = self.db.delete(&record.id);
+    }
+
+    fn warnings(&self, record: &Record) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        if record.host_config.network_mode == "default" && self.db.first_time("network-none")? {
+            warnings.push(
+                "networks are not there yet: without --network, an instance has --network none (said once)"
+                    .into(),
+            );
+        }
+        Ok(warnings)
+    }
+}
+
+fn layers(image: &Image) -> Vec<Layer> {
+    image
+        .layers
+        .iter()
+        .map(|layer| Layer { diff_id: layer.diff_id.to_string(), path: layer.path.clone() })
+        .collect()
+}

@@ -1,0 +1,323 @@
+//! The engine: one root's records and images, and what is known of its instances.
+
+use std::cell::OnceCell;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use proa_image::{RemoveHooks, Store};
+use proa_oci::reference::Digest;
+use proa_protocol::instance::{
+    CONFIG_FILE, InstanceConfig, InstanceState, STATE_FILE, Status, layer_mount_dir,
+};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::channel::Channel;
+use crate::db::{Database, Record};
+use crate::error::{Error, Result};
+use crate::monitor::{self, Mode, Programs};
+use crate::paths::Paths;
+use crate::{names, trees};
+
+/// Held shared by whoever makes or starts an instance, exclusively by whoever judges what is litter.
+const LOCK_FILE: &str = "lock";
+
+/// Longest that a monitor may take to end after its instance has.
+const MONITOR_END: Duration = Duration::from_secs(60);
+
+/// One root, open.
+#[derive(Debug)]
+pub struct Engine {
+    /// Where its state is.
+    pub paths: Paths,
+    /// Its records.
+    pub db: Database,
+    pub(crate) programs: Programs,
+    pub(crate) notice: fn(&str),
+    store: OnceCell<Store>,
+}
+
+/// One instance and what it is doing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Instance {
+    /// What it was asked to be.
+    pub record: Record,
+    /// What it does.
+    pub state: InstanceState,
+}
+
+impl Instance {
+    /// Whether its first process is there, running or frozen.
+    pub fn is_live(&self) -> bool {
+        matches!(self.state.status, Status::Running | Status::Paused)
+    }
+}
+
+/// Keeps litter collectors away from what is being made.
+#[derive(Debug)]
+pub struct Making {
+    _file: File,
+}
+
+impl Engine {
+    /// Opens a root. `notice` takes lines for the user that are neither data nor errors.
+    ///
+    /// # Errors
+    /// The root cannot be used.
+    pub fn open(paths: Paths, programs: Programs, notice: fn(&str)) -> Result<Self> {
+        let db = Database::open(&paths.root)?;
+        Ok(Self { paths, db, programs, notice, store: OnceCell::new() })
+    }
+
+    /// The image store, opened when first needed.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn store(&self) -> Result<&Store> {
+        if let Some(store) = self.store.get() {
+            return Ok(store);
+        }
+        let store = Store::open(&self.paths.root)?;
+        Ok(self.store.get_or_init(|| store))
+    }
+
+    pub(crate) fn making(&self) -> Result<Making> {
+        let file = self.lock_file()?;
+        let path = self.paths.root.join(LOCK_FILE);
+        rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockShared))
+            .map_err(|errno| Error::io("lock", &path, errno))?;
+        Ok(Making { _file: file })
+    }
+
+    /// Waits until nobody makes anything.
+    pub(crate) fn exclusive(&self) -> Result<Making> {
+        let file = self.lock_file()?;
+        let path = self.paths.root.join(LOCK_FILE);
+        rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))
+            .map_err(|errno| Error::io("lock", &path, errno))?;
+        Ok(Making { _file: file })
+    }
+
+    fn lock_file(&self) -> Result<File> {
+        let path = self.paths.root.join(LOCK_FILE);
+        let mut options = OpenOptions::new();
+        options
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|error| Error::io("open", &path, error))
+    }
+
+    /// The instance with this name, id, or beginning of an id.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find(&self, text: &str) -> Result<Instance> {
+        let record = self.db.find(text)?;
+        self.observe(record)?.ok_or_else(|| Error::NoSuchInstance(text.to_owned()))
+    }
+
+    /// All instances, the newest first.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn instances(&self) -> Result<Vec<Instance>> {
+        let mut instances = Vec::new();
+        for record in self.db.all()? {
+            instances.extend(self.observe(record)?);
+        }
+        Ok(instances)
+    }
+
+    /// Looks at what an instance does, and first finishes what a crash left: a state that says `running` with no
+    /// monitor behind it, or an instance that was to go when it ended. `None` if it is gone.
+    fn observe(&self, record: Record) -> Result<Option<Instance>> {
+        let mut state = self.read_state(&record.id)?;
+        if matches!(state.status, Status::Running | Status::Paused) {
+            let Some(lock) = monitor::try_lock(&self.paths, &record.id)? else {
+                return Ok(Some(Instance { record, state }));
+            };
+            drop(lock);
+            self.repair(&record.id)?;
+            state = self.read_state(&record.id)?;
+        }
+        if record.auto_remove && state.status == Status::Exited {
+            if let Some(lock) = monitor::try_lock(&self.paths, &record.id)? {
+                self.remove_locked(&record.id, lock)?;
+            }
+            return Ok(None);
+        }
+        Ok(Some(Instance { record, state }))
+    }
+
+    fn repair(&self, id: &str) -> Result<()> {
+        match monitor::repair(&self.programs, &self.paths, id) {
+            Ok(()) => Ok(()),
+            // Another command repairs it at this moment, or it was started again.
+            Err(_) if self.read_state(id).is_ok_and(|state| state.status == Status::Exited) => Ok(()),
+            Err(_) if monitor::try_lock(&self.paths, id)?.is_none() => {
+                drop(monitor::wait_lock(&self.paths, id)?);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the monitor wrote last; that of an instance never started where it wrote nothing.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read_state(&self, id: &str) -> Result<InstanceState> {
+        let path = self.paths.instance(id).join(STATE_FILE);
+        match std::fs::read(&path) {
+            Ok(bytes) => parse_json(&bytes, &path),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(InstanceState::default()),
+            Err(error) => Err(Error::io("read", &path, error)),
+        }
+    }
+
+    /// What the engine wrote for the monitor.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read_config(&self, id: &str) -> Result<InstanceConfig> {
+        let path = self.paths.instance(id).join(CONFIG_FILE);
+        match std::fs::read(&path) {
+            Ok(bytes) => parse_json(&bytes, &path),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::conflict(
+                format!("instance {} was never completed", names::short(id)),
+                format!("`proa rm {}` removes what there is of it", names::short(id)),
+            )),
+            Err(error) => Err(Error::io("read", &path, error)),
+        }
+    }
+
+    /// Connects to the monitor of a live instance.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn connect(&self, instance: &Instance) -> Result<Channel> {
+        if instance.is_live()
+            && let Some(channel) = monitor::connect(&self.paths, &instance.record.id, self.notice)?
+        {
+            return Ok(channel);
+        }
+        Err(not_running(&instance.record))
+    }
+
+    /// Starts a monitor that is to run the instance. Nothing runs before it is asked to.
+    ///
+    /// # Errors
+    /// The monitor's program cannot be run.
+    pub fn spawn_monitor(&self, id: &str) -> Result<Channel> {
+        monitor::spawn(&self.programs, &self.paths, id, Mode::Run, self.notice)
+    }
+
+    /// A conversation about an instance's files, whether it runs or not.
+    ///
+    /// # Errors
+    /// The monitor's program cannot be run.
+    pub fn open_files(&self, instance: &Instance) -> Result<Channel> {
+        if instance.is_live()
+            && let Some(channel) = monitor::connect(&self.paths, &instance.record.id, self.notice)?
+        {
+            return Ok(channel);
+        }
+        self.read_config(&instance.record.id)?;
+        drop(self.settle(&instance.record.id)?);
+        monitor::spawn(&self.programs, &self.paths, &instance.record.id, Mode::Maintenance, self.notice)
+    }
+
+    /// Waits for a monitor that is ending, and returns the proof that there is none.
+    ///
+    /// # Errors
+    /// There is one that does not end.
+    pub(crate) fn settle(&self, id: &str) -> Result<monitor::Lock> {
+        if let Some(lock) = monitor::try_lock(&self.paths, id)? {
+            return Ok(lock);
+        }
+        if let Some(mut channel) = monitor::connect(&self.paths, id, self.notice)? {
+            self.wait_monitor(&mut channel)?;
+        }
+        monitor::wait_lock(&self.paths, id)?.ok_or_else(|| Error::MonitorGone(names::short(id).to_owned()))
+    }
+
+    /// Waits until the monitor at the other end has ended.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn wait_monitor(&self, channel: &mut Channel) -> Result<()> {
+        if channel.wait_close(MONITOR_END)? {
+            return Ok(());
+        }
+        Err(Error::conflict(
+            format!("the monitor of instance {} does not end", names::short(channel.instance())),
+            "`proa system stop` ends everything of this root",
+        ))
+    }
+
+    /// Removes an instance that does not run.
+    ///
+    /// # Errors
+    /// It has a monitor.
+    pub fn remove_ended(&self, id: &str) -> Result<()> {
+        let lock = self.settle(id)?;
+        self.remove_locked(id, lock)
+    }
+
+    /// Files first, the record last: whoever is interrupted leaves something that can be removed again.
+    pub(crate) fn remove_locked(&self, id: &str, lock: monitor::Lock) -> Result<()> {
+        for directory in [self.paths.instance(id), self.paths.instance_run(id)] {
+            trees::remove(&directory).map_err(|error| Error::io("remove", &directory, error))?;
+        }
+        self.db.delete(id)?;
+        drop(lock);
+        Ok(())
+    }
+
+    /// What a removal of images asks.
+    pub fn image_hooks(&self) -> ImageHooks<'_> {
+        ImageHooks { engine: self }
+    }
+}
+
+/// An instance that must run does not.
+pub(crate) fn not_running(record: &Record) -> Error {
+    Error::conflict(
+        format!("instance {} is not running", record.name),
+        format!("`proa start {}` starts it", record.name),
+    )
+}
+
+fn parse_json<T: serde::de::DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| Error::io("read", path, std::io::Error::other(error)))
+}
+
+/// Which images are in use, and how to let go of their layers.
+#[derive(Debug)]
+pub struct ImageHooks<'a> {
+    engine: &'a Engine,
+}
+
+impl RemoveHooks for ImageHooks<'_> {
+    fn in_use(&self, id: &Digest) -> Vec<String> {
+        let records = self.engine.db.all();
+        // A database that cannot be read must not make an image look unused.
+        let records = match records {
+            Ok(records) => records,
+            Err(error) => return vec![error.to_string()],
+        };
+        records
+            .into_iter()
+            .filter(|record| record.image_id == id.as_str())
+            .map(|record| record.name)
+            .collect()
+    }
+
+    fn before_layer_delete(&self, diff_id: &Digest) -> std::io::Result<()> {
+        let mounted = layer_mount_dir(&self.engine.paths.run, diff_id.as_str());
+        proa_sys::layer_mount::unmount(&mounted).map_err(std::io::Error::other)
+    }
+}

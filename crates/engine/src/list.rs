@@ -1,0 +1,196 @@
+//! Which instances a listing shows: `ps --filter`.
+
+use proa_protocol::instance::Status;
+
+use crate::engine::{Engine, Instance};
+use crate::error::{Error, Result};
+use crate::inspect::status_word;
+
+/// Conditions of a listing. Those of one key need one to hold, those of different keys all.
+#[derive(Debug, Clone, Default)]
+pub struct Filters(Vec<(String, String)>);
+
+const KEYS: &[&str] = &[
+    "id",
+    "name",
+    "label",
+    "status",
+    "ancestor",
+    "exited",
+    "before",
+    "since",
+    "isolation",
+    "volume",
+    "network",
+];
+
+impl Filters {
+    /// Reads `key=value` texts.
+    ///
+    /// # Errors
+    /// A key is unknown, or there is no value.
+    pub fn parse(texts: &[String]) -> Result<Self> {
+        let wrong = |text: &str| Error::Invalid {
+            message: format!("invalid filter {text:?}"),
+            hint: format!("KEY=VALUE, with one of the keys {}", KEYS.join(", ")),
+        };
+        let mut pairs = Vec::new();
+        for text in texts {
+            let (key, value) = text.split_once('=').ok_or_else(|| wrong(text))?;
+            let key = key.trim().to_ascii_lowercase();
+            if !KEYS.contains(&key.as_str()) {
+                return Err(wrong(text));
+            }
+            let statuses = ["created", "running", "paused", "exited", "restarting", "removing", "dead"];
+            if (key == "status" && !statuses.contains(&value))
+                || (key == "exited" && value.parse::<i32>().is_err())
+            {
+                return Err(wrong(text));
+            }
+            pairs.push((key, value.trim().to_owned()));
+        }
+        Ok(Self(pairs))
+    }
+
+    /// Whether states that a plain listing hides are asked for.
+    pub fn names_state(&self) -> bool {
+        self.0.iter().any(|(key, _)| key == "status" || key == "exited")
+    }
+
+    fn of<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(known, _)| known == key).map(|(_, value)| value.as_str())
+    }
+
+    fn any(&self, key: &str, holds: impl Fn(&str) -> bool) -> bool {
+        let mut values = self.of(key).peekable();
+        values.peek().is_none() || values.any(holds)
+    }
+
+    fn matches(&self, instance: &Instance, ancestors: &[Ancestor]) -> bool {
+        let record = &instance.record;
+        let host = &record.host_config;
+        // All labels that are named must be there; other keys are alternatives.
+        let labels = self.of("label").all(|wanted| {
+            let (key, value) =
+                wanted.split_once('=').map_or((wanted, None), |(key, value)| (key, Some(value)));
+            record.config.labels.get(key).is_some_and(|found| value.is_none_or(|value| found == value))
+        });
+        labels
+            && self.any("id", |id| record.id.starts_with(id))
+            && self.any("name", |name| {
+                record.name.contains(name.trim_start_matches(['/', '^']).trim_end_matches('$'))
+            })
+            && self.any("status", |word| status_word(instance.state.status) == word)
+            && self.any("exited", |code| {
+                instance.state.status == Status::Exited && code.parse() == Ok(instance.state.exit_code)
+            })
+            && self.any("isolation", |level| record.level.as_str() == level)
+            && self.any("network", |name| name == if host.network_mode == "host" { "host" } else { "none" })
+            && self.any("volume", |path| {
+                let binds = host.binds.iter().any(|bind| bind.split(':').any(|part| part == path));
+                binds || host.mounts.iter().any(|mount| mount.source == path || mount.target == path)
+            })
+            && (ancestors.is_empty() || ancestors.iter().any(|ancestor| ancestor.is_of(instance)))
+    }
+}
+
+/// An image that instances are asked to come from.
+struct Ancestor {
+    id: Option<String>,
+    name: String,
+}
+
+impl Ancestor {
+    fn is_of(&self, instance: &Instance) -> bool {
+        let by_id = self.id.as_ref().is_some_and(|id| *id == instance.record.image_id);
+        by_id || instance.record.image == self.name
+    }
+}
+
+impl Engine {
+    /// The instances a listing shows, the newest first.
+    ///
+    /// # Errors
+    /// An instance named in a filter does not exist.
+    pub fn list(&self, filters: &Filters) -> Result<Vec<Instance>> {
+        let mut ancestors = Vec::new();
+        for name in filters.of("ancestor") {
+            let id = self.store()?.resolve(name).ok().map(|image| image.id.to_string());
+            ancestors.push(Ancestor { id, name: name.to_owned() });
+        }
+        let mut instances = self.instances()?;
+        instances.retain(|instance| filters.matches(instance, &ancestors));
+        for name in filters.of("before") {
+            let moment = self.db.find(name)?.created_ns;
+            instances.retain(|instance| instance.record.created_ns < moment);
+        }
+        for name in filters.of("since") {
+            let moment = self.db.find(name)?.created_ns;
+            instances.retain(|instance| instance.record.created_ns > moment);
+        }
+        Ok(instances)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ContainerConfig, HostConfig};
+    use crate::db::Record;
+    use proa_protocol::instance::{InstanceState, IsolationLevel};
+
+    fn instance() -> Instance {
+        let labels = [("tier".to_owned(), "one".to_owned()), ("flag".to_owned(), String::new())].into();
+        Instance {
+            record: Record {
+                id: "ab".repeat(32),
+                name: "web-1".into(),
+                image_id: "sha256:1".into(),
+                image: "busybox".into(),
+                level: IsolationLevel::Vm,
+                created_ns: 5,
+                auto_remove: false,
+                config: ContainerConfig { labels, ..ContainerConfig::default() },
+                host_config: HostConfig { binds: vec!["/a:/b".into()], ..HostConfig::default() },
+            },
+            state: InstanceState { status: Status::Exited, exit_code: 3, ..InstanceState::default() },
+        }
+    }
+
+    #[test]
+    fn conditions() {
+        let holds = |texts: &[&str]| {
+            let texts: Vec<String> = texts.iter().map(ToString::to_string).collect();
+            Filters::parse(&texts).unwrap().matches(&instance(), &[])
+        };
+        for texts in [
+            &[][..],
+            &["id=abab"],
+            &["name=web"],
+            &["name=^/web-1$"],
+            &["name=other", "name=web"],
+            &["label=tier"],
+            &["label=tier=one", "label=flag"],
+            &["status=running", "status=exited"],
+            &["exited=3"],
+            &["isolation=vm", "network=none", "volume=/b"],
+        ] {
+            assert!(holds(texts), "{texts:?}");
+        }
+        for texts in [
+            &["id=ba"][..],
+            &["name=other"],
+            &["label=tier=two"],
+            &["label=tier", "label=none"],
+            &["status=running"],
+            &["exited=0"],
+            &["name=web", "isolation=container"],
+            &["volume=/c"],
+        ] {
+            assert!(!holds(texts), "{texts:?}");
+        }
+        for text in ["", "name", "colour=red", "status=happy", "exited=x"] {
+            assert!(Filters::parse(&[text.to_owned()]).is_err(), "{text}");
+        }
+    }
+}

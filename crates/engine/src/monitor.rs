@@ -1,0 +1,157 @@
+//! Starting monitors, finding them, and knowing whether they live.
+//!
+//! A monitor holds `monitor.lock` for as long as it lives; whoever gets that lock knows that there is none.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use proa_protocol::instance::{LOCK_FILE, SOCKET_FILE};
+use proa_sys::seal::Sealed;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::channel::Channel;
+use crate::error::{Error, Result};
+use crate::names;
+use crate::paths::Paths;
+
+/// The programs that belong to us.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// `proa-monitor`.
+    pub monitor: PathBuf,
+    /// `proa-agent`, which monitors put into guests.
+    pub agent: PathBuf,
+    /// This program, to which monitors leave the removal of instances.
+    pub own: PathBuf,
+}
+
+/// What a monitor is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// To run the instance.
+    Run,
+    /// To work on the files of an instance that does not run.
+    Maintenance,
+}
+
+fn command(programs: &Programs, paths: &Paths, id: &str, sealed: &Sealed) -> Command {
+    let mut command = Command::new(sealed.path());
+    command
+        .arg0("proa-monitor")
+        .arg("--root")
+        .arg(&paths.root)
+        .arg("--run")
+        .arg(&paths.run)
+        .args(["--id", id]);
+    command.arg("--agent").arg(&programs.agent);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+    command
+}
+
+fn seal(programs: &Programs) -> Result<Sealed> {
+    Sealed::open(&programs.monitor).map_err(|error| Error::io("run", &programs.monitor, error))
+}
+
+/// Starts a monitor and returns the conversation with it.
+///
+/// # Errors
+/// The program cannot be run.
+pub fn spawn(programs: &Programs, paths: &Paths, id: &str, mode: Mode, notice: fn(&str)) -> Result<Channel> {
+    let failed = |error: std::io::Error| Error::io("run", &programs.monitor, error);
+    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+    // Nothing else of this process starts programs while this one descriptor is inheritable.
+    rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).map_err(|errno| failed(errno.into()))?;
+    let sealed = seal(programs)?;
+    let mut command = command(programs, paths, id, &sealed);
+    command.arg("--client-fd").arg(theirs.as_raw_fd().to_string());
+    if mode == Mode::Maintenance {
+        command.arg("--maintenance");
+    }
+    command.spawn().map_err(failed)?;
+    Ok(Channel::new(ours, id, notice))
+}
+
+/// Lets a monitor finish what one that died has left.
+///
+/// # Errors
+/// It does not manage.
+pub fn repair(programs: &Programs, paths: &Paths, id: &str) -> Result<()> {
+    let failed = |error| Error::io("run", &programs.monitor, error);
+    let sealed = seal(programs)?;
+    let mut command = command(programs, paths, id, &sealed);
+    let output = command.arg("--repair").stderr(Stdio::piped()).output().map_err(failed)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Error::conflict(format!("cannot repair instance {}: {complaint}", names::short(id)), ""))
+}
+
+/// Connects to the monitor of an instance; `None` where there is none.
+///
+/// # Errors
+/// The socket is there but cannot be used.
+pub fn connect(paths: &Paths, id: &str, notice: fn(&str)) -> Result<Option<Channel>> {
+    let path = paths.instance_run(id).join(SOCKET_FILE);
+    match UnixStream::connect(&path) {
+        Ok(socket) => Ok(Some(Channel::new(socket, id, notice))),
+        Err(error) => match error.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => Ok(None),
+            _ => Err(Error::io("connect to", &path, error)),
+        },
+    }
+}
+
+/// Proof that an instance has no monitor, for as long as it is held.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Takes the monitor's lock if it is free.
+///
+/// # Errors
+/// The lock's file cannot be opened.
+pub fn try_lock(paths: &Paths, id: &str) -> Result<Option<Lock>> {
+    lock(paths, id, FlockOperation::NonBlockingLockExclusive)
+}
+
+/// Takes the monitor's lock, waiting for it. Only for a monitor that is known to be ending.
+///
+/// # Errors
+/// The lock's file cannot be opened.
+pub fn wait_lock(paths: &Paths, id: &str) -> Result<Option<Lock>> {
+    lock(paths, id, FlockOperation::LockExclusive)
+}
+
+fn lock(paths: &Paths, id: &str, operation: FlockOperation) -> Result<Option<Lock>> {
+    let directory = paths.instance_run(id);
+    let file = open_lock(&directory)?;
+    loop {
+        match flock(&file, operation) {
+            Ok(()) => return Ok(Some(Lock { _file: file })),
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(Error::io("lock", &directory.join(LOCK_FILE), errno)),
+        }
+    }
+}
+
+fn open_lock(directory: &Path) -> Result<File> {
+    let path = directory.join(LOCK_FILE);
+    let open = || OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+    match open() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+            made.map_err(|error| Error::io("make directory", directory, error))?;
+            open().map_err(|error| Error::io("open", &path, error))
+        }
+        other => other.map_err(|error| Error::io("open", &path, error)),
+    }
+}

@@ -1,0 +1,238 @@
+//! The whole root: finding and repairing what a crash left, stopping everything, what takes how much.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use proa_protocol::instance::{CONFIG_FILE, Status};
+use proa_protocol::message::Request;
+use serde::Serialize;
+
+use crate::engine::{Engine, Instance};
+use crate::error::{Error, Result};
+use crate::life::StopOptions;
+use crate::{monitor, names, signals, trees};
+
+/// One thing that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Problem {
+    /// What.
+    pub what: String,
+    /// Whether it was repaired.
+    pub repaired: bool,
+}
+
+/// What a check looks at.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CheckOptions {
+    /// Repair what is found.
+    pub repair: bool,
+    /// Read all content and compare it with its digest.
+    pub read: bool,
+}
+
+impl Engine {
+    /// Finds, and with `repair` repairs, what crashes left: monitors that died, instances half made or half
+    /// removed, directories nobody knows, content nobody refers to.
+    ///
+    /// # Errors
+    /// The check itself cannot be done.
+    pub fn check(&self, options: CheckOptions) -> Result<Vec<Problem>> {
+        // Who makes something at this moment has things half made.
+        let _quiet = self.exclusive()?;
+        let mut problems: Vec<Problem> =
+            self.db.integrity()?.into_iter().map(|what| Problem { what, repaired: false }).collect();
+        self.check_instances(options.repair, &mut problems)?;
+        self.check_directories(options.repair, &mut problems)?;
+        let images = self.store()?.check(options.repair, options.read, &self.image_hooks())?;
+        problems.extend(
+            images.into_iter().map(|problem| Problem { what: problem.what, repaired: problem.repaired }),
+        );
+        Ok(problems)
+    }
+
+    fn check_instances(&self, repair: bool, problems: &mut Vec<Problem>) -> Result<()> {
+        for record in self.db.all()? {
+            let label = format!("instance {} ({})", record.name, names::short(&record.id));
+            let Some(lock) = monitor::try_lock(&self.paths, &record.id)? else { continue };
+            let state = self.read_state(&record.id);
+            let complete = self.paths.instance(&record.id).join(CONFIG_FILE).exists();
+            let what = match &state {
+                _ if !complete => format!("{label} was never completed"),
+                Err(error) => format!("{label}: {error}"),
+                Ok(state) if matches!(state.status, Status::Running | Status::Paused) => {
+                    format!("{label} is said to run, but its monitor died")
+                }
+                Ok(state) if record.auto_remove && state.status == Status::Exited => {
+                    format!("{label} has ended and was to be removed")
+                }
+                Ok(_) => continue,
+            };
+            if repair {
+                if complete && state.is_ok() {
+                    drop(lock);
+                    // Looking at it repairs it.
+                    match self.find(&record.id) {
+                        Ok(_) | Err(Error::NoSuchInstance(_)) => {}
+                        Err(error) => return Err(error),
+                    }
+                } else {
+                    self.remove_locked(&record.id, lock)?;
+                }
+            }
+            problems.push(Problem { what, repaired: repair });
+        }
+        Ok(())
+    }
+
+    fn check_directories(&self, repair: bool, problems: &mut Vec<Problem>) -> Result<()> {
+        let known: BTreeSet<String> = self.db.all()?.into_iter().map(|record| record.id).collect();
+        let bases = [&self.paths.root, &self.paths.run].map(|base| base.join("instances"));
+        let mut unknown = BTreeSet::new();
+        for base in &bases {
+            unknown.extend(entries(base)?.into_iter().filter(|id| !known.contains(id)));
+        }
+        for id in unknown {
+            let found: Vec<_> =
+                bases.iter().map(|base| base.join(&id)).filter(|path| path.exists()).collect();
+            // A monitor that still cleans up after a removed instance has not died.
+            if self.paths.instance_run(&id).exists() && monitor::try_lock(&self.paths, &id)?.is_none() {
+                continue;
+            }
+            if repair {
+                // Its processes and mounts, where there are any; there may be nothing left to repair them by.
+                let _ = monitor::repair(&self.programs, &self.paths, &id);
+                for base in &bases {
+                    let path = base.join(&id);
+                    trees::remove(&path).map_err(|error| Error::io("remove", &path, error))?;
+                }
+            }
+            for path in found {
+                let what = format!("{} belongs to no instance", path.display());
+                problems.push(Problem { what, repaired: repair });
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends everything of this root: instances, monitors, layer mounts. Returns the names of what it stopped.
+    ///
+    /// # Errors
+    /// Something does not end.
+    pub fn stop_all(&self, limit: Duration) -> Result<Vec<String>> {
+        let live: Vec<Instance> = self.instances()?.into_iter().filter(Instance::is_live).collect();
+        let deadline = Instant::now() + limit;
+        for instance in &live {
+            if let Ok(mut channel) = self.connect(instance) {
+                let name = &instance.record.config.stop_signal;
+                let signal = signals::number(name).unwrap_or(signals::TERM);
+                // One that ends by itself at this moment is fine.
+                let _ = channel.command(Request::Resume);
+                let _ = channel.command(Request::Signal { signal, all: false });
+            }
+        }
+        for instance in &live {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = i64::try_from(left.as_secs()).ok();
+            self.stop(instance, &StopOptions { timeout, signal: None })?;
+        }
+        self.settle_all()?;
+        self.unmount_layers()?;
+        Ok(live.into_iter().map(|instance| instance.record.name).collect())
+    }
+
+    /// Waits for monitors that are ending, or that hold files for a moment.
+    fn settle_all(&self) -> Result<()> {
+        for id in entries(&self.paths.run.join("instances"))? {
+            drop(self.settle(&id)?);
+            if self.db.by_id(&id)?.is_none() {
+                let path = self.paths.instance_run(&id);
+                trees::remove(&path).map_err(|error| Error::io("remove", &path, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unmount_layers(&self) -> Result<()> {
+        let directory = self.paths.run.join("layers");
+        for name in entries(&directory)? {
+            let path = directory.join(name);
+            proa_sys::layer_mount::unmount(&path)
+                .map_err(|error| Error::io("unmount", &path, std::io::Error::other(error)))?;
+        }
+        Ok(())
+    }
+
+    /// Bytes on disk: images' layers, and instances' writable layers.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub fn disk_usage(&self) -> Result<DiskUsage> {
+        let instances = self.instances()?;
+        let store = self.store()?;
+        let images = store.list()?;
+        let mut layers = BTreeSet::new();
+        let mut usage =
+            DiskUsage { images: images.len(), instances: instances.len(), ..DiskUsage::default() };
+        for image in &images {
+            let used = instances.iter().any(|instance| instance.record.image_id == image.id.as_str());
+            usage.images_active += usize::from(used);
+            if !used {
+                usage.images_reclaimable += image.disk_size;
+            }
+            for layer in &image.layers {
+                if layers.insert(layer.path.clone()) {
+                    usage.images_bytes +=
+                        std::fs::metadata(&layer.path).map_or(0, |metadata| metadata.blocks() * 512);
+                }
+            }
+        }
+        usage.images_reclaimable = usage.images_reclaimable.min(usage.images_bytes);
+        for instance in &instances {
+            let (own, _) = self.sizes(instance);
+            usage.instances_bytes += own;
+            if instance.is_live() {
+                usage.instances_active += 1;
+            } else {
+                usage.instances_reclaimable += own;
+            }
+        }
+        Ok(usage)
+    }
+}
+
+/// What takes how much.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// Number of images.
+    pub images: usize,
+    /// Of which instances use so many.
+    pub images_active: usize,
+    /// Bytes of all layers, each counted once.
+    pub images_bytes: u64,
+    /// Bytes that pruning could free at most.
+    pub images_reclaimable: u64,
+    /// Number of instances.
+    pub instances: usize,
+    /// Of which so many run.
+    pub instances_active: usize,
+    /// Bytes of their writable layers.
+    pub instances_bytes: u64,
+    /// Bytes of those that do not run.
+    pub instances_reclaimable: u64,
+}
+
+/// Names in a directory; none where there is no such directory.
+fn entries(directory: &Path) -> Result<Vec<String>> {
+    let failed = |error| Error::io("list", directory, error);
+    match std::fs::read_dir(directory) {
+        Ok(entries) => {
+            let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+            names.collect::<std::io::Result<_>>().map_err(failed)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed(error)),
+    }
+}
