@@ -11,6 +11,8 @@ pub(crate) enum Compression {
     Zstd,
 }
 
+/// Bytes that tell.
+const HEAD: usize = 6;
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: u32 = 0xfd2f_b528;
 /// Frames a zstd decoder skips have this number in their upper 28 bits.
@@ -18,6 +20,13 @@ const ZSTD_SKIPPABLE: u32 = 0x184d_2a5;
 const OTHERS: [(&[u8], &str); 3] = [(b"\xfd7zXZ\0", "xz"), (b"BZh", "bzip2"), (b"\x04\x22\x4d\x18", "lz4")];
 
 impl Compression {
+    /// Tells by a file's first bytes.
+    pub(crate) fn of_file(path: &std::path::Path) -> io::Result<Self> {
+        let mut head = Vec::with_capacity(HEAD);
+        std::fs::File::open(path)?.take(HEAD as u64).read_to_end(&mut head)?;
+        Self::detect(&head)
+    }
+
     /// Tells by the stream's first bytes.
     fn detect(head: &[u8]) -> io::Result<Self> {
         if head.starts_with(GZIP) {
@@ -50,8 +59,8 @@ pub(crate) enum Decompressor<R: BufRead> {
 impl<R: BufRead> Decompressor<R> {
     /// Looks at the first bytes of `source` and sets up what they ask for.
     pub(crate) fn new(mut source: R) -> io::Result<Self> {
-        let mut head = Vec::with_capacity(6);
-        source.by_ref().take(6).read_to_end(&mut head)?;
+        let mut head = Vec::with_capacity(HEAD);
+        source.by_ref().take(HEAD as u64).read_to_end(&mut head)?;
         let compression = Compression::detect(&head)?;
         let whole = Cursor::new(head).chain(source);
         Ok(match compression {
