@@ -159,8 +159,8 @@ impl Server {
             }
             self.backend.tick();
             self.route();
-            self.advance();
             self.flush_clients();
+            self.advance();
             self.log.flush();
         }
         Ok(())
@@ -570,6 +570,7 @@ impl Server {
             self.tell_end(channel, &outcome);
         }
         self.reap(&outcome);
+        self.flush_clients();
     }
 
     fn record_end(&mut self, outcome: &Outcome, left_behind: String) {

@@ -5,7 +5,7 @@
 //!                 ▼                                    │
 //!   new ─────▶ Ready ──Start──▶ Running ◀──▶ Paused    │
 //!                │ └──────────────┼───────────┼────────┘
-//!                │ hold()         └──── first process has ended, its output is read
+//!                │ files          └──── first process has ended, its output is read
 //!                ▼                                 ▼
 //!               Held                             Ended ──▶ delete()
 //!       (root mounted, nothing runs)
@@ -281,10 +281,7 @@ impl Supervisor {
     }
 
     /// Makes the container without running its program, so that its files can be worked on.
-    ///
-    /// # Errors
-    /// It was started already, or cannot be made.
-    pub fn hold(&mut self) -> Result<(), Error> {
+    fn hold(&mut self) -> Result<(), Error> {
         self.create(false)
     }
 

@@ -196,6 +196,10 @@ impl Supervisor {
     }
 
     fn start_job(&mut self, channel: u32, request: Request) -> Result<(), Error> {
+        if let State::Ready(_) = self.state {
+            // Whoever lets clients work on files before the start wants the container for that alone.
+            self.hold()?;
+        }
         let State::Live(live) = &self.state else { return Err(not_running()) };
         let task = task(live, request)?;
         let key = self.new_key();

@@ -25,6 +25,22 @@ pub fn survive(signals: &[rustix::process::Signal]) -> io::Result<()> {
     Ok(())
 }
 
+/// Puts the C library's own two signals back to their defaults. glibc's `posix_spawn` starts programs with both
+/// ignored, and refuses to have that changed; what we run shall start with nothing ignored.
+pub fn default_library_signals() {
+    const LIBRARY_SIGNALS: [libc::c_int; 2] = [32, 33];
+    /// `struct kernel_sigaction`, zeroed: the default, no flags, nothing masked. Longer than any architecture's.
+    static DEFAULT: [u64; 4] = [0; 4];
+    const SET_SIZE: usize = 8;
+    for signal in LIBRARY_SIGNALS {
+        // SAFETY: the kernel reads the structure and writes nothing. It fails for nothing but a bad number.
+        unsafe {
+            let none = std::ptr::null_mut::<libc::c_void>();
+            libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), none, SET_SIZE);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -161,6 +161,7 @@ impl Drop for Fixture {
             let _ = monitor.wait();
         }
         if !std::thread::panicking() {
+            self.repair();
             until("nothing of the instance is left", || left_behind(&self.config.id).is_empty());
         }
     }

@@ -3,6 +3,7 @@
 //! The process is a fork of a single-threaded runtime, so ordinary code may run in it; it returns to nobody.
 //! It needs three things that only it or its parent can make ([`enter`]): its namespaces, its root, its `/proc`.
 //! Then it runs [`STEPS`] from top to bottom. A step that fails is reported by its name and the process ends.
+//! It dies with its parent, before its program runs and after.
 
 mod capabilities;
 mod cgroup;
@@ -186,6 +187,9 @@ fn work(job: &Job, channel: &Channel, streams: ChildEnds) -> Result<Never> {
     }
     use std::os::fd::AsFd;
     let terminal = init.terminal.take();
+    // After the change of user, which would undo it. A parent that died before is seen at the channel.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(|errno| Error::call("prctl", errno))?;
     channel
         .send_ready(&init.warnings, terminal.as_ref().map(AsFd::as_fd))
         .map_err(|errno| Error::call("sendmsg", errno))?;

@@ -84,8 +84,11 @@ impl<'a> MountPlan<'a> {
             }
             (_, kind, _) => return invalid(format!("file system '{kind}' is not supported")),
         };
-        // Invariant 11: nodes that a container makes cannot be opened.
-        parsed.attr.set |= NODEV & !parsed.attr.clear;
+        // Invariant 11: nodes that a container makes cannot be opened. On devpts none can be made, and its
+        // terminals must be.
+        if !matches!(&source, MountSource::New(Filesystem { kind: "devpts", .. })) {
+            parsed.attr.set |= NODEV & !parsed.attr.clear;
+        }
         Ok(Self { destination, source, attr: parsed.attr, recursive: parsed.recursive })
     }
 
