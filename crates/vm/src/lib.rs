@@ -12,9 +12,13 @@
 //! Nothing here starts a thread or reads what a guest wrote to a disk. Dropping a [`Vm`] kills its
 //! processes; so does the death of the process that started it.
 
+mod cpio;
 mod error;
+mod initramfs;
+mod kernel;
 mod machine;
 mod share;
+mod store;
 
 use std::path::PathBuf;
 

@@ -1,0 +1,165 @@
+//! Where kernels, initramfs images, disk templates and probe results are kept.
+//!
+//! ```text
+//!   <root>/vm/                       locked (flock) by whoever makes something in it
+//!     kernels/<key>/                 image, modules/, kernel.json; or only `unfit`, with the reason
+//!     kernels/distribution           key of the kernel that was fetched from the distribution
+//!     initramfs/<hash>.cpio
+//!     disks/ext4-<size>.img          an empty file system, copied for each instance
+//!     accelerator.json
+//! ```
+//!
+//! Everything is made under another name and renamed when it is whole, so readers take no lock. What a killed
+//! process left half-made is removed by the next one that makes something.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use crate::VmError;
+
+/// Names of what is not whole yet begin so.
+const PARTIAL: &str = ".new-";
+
+/// The store's directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    root: PathBuf,
+}
+
+/// Held while something is made.
+pub(crate) struct StoreLock {
+    _fd: OwnedFd,
+}
+
+impl Store {
+    pub fn open(root: &Path) -> Result<Self, VmError> {
+        for part in ["kernels", "initramfs", "disks"] {
+            let path = root.join(part);
+            if !path.is_dir() {
+                fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(&path)
+                    .map_err(VmError::io(&path))?;
+            }
+        }
+        Ok(Self { root: root.to_owned() })
+    }
+
+    pub fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// Waits for the lock and clears what others left half-made.
+    pub fn lock(&self) -> Result<StoreLock, VmError> {
+        let failed = |errno: rustix::io::Errno| VmError::io(&self.root)(errno.into());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&self.root, flags, Mode::empty()).map_err(failed)?;
+        while let Err(errno) = rustix::fs::flock(&fd, FlockOperation::LockExclusive) {
+            if errno != rustix::io::Errno::INTR {
+                return Err(failed(errno));
+            }
+        }
+        for part in ["", "kernels", "initramfs", "disks"] {
+            remove_partial(&self.root.join(part));
+        }
+        Ok(StoreLock { _fd: fd })
+    }
+
+    /// A name beside `target` to make it under; see [`publish`].
+    pub fn partial(&self, _lock: &StoreLock, target: &Path) -> PathBuf {
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        target.with_file_name(format!("{PARTIAL}{name}"))
+    }
+
+    /// A small JSON document; `None` where there is none, or one of another version.
+    pub fn read_json<T: DeserializeOwned>(&self, relative: impl AsRef<Path>) -> Option<T> {
+        serde_json::from_slice(&fs::read(self.path(relative)).ok()?).ok()
+    }
+
+    /// Replaces a small JSON document.
+    pub fn write_json(&self, lock: &StoreLock, target: &Path, value: &impl Serialize) -> Result<(), VmError> {
+        let bytes = serde_json::to_vec_pretty(value)
+            .map_err(|error| VmError::Io { path: target.to_owned(), source: error.into() })?;
+        self.write(lock, target, &bytes)
+    }
+
+    /// Replaces a file.
+    pub fn write(&self, lock: &StoreLock, target: &Path, bytes: &[u8]) -> Result<(), VmError> {
+        let partial = self.partial(lock, target);
+        fs::write(&partial, bytes).map_err(VmError::io(&partial))?;
+        publish(&partial, target)
+    }
+}
+
+/// Gives a thing that is whole its name.
+pub(crate) fn publish(partial: &Path, target: &Path) -> Result<(), VmError> {
+    fs::rename(partial, target).map_err(VmError::io(target))
+}
+
+fn remove_partial(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PARTIAL)) {
+        // What cannot be removed now will be met again.
+        let _ = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            fs::remove_dir_all(entry.path())
+        } else {
+            fs::remove_file(entry.path())
+        };
+    }
+}
+
+/// Sixteen hexadecimal digits that change when a file is changed or replaced.
+pub(crate) fn identity(path: &Path, metadata: &fs::Metadata) -> String {
+    let mut hash = Sha256::new();
+    hash.update(path.as_os_str().as_encoded_bytes());
+    let times = [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()];
+    for number in [metadata.dev(), metadata.ino(), metadata.size()] {
+        hash.update(number.to_le_bytes());
+    }
+    times.iter().for_each(|time| hash.update(time.to_le_bytes()));
+    short_hex(hash)
+}
+
+/// The first sixteen hexadecimal digits.
+pub(crate) fn short_hex(hash: Sha256) -> String {
+    hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_made_things_are_cleared_and_whole_ones_stay() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = Store::open(scratch.path()).unwrap();
+        let whole = store.path("initramfs/a.cpio");
+        let lock = store.lock().unwrap();
+        store.write(&lock, &whole, b"x").unwrap();
+        let partial = store.partial(&lock, &store.path("kernels/k"));
+        fs::create_dir(&partial).unwrap();
+        fs::write(partial.join("image"), "half").unwrap();
+        drop(lock);
+        let _lock = store.lock().unwrap();
+        assert!(whole.exists() && !partial.exists());
+    }
+
+    #[test]
+    fn an_identity_follows_the_file() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("f");
+        fs::write(&path, "1").unwrap();
+        let first = identity(&path, &fs::metadata(&path).unwrap());
+        fs::write(&path, "22").unwrap();
+        assert_ne!(first, identity(&path, &fs::metadata(&path).unwrap()));
+        assert_eq!(first.len(), 16);
+    }
+}
