@@ -160,7 +160,7 @@ fn registry_with_tls_and_password() {
         command.env("DOCKER_CONFIG", docker_config);
         proa.run_command(command, input)
     };
-    let settings = registry.write_client_config(config.path());
+    let settings = registry.write_client_config(config.path(), registry.address());
     let pull = ["--config", &settings, "pull", "-q", &reference];
     let refused = call(&pull, b"");
     assert_refused(&proa, &refused, 1, "login");
@@ -173,8 +173,10 @@ fn registry_with_tls_and_password() {
     let pulled = call(&pull, b"");
     assert_eq!(pulled.code, 0, "{pulled:?}");
     assert_eq!(proa.run(&["run", "--rm", &reference, "echo", "over TLS"]).stdout, "over TLS\n");
-    // Without the CA the server is not trusted, and that is said.
-    let untrusted = call(&["pull", "-q", &reference], b"");
+    // With another CA the server is not trusted, and that is said.
+    let stranger = Registry::start_with_tls("captain", "s3cret");
+    let settings = stranger.write_client_config(config.path(), registry.address());
+    let untrusted = call(&["--config", &settings, "pull", "-q", &reference], b"");
     assert_eq!(untrusted.code, 1, "{untrusted:?}");
     assert!(untrusted.stderr.contains("certificate"), "{untrusted:?}");
 }

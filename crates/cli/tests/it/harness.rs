@@ -479,11 +479,11 @@ impl Registry {
         reference
     }
 
-    /// Writes a configuration that trusts this registry's CA; its path.
-    pub fn write_client_config(&self, directory: &Path) -> String {
+    /// Writes a configuration that trusts this registry's CA for `address`; its path.
+    pub fn write_client_config(&self, directory: &Path, address: &str) -> String {
         let path = directory.join("proa.toml");
         let authority = self.storage.path().join("ca.crt");
-        let text = format!("[registries.\"{}\"]\nca = \"{}\"\n", self.address, authority.display());
+        let text = format!("[registries.\"{address}\"]\nca = \"{}\"\n", authority.display());
         fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     }
