@@ -62,6 +62,14 @@ pub enum VmError {
         /// Why.
         source: io::Error,
     },
+    /// What a bind mount names means nothing to another kernel.
+    #[error(
+        "cannot share {path} with a virtual machine: it is neither a directory nor a regular file, and only the host's kernel can serve it"
+    )]
+    Unshareable {
+        /// The path.
+        path: PathBuf,
+    },
     /// Memory or CPUs that no guest can have.
     #[error("{0}")]
     BadShape(String),

@@ -1,7 +1,7 @@
 //! Hypervisor backends, the KVM probe, guest kernels and initramfs.
 //!
 //! ```text
-//!   VmSpec ─▶ prepare: kernel ─▶ initramfs ─▶ accelerator      (cached under VmSpec::store)
+//!   VmSpec ─▶ kernel ─▶ initramfs ─▶ accelerator ─▶ disks      (made once, kept under VmSpec::store)
 //!               └─▶ Machine ─▶ Hypervisor::launch ─▶ Vm        (QEMU in a jail, virtiofsd for each share)
 //!                                                     ├ stream()   frames to and from the guest agent
 //!                                                     ├ pidfd()    readable when the VMM has ended
@@ -12,13 +12,17 @@
 //! Nothing here starts a thread or reads what a guest wrote to a disk. Dropping a [`Vm`] kills its
 //! processes; so does the death of the process that started it.
 
+mod accelerator;
 mod cpio;
+mod disk;
 mod error;
 mod initramfs;
 mod kernel;
 mod machine;
+mod qemu;
 mod share;
 mod store;
+mod virtiofsd;
 
 use std::path::PathBuf;
 

@@ -1,13 +1,109 @@
 //! A running virtual machine, and the boundary behind which hypervisors differ.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
-use crate::{VmError, VmSpec};
+use proa_sys::bounded_log::BoundedLog;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::accelerator::Accelerator;
+use crate::initramfs;
+use crate::kernel::Kernel;
+use crate::qemu::{MAX_DEVICES, Qemu};
+use crate::share::Share;
+use crate::store::Store;
+use crate::{DEFAULT_DISK, DEFAULT_MEMORY, VmError, VmSpec, disk, virtiofsd};
 
 /// How long a guest may take until its first answer: many times what software emulation needs.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Less, and the kernel does not unpack itself.
+const SMALLEST_MEMORY: u64 = 128 * 1024 * 1024;
+/// What is kept of the console, and of what the VMM and its helpers say.
+const LOG_SIZE: u64 = 256 * 1024;
+/// What an error quotes of each.
+const QUOTED_LINES: usize = 6;
+const QUOTED_BYTES: usize = 2048;
+
+/// A virtual machine to be started, with everything it uses open.
+pub(crate) struct Machine {
+    /// Instance id.
+    pub id: String,
+    /// The instance's runtime directory.
+    pub run_dir: PathBuf,
+    /// Kernel image.
+    pub kernel: PathBuf,
+    /// First files.
+    pub initramfs: PathBuf,
+    /// Bytes.
+    pub memory: u64,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// What executes the guest's instructions.
+    pub accelerator: Accelerator,
+    /// Raw disks.
+    pub disks: Vec<Disk>,
+    /// virtio-fs servers.
+    pub shares: Vec<SharePort>,
+    /// The VMM's end of the connection to the agent.
+    pub agent: OwnedFd,
+    /// Where the guest's serial port goes.
+    pub console: OwnedFd,
+    /// Standard error of the VMM.
+    pub errors: OwnedFd,
+}
+
+/// A raw disk of a guest, named by its serial number.
+pub(crate) struct Disk {
+    pub file: OwnedFd,
+    pub serial: String,
+    pub readonly: bool,
+}
+
+/// A virtio-fs server of a guest.
+pub(crate) struct SharePort {
+    pub tag: String,
+    pub socket: OwnedFd,
+}
+
+/// What differs between hypervisors: how a machine is brought to life. The rest of a guest's life is frames to
+/// its agent and the end of the process.
+pub(crate) trait Hypervisor {
+    /// Starts the machine as a process that ends when the guest restarts or powers off.
+    fn launch(&self, machine: &Machine) -> Result<Helper, VmError>;
+}
+
+/// A child process that is killed when it is dropped.
+pub(crate) struct Helper {
+    child: Child,
+    pidfd: OwnedFd,
+}
+
+impl Helper {
+    pub fn new(mut child: Child) -> io::Result<Self> {
+        let pid = Pid::from_child(&child);
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Self { child, pidfd }),
+            Err(errno) => {
+                child.kill()?;
+                child.wait()?;
+                Err(errno.into())
+            }
+        }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // Both fail only for a process that was reaped already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
 
 /// How a VMM ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,11 +114,23 @@ pub enum VmExit {
     Signal(i32),
 }
 
+impl From<ExitStatus> for VmExit {
+    fn from(status: ExitStatus) -> Self {
+        match status.code() {
+            Some(code) => Self::Code(code),
+            None => Self::Signal(status.signal().unwrap_or_default()),
+        }
+    }
+}
+
 /// A virtual machine and the processes that carry it; dropping it kills them.
 pub struct Vm {
     stream: UnixStream,
-    pidfd: OwnedFd,
-    pid: u32,
+    // The servers outlive the VMM, which would complain of their end: fields are dropped in order.
+    vmm: Helper,
+    servers: Vec<Helper>,
+    console: BoundedLog,
+    errors: BoundedLog,
 }
 
 impl Vm {
@@ -31,8 +139,35 @@ impl Vm {
     ///
     /// # Errors
     /// A part is missing or cannot be started; the message says what to do.
-    pub fn start(_spec: &VmSpec, _notice: &mut dyn FnMut(String)) -> Result<Self, VmError> {
-        Err(VmError::MissingVmm { program: "qemu-system-x86_64" })
+    pub fn start(spec: &VmSpec, notice: &mut dyn FnMut(String)) -> Result<Self, VmError> {
+        check_shape(spec)?;
+        let hypervisor = Qemu::find()?;
+        let store = Store::open(&spec.store)?;
+        let kernel = Kernel::find(&store, spec.kernel.as_deref(), notice)?;
+        let initramfs = initramfs::find(&store, &kernel, &spec.agent, !spec.shares.is_empty())?;
+        let accelerator = Accelerator::find(&store, notice)?;
+        let disks = open_disks(&store, spec)?;
+        let log = || BoundedLog::new(LOG_SIZE).map_err(VmError::io("memfd"));
+        let (console, errors) = (log()?, log()?);
+        let (shares, servers) = start_servers(spec, &errors)?;
+        let (stream, agent) = UnixStream::pair().map_err(VmError::io("socketpair"))?;
+        stream.set_nonblocking(true).map_err(VmError::io("socketpair"))?;
+        let machine = Machine {
+            id: spec.id.clone(),
+            run_dir: spec.run_dir.clone(),
+            kernel: kernel.image(),
+            initramfs,
+            memory: or_default(spec.memory, DEFAULT_MEMORY).next_multiple_of(1 << 20),
+            cpus: spec.cpus.max(1),
+            accelerator,
+            disks,
+            shares,
+            agent: agent.into(),
+            console: console.writer().try_clone().map_err(VmError::io("memfd"))?,
+            errors: errors.writer().try_clone().map_err(VmError::io("memfd"))?,
+        };
+        let vmm = hypervisor.launch(&machine)?;
+        Ok(Self { stream, vmm, servers, console, errors })
     }
 
     /// The connection to the guest's agent, non-blocking; carries frames.
@@ -42,12 +177,17 @@ impl Vm {
 
     /// Process id of the VMM.
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.vmm.child.id()
+    }
+
+    /// Process ids of what serves its shares.
+    pub fn helper_pids(&self) -> Vec<u32> {
+        self.servers.iter().map(|server| server.child.id()).collect()
     }
 
     /// Readable when the VMM has ended.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.vmm.pidfd.as_fd()
     }
 
     /// How the VMM ended, if it has.
@@ -55,37 +195,134 @@ impl Vm {
     /// # Errors
     /// Waiting failed.
     pub fn try_wait(&mut self) -> Result<Option<VmExit>, VmError> {
-        Ok(None)
+        let status = self.vmm.child.try_wait().map_err(VmError::io("waiting for the VMM"))?;
+        Ok(status.map(VmExit::from))
     }
 
-    /// Kills the VMM and its helpers; `try_wait` and `wait` tell when they are gone.
-    pub fn kill(&mut self) {}
+    /// Kills the VMM and its helpers; `try_wait` and `wait` tell when the VMM is gone.
+    pub fn kill(&mut self) {
+        // It fails for a process that has ended, which is what is wanted.
+        let _ = self.vmm.child.kill();
+        self.servers.clear();
+    }
 
     /// Waits until the VMM has ended.
     ///
     /// # Errors
     /// Waiting failed.
     pub fn wait(&mut self) -> Result<VmExit, VmError> {
-        Ok(VmExit::Code(0))
+        self.vmm.child.wait().map(VmExit::from).map_err(VmError::io("waiting for the VMM"))
     }
 
-    /// What the guest's kernel wrote to its console last (bounded, control characters removed).
+    /// What the guest's kernel wrote to its console last: some lines, without control characters.
     pub fn console(&self) -> String {
-        String::new()
+        last_lines(&self.console)
     }
 
     /// The error to report for a VMM that ended before its guest was asked to.
     pub fn died(&self, exit: VmExit) -> VmError {
-        VmError::Died { status: format!("{exit:?}"), detail: self.console() }
+        let status = match exit {
+            VmExit::Code(0) => "the guest restarted or powered off".to_owned(),
+            VmExit::Code(code) => format!("exit code {code}"),
+            VmExit::Signal(signal) => format!("killed by signal {signal}"),
+        };
+        VmError::Died { status, detail: self.detail() }
     }
 
     /// The error to report for a guest that has not answered within [`ANSWER_TIMEOUT`].
     pub fn silent(&self) -> VmError {
-        VmError::Silent { seconds: ANSWER_TIMEOUT.as_secs(), detail: self.console() }
+        VmError::Silent { seconds: ANSWER_TIMEOUT.as_secs(), detail: self.detail() }
     }
 
-    /// Private and shared memory of the VMM and its helpers need these process ids.
-    pub fn helper_pids(&self) -> Vec<u32> {
-        Vec::new()
+    fn detail(&self) -> String {
+        let parts = [("VMM", last_lines(&self.errors)), ("console", self.console())];
+        let said = parts.into_iter().filter(|(_, text)| !text.is_empty());
+        said.map(|(who, text)| format!("\n{who}: {}", text.replace('\n', &format!("\n{who}: ")))).collect()
+    }
+}
+
+fn check_shape(spec: &VmSpec) -> Result<(), VmError> {
+    if spec.memory != 0 && spec.memory < SMALLEST_MEMORY {
+        let (asked, least) = (spec.memory >> 20, SMALLEST_MEMORY >> 20);
+        return Err(VmError::BadShape(format!(
+            "{asked} MiB of memory are too few for a virtual machine: give it {least} or more"
+        )));
+    }
+    if spec.layers.is_empty() {
+        // CVE-2026-24054: an image without layers must not become something else.
+        return Err(VmError::BadShape("the image has no layers".to_owned()));
+    }
+    // The serial port and the writable disk take a place each.
+    let devices = spec.layers.len() + spec.shares.len() + 2;
+    if devices > MAX_DEVICES {
+        return Err(VmError::BadShape(format!(
+            "{} layers and {} shares are more than the {} that a virtual machine can have",
+            spec.layers.len(),
+            spec.shares.len(),
+            MAX_DEVICES - 2
+        )));
+    }
+    Ok(())
+}
+
+fn open_disks(store: &Store, spec: &VmSpec) -> Result<Vec<Disk>, VmError> {
+    let rw = disk::open(store, &spec.rw_disk, or_default(spec.rw_size, DEFAULT_DISK))?;
+    let mut disks = vec![Disk { file: rw.into(), serial: "rw".to_owned(), readonly: false }];
+    for (number, path) in spec.layers.iter().enumerate() {
+        let file = std::fs::File::open(path).map_err(VmError::io(path))?;
+        disks.push(Disk { file: file.into(), serial: format!("layer{number}"), readonly: true });
+    }
+    Ok(disks)
+}
+
+fn start_servers(spec: &VmSpec, errors: &BoundedLog) -> Result<(Vec<SharePort>, Vec<Helper>), VmError> {
+    let start = |share: &Share| {
+        let (server, socket) = virtiofsd::start(share, &spec.run_dir, errors.writer())?;
+        Ok((SharePort { tag: share.tag.clone(), socket }, server))
+    };
+    spec.shares.iter().map(start).collect()
+}
+
+fn or_default(value: u64, default: u64) -> u64 {
+    if value == 0 { default } else { value }
+}
+
+/// The end of a log as text that cannot harm a terminal.
+fn last_lines(log: &BoundedLog) -> String {
+    plain_tail(&log.tail(QUOTED_BYTES))
+}
+
+fn plain_tail(bytes: &[u8]) -> String {
+    let text: String = String::from_utf8_lossy(bytes)
+        .chars()
+        .map(|each| if each == '\n' || (' '..='~').contains(&each) { each } else { ' ' })
+        .collect();
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(QUOTED_LINES)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_said_cannot_harm_a_terminal() {
+        let said = b"one\r\n\x1b[2J\x1b]0;title\x07two\n\n  three \xff\n";
+        assert_eq!(plain_tail(said), "one\n[2J ]0;title two\nthree");
+        let many: String = (0..100).map(|n| format!("{n}\n")).collect();
+        assert_eq!(plain_tail(many.as_bytes()), "94\n95\n96\n97\n98\n99");
+    }
+
+    #[test]
+    fn shapes_that_cannot_be_are_refused_before_anything_is_made() {
+        let refusal = |change: &dyn Fn(&mut VmSpec)| {
+            let mut spec = VmSpec { layers: vec!["/l".into()], ..VmSpec::default() };
+            change(&mut spec);
+            check_shape(&spec).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!(refusal(&|_| {}), "");
+        assert!(refusal(&|spec| spec.memory = 64 << 20).contains("64 MiB"));
+        assert!(refusal(&|spec| spec.layers.clear()).contains("no layers"));
+        assert!(refusal(&|spec| spec.layers = vec!["/l".into(); 300]).contains("300 layers"));
     }
 }

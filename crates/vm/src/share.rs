@@ -30,13 +30,16 @@ pub struct Share {
 /// Turns the spec's bind mounts into shares and points their sources at where the guest mounts them.
 ///
 /// # Errors
-/// A source does not exist or cannot be looked at.
+/// A source does not exist, cannot be looked at, or is neither a directory nor a regular file.
 pub fn plan_shares(spec: &mut Spec) -> Result<Vec<Share>, VmError> {
     let mut shares = Vec::new();
     for mount in spec.mounts.iter_mut().filter(|mount| is_bind(mount)) {
         let source = PathBuf::from(mount.source.as_deref().unwrap_or_default());
         let metadata = std::fs::metadata(&source)
             .map_err(|error| VmError::ShareSource { path: source.clone(), source: error })?;
+        if !metadata.is_dir() && !metadata.is_file() {
+            return Err(VmError::Unshareable { path: source });
+        }
         let share = Share {
             tag: format!("share{}", shares.len()),
             source,
@@ -96,5 +99,7 @@ mod tests {
     fn a_missing_source_is_named() {
         let mut spec = Spec { mounts: vec![bind(Path::new("/no/such/path"), &[])], ..Spec::default() };
         assert!(plan_shares(&mut spec).unwrap_err().to_string().contains("/no/such/path"));
+        let mut spec = Spec { mounts: vec![bind(Path::new("/dev/null"), &[])], ..Spec::default() };
+        assert!(plan_shares(&mut spec).unwrap_err().to_string().contains("/dev/null"));
     }
 }

@@ -104,11 +104,6 @@ impl Kernel {
         self.directory.join(IMAGE)
     }
 
-    /// Version, as `uname -r` says it in the guest.
-    pub fn release(&self) -> &str {
-        &self.info.release
-    }
-
     /// Names and files of the modules to load, in order.
     pub fn modules(&self, sharing: bool) -> Vec<(String, PathBuf)> {
         let more: &[String] = if sharing { &self.info.share_modules } else { &[] };

@@ -1,0 +1,305 @@
+//! QEMU as the hypervisor.
+//!
+//! The machine is a `q35` with what a guest of ours needs and nothing else: a serial port for the kernel's last
+//! words, one virtio-serial port for frames, disks, shares. No network, no display, no monitor. Under KVM the
+//! guest is told of its hardware by ACPI; under emulation a guest with one CPU does without, which saves a tenth
+//! of its boot.
+//!
+//! QEMU runs as a user of its own that owns nothing, without capabilities, in namespaces where the file system
+//! holds its program, the kernel and the initramfs, read-only. Disks and sockets reach it as open descriptors. Its
+//! own system call filter is on.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use proa_sys::jail::{Entry, Identity, Jail, View};
+use rustix::thread::UnshareFlags;
+use sha2::{Digest, Sha256};
+
+use crate::VmError;
+use crate::accelerator::Accelerator;
+use crate::machine::{Helper, Hypervisor, Machine};
+
+const PROGRAM: &str = "qemu-system-x86_64";
+const PLACES: &[&str] =
+    &["/usr/bin/qemu-system-x86_64", "/usr/local/bin/qemu-system-x86_64", "/usr/libexec/qemu-kvm"];
+/// Where the jail shows what the guest boots from.
+const KERNEL: &str = "/guest/kernel";
+const INITRAMFS: &str = "/guest/initramfs";
+/// What programs need to be loaded.
+const SYSTEM: &[&str] = &["/usr", "/lib", "/lib64", "/etc/ld.so.cache"];
+/// Users of VMMs begin here, above what distributions and systemd give out; 24 bits of the id follow.
+const FIRST_USER: u32 = 0x7000_0000;
+/// Functions of a PCI slot, and slots that the machine itself leaves free (1 to 30).
+const FUNCTIONS: usize = 8;
+const SLOTS: usize = 30;
+/// Everything a guest may have: disks, shares and the serial port.
+pub(crate) const MAX_DEVICES: usize = FUNCTIONS * SLOTS;
+/// Memory for translated code under emulation, MiB. More is not used by what runs for less than hours.
+const TRANSLATIONS: u32 = 256;
+
+/// The distribution's QEMU.
+pub(crate) struct Qemu {
+    program: PathBuf,
+}
+
+impl Qemu {
+    /// Looks for it where distributions put it.
+    pub fn find() -> Result<Self, VmError> {
+        let mut places = PLACES.iter().map(PathBuf::from);
+        let program = places.find(|path| path.is_file()).ok_or(VmError::MissingVmm { program: PROGRAM })?;
+        Ok(Self { program })
+    }
+
+    fn jail(&self, machine: &Machine) -> Jail {
+        let mut entries: Vec<Entry> =
+            SYSTEM.iter().filter_map(|path| system_entry(Path::new(path))).collect();
+        if !self.program.starts_with("/usr") {
+            entries.extend(system_entry(&self.program));
+        }
+        entries.push(Entry::Device("/dev/urandom".into()));
+        let mut groups = Vec::new();
+        if let Accelerator::Kvm { group } = machine.accelerator {
+            entries.push(Entry::Device("/dev/kvm".into()));
+            groups.push(group);
+        }
+        for (source, target) in [(&machine.kernel, KERNEL), (&machine.initramfs, INITRAMFS)] {
+            let target = target.trim_start_matches('/').into();
+            entries.push(Entry::Bind { source: source.clone(), target, writable: false });
+        }
+        let namespaces =
+            UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+        Jail {
+            identity: Some(Identity { id: user_of(&machine.id), groups }),
+            namespaces: namespaces.bits().into(),
+            view: Some(View { at: machine.run_dir.clone(), entries, root: true }),
+            no_new_privileges: true,
+        }
+    }
+}
+
+impl Hypervisor for Qemu {
+    fn launch(&self, machine: &Machine) -> Result<Helper, VmError> {
+        let failed = |source| VmError::Spawn { program: self.program.clone(), source };
+        let mut command = Command::new(&self.program);
+        command.args(arguments(machine)).env_clear();
+        let errors = machine.errors.try_clone().map_err(failed)?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
+        let child = self.jail(machine).spawn(command, &descriptors(machine)).map_err(failed)?;
+        Helper::new(child).map_err(failed)
+    }
+}
+
+/// No two instances share a user, but for one chance in sixteen million: VMMs can't reach each other.
+fn user_of(id: &str) -> u32 {
+    let hash = Sha256::digest(id);
+    FIRST_USER | u32::from_be_bytes([0, hash[0], hash[1], hash[2]])
+}
+
+/// Shows a path of the host as it is there: itself, or the link that it is.
+fn system_entry(path: &Path) -> Option<Entry> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    let inside = path.strip_prefix("/").ok()?.to_owned();
+    Some(if metadata.is_symlink() {
+        Entry::Link { path: inside, target: std::fs::read_link(path).ok()? }
+    } else {
+        Entry::Bind { source: path.to_owned(), target: inside, writable: false }
+    })
+}
+
+fn descriptors(machine: &Machine) -> Vec<BorrowedFd<'_>> {
+    let disks = machine.disks.iter().map(|disk| disk.file.as_fd());
+    let shares = machine.shares.iter().map(|share| share.socket.as_fd());
+    disks.chain(shares).chain([machine.agent.as_fd(), machine.console.as_fd()]).collect()
+}
+
+/// The command line, one setting after the other.
+fn arguments(machine: &Machine) -> Vec<String> {
+    let mut line = CommandLine::default();
+    line.add("-name", format!("guest=proa-{}", machine.id));
+    for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+        line.words.push(flag.to_owned());
+    }
+    line.add("-display", "none");
+    line.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    add_board(&mut line, machine);
+    line.add("-kernel", KERNEL);
+    line.add("-initrd", INITRAMFS);
+    line.add("-append", kernel_command_line(machine));
+    let console = line.descriptor(machine.console.as_raw_fd());
+    line.add("-chardev", format!("file,id=console,path={console}"));
+    line.add("-serial", "chardev:console");
+    line.add("-chardev", format!("socket,id=agent,fd={}", machine.agent.as_raw_fd()));
+    // Two ports instead of 31: the guest sets up two queues for each.
+    line.device("virtio-serial-pci,id=ports,max_ports=2");
+    line.add("-device", "virtserialport,bus=ports.0,nr=1,chardev=agent,name=proa");
+    for disk in &machine.disks {
+        add_disk(&mut line, &disk.serial, disk.file.as_raw_fd(), disk.readonly);
+    }
+    for share in &machine.shares {
+        let tag = &share.tag;
+        line.add("-chardev", format!("socket,id={tag},fd={}", share.socket.as_raw_fd()));
+        line.device(&format!("vhost-user-fs-pci,chardev={tag},tag={tag},queue-size=1024"));
+    }
+    line.words
+}
+
+fn add_board(line: &mut CommandLine, machine: &Machine) {
+    let mut board =
+        "q35,vmport=off,hpet=off,sata=off,smbus=off,usb=off,dump-guest-core=off,mem-merge=off".to_owned();
+    let size = machine.memory;
+    if !machine.shares.is_empty() {
+        // The servers read and write the guest's memory themselves.
+        line.add("-object", format!("memory-backend-memfd,id=memory,size={size},share=on"));
+        board.push_str(",memory-backend=memory");
+    }
+    line.add("-machine", board);
+    line.add("-m", format!("{}K", size / 1024));
+    line.add("-smp", machine.cpus.to_string());
+    match machine.accelerator {
+        Accelerator::Kvm { .. } => {
+            line.add("-accel", "kvm");
+            line.add("-cpu", "host");
+        }
+        Accelerator::Emulation { .. } => {
+            let threads = if machine.cpus == 1 { "single" } else { "multi" };
+            line.add("-accel", format!("tcg,thread={threads},tb-size={TRANSLATIONS}"));
+            // All that is emulated but what is slower to emulate than to do without: a fifth level of page
+            // tables, and string instructions that copy byte by byte.
+            line.add("-cpu", "max,la57=off,erms=off,fsrm=off");
+        }
+    }
+}
+
+/// Reads and writes report errors to the guest: by default QEMU would halt it when the host's disk is full.
+fn add_disk(line: &mut CommandLine, serial: &str, fd: RawFd, readonly: bool) {
+    let file = line.descriptor(fd);
+    let access = if readonly { "read-only=on" } else { "read-only=off,discard=unmap" };
+    line.add(
+        "-blockdev",
+        format!("driver=file,node-name={serial},filename={file},locking=off,auto-read-only=off,{access}"),
+    );
+    line.device(&format!(
+        "virtio-blk-pci,drive={serial},serial={serial},num-queues=1,werror=report,rerror=report"
+    ));
+}
+
+fn kernel_command_line(machine: &Machine) -> String {
+    // The self-tests of the kernel's ciphers take a quarter of an emulated boot; `reboot=t` with `-no-reboot`
+    // ends the machine, with or without ACPI.
+    let mut words =
+        vec!["console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests 8250.nr_uarts=1".to_owned()];
+    if machine.cpus == 1 {
+        words.push("noreplace-smp".to_owned());
+    }
+    if let Accelerator::Emulation { tsc_khz } = machine.accelerator {
+        // Calibration against emulated timers is slow, wrong, and on a busy host sometimes endless.
+        words.push(format!("tsc_early_khz={tsc_khz} no_timer_check"));
+        if machine.cpus == 1 {
+            words.push("acpi=off".to_owned());
+        }
+    }
+    words.join(" ")
+}
+
+#[derive(Default)]
+struct CommandLine {
+    words: Vec<String>,
+    devices: usize,
+    descriptors: usize,
+}
+
+impl CommandLine {
+    fn add(&mut self, option: &str, value: impl Into<String>) {
+        self.words.extend([option.to_owned(), value.into()]);
+    }
+
+    /// A device at the next free place of the bus.
+    fn device(&mut self, description: &str) {
+        let (slot, function) = (1 + self.devices / FUNCTIONS, self.devices % FUNCTIONS);
+        self.devices += 1;
+        let place = format!("bus=pcie.0,addr={slot:#x}.{function},multifunction=on,disable-legacy=on");
+        self.add("-device", format!("{description},{place}"));
+    }
+
+    /// Announces an inherited descriptor, and gives the path that it is opened by.
+    fn descriptor(&mut self, fd: RawFd) -> String {
+        self.descriptors += 1;
+        self.add("-add-fd", format!("fd={fd},set={}", self.descriptors));
+        format!("/dev/fdset/{}", self.descriptors)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::{Disk, SharePort};
+    use std::fs::File;
+    use std::os::fd::OwnedFd;
+
+    fn machine(layers: usize, shares: usize, cpus: u32, accelerator: Accelerator) -> Machine {
+        let null = || -> OwnedFd { File::open("/dev/null").unwrap().into() };
+        let layer = |number| Disk { file: null(), serial: format!("layer{number}"), readonly: true };
+        let mut disks: Vec<Disk> = (0..layers).map(layer).collect();
+        disks.push(Disk { file: null(), serial: "rw".into(), readonly: false });
+        Machine {
+            id: "abc".into(),
+            run_dir: "/run/x".into(),
+            kernel: "/k".into(),
+            initramfs: "/i".into(),
+            memory: 256 << 20,
+            cpus,
+            accelerator,
+            disks,
+            shares: (0..shares).map(|n| SharePort { tag: format!("share{n}"), socket: null() }).collect(),
+            agent: null(),
+            console: null(),
+            errors: null(),
+        }
+    }
+
+    fn line(machine: &Machine) -> String {
+        let mut text = arguments(machine).join(" ");
+        // The longest numbers first, so that 1 is not found in 12.
+        let mut fds: Vec<RawFd> = descriptors(machine).iter().map(AsRawFd::as_raw_fd).collect();
+        fds.sort_unstable_by_key(|fd| std::cmp::Reverse(fd.to_string().len()));
+        for fd in fds {
+            text = text.replace(&format!("fd={fd}"), "fd=N");
+        }
+        text.replace(" -", "\n-")
+    }
+
+    #[test]
+    fn the_whole_command_line_of_an_emulated_guest() {
+        let text = line(&machine(1, 1, 1, Accelerator::Emulation { tsc_khz: 2_600_000 }));
+        assert_eq!(text, include_str!("../tests/qemu-emulated.txt").trim_end());
+    }
+
+    #[test]
+    fn a_guest_on_hardware_keeps_acpi_and_its_own_clock() {
+        let text = line(&machine(0, 0, 2, Accelerator::Kvm { group: 0 }));
+        assert!(text.contains("-accel kvm\n-cpu host") && text.contains("-smp 2"), "{text}");
+        for absent in ["acpi=off", "tsc_early_khz", "noreplace-smp", "memfd", "tcg"] {
+            assert!(!text.contains(absent), "{absent}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_hundred_layers_have_places_of_their_own() {
+        let text = line(&machine(100, 2, 1, Accelerator::Kvm { group: 0 }));
+        let mut places: Vec<&str> =
+            text.split("addr=").skip(1).map(|rest| rest.split(',').next().unwrap_or_default()).collect();
+        assert_eq!(places.len(), 104);
+        places.sort_unstable();
+        places.dedup();
+        assert_eq!(places.len(), 104);
+        assert!(text.contains("serial=layer99,") && !text.contains("addr=0x1f"), "{text}");
+    }
+
+    #[test]
+    fn users_are_apart_and_above_all_others() {
+        assert_ne!(user_of("a"), user_of("b"));
+        assert!((FIRST_USER..0x7100_0000).contains(&user_of("a")));
+    }
+}
