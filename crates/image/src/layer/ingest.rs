@@ -171,7 +171,9 @@ impl<C> Ingest<'_, C> {
         }
         kept.sort();
         let xattrs = self.tree.intern(kept)?;
-        Ok(Meta { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime, xattrs })
+        // What a symbolic link's mode is, no system asks: on Linux it has all bits.
+        let mode = if entry.kind == EntryKind::Symlink { 0o777 } else { entry.mode };
+        Ok(Meta { mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime, xattrs })
     }
 }
 

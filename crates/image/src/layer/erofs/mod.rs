@@ -37,6 +37,8 @@ pub use check::{Summary, check};
 const MAX_TAIL: u64 = 2048;
 /// Most bytes of tails kept in memory.
 const MAX_TAILS: u64 = 64 << 20;
+/// Most bytes of chunk tables in one image: a sparse file of exbibytes takes a kilobyte of tar.
+const MAX_TABLES: u64 = 256 << 20;
 
 /// Where a file's data is.
 #[derive(Debug)]
@@ -53,6 +55,8 @@ pub enum Content {
 pub struct Image {
     out: Output,
     tails: Vec<u8>,
+    /// Bytes of chunk tables so far.
+    tables: u64,
 }
 
 impl Image {
@@ -60,7 +64,7 @@ impl Image {
     pub fn create(path: &Path, max: u64) -> Result<Self, LayerError> {
         let mut out = Output::create(path, max)?;
         out.zeros(BLOCK)?;
-        Ok(Self { out, tails: Vec::new() })
+        Ok(Self { out, tails: Vec::new(), tables: 0 })
     }
 
     /// Writes the stored bytes to their place in a file without holes in the image, the tail aside.
@@ -97,6 +101,10 @@ impl Image {
         entry: &Entry,
         mut chunks: Chunks,
     ) -> Result<Content, LayerError> {
+        self.tables = self.tables.saturating_add(chunks.table_bytes());
+        if self.tables > MAX_TABLES {
+            return Err(LayerError::Limit { what: "bytes of maps of sparse files", max: MAX_TABLES });
+        }
         let mut segments = entry.segments.iter().peekable();
         for i in 0..chunks.runs.len() {
             let run = chunks.runs[i];

@@ -60,6 +60,8 @@ pub fn metadata(
     metadata.write_directories()?;
     let meta = metadata.out.block();
     let uuid = metadata.write_inodes()?;
+    // fsck.erofs 1.5 reads 12 bytes behind every inode, whether attributes are there or not.
+    metadata.out.zeros(12)?;
     metadata.out.align(BLOCK)?;
     let superblock = Super {
         root: metadata.numbers[ROOT as usize] as u16,

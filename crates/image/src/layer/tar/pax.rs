@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn records() {
-        let pax = Pax::parse(b"12 path=a b\n22 mtime=1700000000.5\n23 SCHILY.xattr.user.a=\n").unwrap();
+        let pax = Pax::parse(b"12 path=a b\n22 mtime=1700000000.5\n24 SCHILY.xattr.user.a=\n").unwrap();
         assert_eq!(pax.path.as_deref(), Some(&b"a b"[..]));
         assert_eq!(pax.mtime, Some((1_700_000_000, 500_000_000)));
         assert_eq!(pax.xattrs, [(b"user.a".to_vec(), Vec::new())]);
@@ -195,11 +195,11 @@ mod tests {
 
     #[test]
     fn sparse_maps() {
-        let pax = Pax::parse(b"25 GNU.sparse.map=0,5,9,1\n21 GNU.sparse.size=10\n").unwrap();
+        let pax = Pax::parse(b"26 GNU.sparse.map=0,5,9,1\n22 GNU.sparse.size=10\n").unwrap();
         let want = [Segment { offset: 0, len: 5 }, Segment { offset: 9, len: 1 }];
         assert_eq!(pax.sparse.map.as_deref(), Some(&want[..]));
         assert_eq!(pax.sparse.size, Some(10));
-        assert!(Pax::parse(b"23 GNU.sparse.map=0,5,9\n").is_err());
-        assert!(Pax::parse(b"23 GNU.sparse.offset=12\n").is_err());
+        assert!(Pax::parse(b"24 GNU.sparse.map=0,5,9\n").is_err());
+        assert!(Pax::parse(b"24 GNU.sparse.offset=12\n").is_err());
     }
 }
