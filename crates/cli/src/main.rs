@@ -1,3 +1,28 @@
 //! The proa command line.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the program that speaks with people")]
 
-fn main() {}
+mod cli;
+mod commands;
+mod compare;
+mod context;
+mod error;
+mod flags;
+mod format;
+mod progress;
+mod relay;
+mod template;
+mod terminal;
+
+fn main() {
+    // A reader that has seen enough, as in `proa ps | head`, is no error of ours.
+    proa_sys::signalfd::end_on_broken_pipe();
+    let code = match cli::run(std::env::args_os().skip(1).collect()) {
+        Ok(code) => code,
+        Err(failure) => {
+            failure.print();
+            failure.code()
+        }
+    };
+    // Nothing is left to drop that the kernel does not take back faster.
+    std::process::exit(code);
+}

@@ -276,11 +276,6 @@ impl Engine {
         drop(lock);
         Ok(())
     }
-
-    /// What a removal of images asks.
-    pub fn image_hooks(&self) -> ImageHooks<'_> {
-        ImageHooks { engine: self }
-    }
 }
 
 /// An instance that must run does not.
@@ -296,28 +291,21 @@ fn parse_json<T: serde::de::DeserializeOwned>(bytes: &[u8], path: &Path) -> Resu
 }
 
 /// Which images are in use, and how to let go of their layers.
-#[derive(Debug)]
-pub struct ImageHooks<'a> {
-    engine: &'a Engine,
-}
-
-impl RemoveHooks for ImageHooks<'_> {
+impl RemoveHooks for Engine {
     fn in_use(&self, id: &Digest) -> Vec<String> {
-        let records = self.engine.db.all();
-        // A database that cannot be read must not make an image look unused.
-        let records = match records {
-            Ok(records) => records,
-            Err(error) => return vec![error.to_string()],
-        };
-        records
-            .into_iter()
-            .filter(|record| record.image_id == id.as_str())
-            .map(|record| record.name)
-            .collect()
+        match self.db.all() {
+            Ok(records) => records
+                .into_iter()
+                .filter(|record| record.image_id == id.as_str())
+                .map(|record| record.name)
+                .collect(),
+            // A database that cannot be read must not make an image look unused.
+            Err(error) => vec![error.to_string()],
+        }
     }
 
     fn before_layer_delete(&self, diff_id: &Digest) -> std::io::Result<()> {
-        let mounted = layer_mount_dir(&self.engine.paths.run, diff_id.as_str());
+        let mounted = layer_mount_dir(&self.paths.run, diff_id.as_str());
         proa_sys::layer_mount::unmount(&mounted).map_err(std::io::Error::other)
     }
 }

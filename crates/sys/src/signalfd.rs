@@ -73,6 +73,12 @@ impl Drop for SignalFd {
     }
 }
 
+/// Lets a write to a pipe that nobody reads end this process, as in programs not written in Rust.
+pub fn end_on_broken_pipe() {
+    // SAFETY: the default action needs no handler; SIGPIPE can always be set.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -39,8 +39,10 @@ fn table(report: &Report) -> String {
         cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect::<String>()
     };
     let head = cells("th", report.levels.iter().map(|level| level.level.to_owned()).collect());
-    let body: String =
-        rows(report).into_iter().map(|(label, row)| format!("<tr><th>{label}</th>{}</tr>\n", cells("td", row))).collect();
+    let body: String = rows(report)
+        .into_iter()
+        .map(|(label, row)| format!("<tr><th>{label}</th>{}</tr>\n", cells("td", row)))
+        .collect();
     format!("<table>\n<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>")
 }
 
@@ -91,8 +93,13 @@ fn plot(bars: &[Bar]) -> String {
         let (short, long) = (length(bar.value), length(bar.larger));
         out.push_str(&format!("<text x=\"0\" y=\"{text}\">{class}</text>"));
         out.push_str(&format!("<rect class=\"{class} light\" x=\"{LEFT}\" y=\"{y}\" width=\"{long:.1}\" height=\"30\" rx=\"3\"/>"));
-        out.push_str(&format!("<rect class=\"{class}\" x=\"{LEFT}\" y=\"{y}\" width=\"{short:.1}\" height=\"30\" rx=\"3\"/>"));
-        out.push_str(&format!("<text class=\"dim\" x=\"{:.1}\" y=\"{text}\">{label}</text>\n", LEFT + long + 10.0));
+        out.push_str(&format!(
+            "<rect class=\"{class}\" x=\"{LEFT}\" y=\"{y}\" width=\"{short:.1}\" height=\"30\" rx=\"3\"/>"
+        ));
+        out.push_str(&format!(
+            "<text class=\"dim\" x=\"{:.1}\" y=\"{text}\">{label}</text>\n",
+            LEFT + long + 10.0
+        ));
     }
     out.push_str("</svg>");
     out

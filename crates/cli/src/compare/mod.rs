@@ -193,7 +193,8 @@ impl<'a> Idle<'a> {
 
     fn processes_visible(&self) -> Option<usize> {
         // The shell and its `ls` see themselves; they are not part of the instance.
-        let count = self.runner.output(&["exec", &self.id, "sh", "-c", "set -- /proc/[0-9]*; echo $#"]).ok()?;
+        let count =
+            self.runner.output(&["exec", &self.id, "sh", "-c", "set -- /proc/[0-9]*; echo $#"]).ok()?;
         count.parse::<usize>().ok().map(|count| count.saturating_sub(1))
     }
 }

@@ -11,7 +11,9 @@ pub fn table(report: &Report) -> String {
     lines.extend(rows(report).into_iter().map(|(label, cells)| (label.to_owned(), cells)));
     let label_width = lines.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0);
     let columns = report.levels.len();
-    let width = |column: usize| lines.iter().map(|(_, cells): &(String, Vec<String>)| cells[column].chars().count()).max();
+    let width = |column: usize| {
+        lines.iter().map(|(_, cells): &(String, Vec<String>)| cells[column].chars().count()).max()
+    };
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
     let mut out = String::new();
     for (label, cells) in &lines {
@@ -104,14 +106,19 @@ pub mod tests {
             host_kernel: "6.18".into(),
             host_processes: 90,
             syscalls: 379,
-            levels: vec![level("container", "6.18", 9.5, 300_000, 310), level("vm", "6.1", 2600.0, 90_000_000, 290)],
+            levels: vec![
+                level("container", "6.18", 9.5, 300_000, 310),
+                level("vm", "6.1", 2600.0, 90_000_000, 290),
+            ],
         }
     }
 
     #[test]
     fn the_table_says_what_differs() {
         let table = table(&report());
-        for expected in ["6.18 (the host's)", "6.1 (its own)", "9.5 ms", "2600 ms", "300.0 kB", "90.0 MB", "310 of 379"] {
+        for expected in
+            ["6.18 (the host's)", "6.1 (its own)", "9.5 ms", "2600 ms", "300.0 kB", "90.0 MB", "310 of 379"]
+        {
             assert!(table.contains(expected), "{expected} in\n{table}");
         }
         assert!(table.lines().all(|line| line.len() == line.trim_end().len()));

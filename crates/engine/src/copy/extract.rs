@@ -241,6 +241,8 @@ mod tests {
             header.set_entry_type(*kind);
             header.set_mode(0o4755);
             header.set_mtime(1000);
+            header.set_uid(0);
+            header.set_gid(0);
             let is_link = matches!(kind, EntryType::Symlink | EntryType::Link);
             header.set_size(if is_link { 0 } else { text.len() as u64 });
             // Written raw: the builder would refuse what an attacker writes.

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::{mounts, names, parse};
 
 pub use environment::merge as merge_environment;
-pub use process::{exec_process, merge};
+pub use process::{ExecRequest, exec_process, merge};
 
 /// Network modes there are so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,26 @@
+//! `proa create`: an instance, made but not run.
+
+use super::run;
+use crate::context::Context;
+use crate::error::{Failure, Outcome};
+use crate::flags::ContainerFlags;
+
+/// Make an instance without running it
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Attach to stdin, stdout or stderr when it is started
+    #[arg(short, long, value_name = "STREAM")]
+    attach: Vec<String>,
+    #[command(flatten)]
+    container: ContainerFlags,
+}
+
+/// Runs the command.
+pub fn run(context: &Context, args: &Args) -> Outcome {
+    let created = args
+        .container
+        .read(&args.attach, false)
+        .and_then(|wanted| run::create(context, &args.container, wanted));
+    println!("{}", created.map_err(Failure::of_run)?.record.id);
+    Ok(0)
+}

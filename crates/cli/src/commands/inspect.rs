@@ -1,0 +1,105 @@
+//! `proa inspect`: all about instances or images.
+
+use proa_engine::Kind;
+use serde_json::Value;
+
+use crate::context::Context;
+use crate::error::{Failure, Outcome};
+use crate::format;
+use crate::template::Template;
+
+/// Print all about instances or images
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// json, or a Go template
+    #[arg(short, long)]
+    format: Option<String>,
+    /// With sizes on disk, of instances
+    #[arg(short, long)]
+    size: bool,
+    /// container (an instance at either level) or image
+    #[arg(long = "type", value_name = "TYPE")]
+    kind: Option<String>,
+    /// Names or ids
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+}
+
+/// `proa container inspect`
+pub mod container {
+    pub use super::Args;
+
+    /// Runs the command.
+    pub fn run(context: &super::Context, args: &Args) -> super::Outcome {
+        super::inspect(context, args, "container")
+    }
+}
+
+/// `proa image inspect`
+pub mod image {
+    pub use super::Args;
+
+    /// Runs the command.
+    pub fn run(context: &super::Context, args: &Args) -> super::Outcome {
+        super::inspect(context, args, "image")
+    }
+}
+
+/// Runs the command.
+pub fn run(context: &Context, args: &Args) -> Outcome {
+    let kind = args.kind.as_deref().unwrap_or("");
+    if !["", "container", "image"].contains(&kind) {
+        return Err(Failure::usage(format!("no such type: {kind}")).with_hint("container or image"));
+    }
+    inspect(context, args, kind)
+}
+
+fn inspect(context: &Context, args: &Args, kind: &str) -> Outcome {
+    let template = match args.format.as_deref() {
+        None | Some("json" | "") => None,
+        Some(text) => Some(Template::parse(text)?),
+    };
+    let mut code = 0;
+    let mut documents = Vec::new();
+    for name in &args.names {
+        match find(context, name, kind, args.size) {
+            Ok(document) => documents.push(document),
+            Err(failure) => {
+                code = 1;
+                failure.print();
+            }
+        }
+    }
+    let text = match &template {
+        Some(template) => {
+            let mut text = String::new();
+            for document in &documents {
+                text.push_str(&template.render(document)?);
+                text.push('\n');
+            }
+            text
+        }
+        None if args.format.as_deref() == Some("json") => format!("{}\n", Value::Array(documents)),
+        None => serde_json::to_string_pretty(&documents).unwrap_or_default() + "\n",
+    };
+    format::print(&text)?;
+    Ok(code)
+}
+
+fn find(context: &Context, name: &str, kind: &str, size: bool) -> Result<Value, Failure> {
+    let engine = context.engine()?;
+    if kind != "image" {
+        match engine.find(name) {
+            Ok(instance) => return Ok(engine.inspect(&instance, size)?),
+            Err(error) if kind == "container" || error.kind() != Kind::NotFound => return Err(error.into()),
+            Err(_) => {}
+        }
+    }
+    match engine.store()?.inspect(name).map_err(Failure::from) {
+        Err(failure) if kind.is_empty() && failure.kind() == Kind::NotFound => {
+            Err(Failure::new(format!("no such instance or image: {name}"))
+                .with_hint("`proa ps -a` and `proa images` list them"))
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,211 @@
+//! The commands, one file each: its `Args`, and one `run(context, args)`.
+
+pub mod attach;
+pub mod compare;
+pub mod container_prune;
+pub mod cp;
+pub mod create;
+pub mod diff;
+pub mod exec;
+pub mod image;
+pub mod info;
+pub mod inspect;
+pub mod kill;
+pub mod logs;
+pub mod pause;
+pub mod ps;
+pub mod rename;
+pub mod restart;
+pub mod rm;
+pub mod run;
+pub mod start;
+pub mod stats;
+pub mod stop;
+pub mod system;
+pub mod top;
+pub mod unpause;
+pub mod version;
+pub mod wait;
+
+use clap::{ArgMatches, Command};
+
+use crate::context::Context;
+use crate::error::Outcome;
+
+/// Under which heading help lists a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// What one does first.
+    Run,
+    /// Work on instances.
+    Instance,
+    /// Work on images.
+    Image,
+    /// Docker's longer names.
+    Management,
+    /// The rest.
+    System,
+}
+
+impl Group {
+    /// Its heading.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Run => "Run",
+            Self::Instance => "Instances",
+            Self::Image => "Images",
+            Self::Management => "Management",
+            Self::System => "System",
+        }
+    }
+}
+
+/// One command, or a group of commands.
+pub struct Entry {
+    /// Its name.
+    pub name: &'static str,
+    /// Other names.
+    pub aliases: &'static [&'static str],
+    /// What it does, in a line.
+    pub about: &'static str,
+    /// Its heading.
+    pub group: Group,
+    /// Not for people.
+    pub hidden: bool,
+    /// Its options end at its first argument.
+    pub runs_program: bool,
+    /// Adds its options to a parser.
+    pub parser: fn(Command) -> Command,
+    /// Does it.
+    pub run: fn(&Context, &ArgMatches) -> Outcome,
+    /// The commands of a group.
+    pub inner: Option<&'static [Entry]>,
+}
+
+/// An entry for the command in a module, with what is unlike the others after it.
+macro_rules! entry {
+    ($group:ident, $name:literal, $($module:ident)::+, $about:literal $(, $field:ident: $value:expr)*) => {
+        Entry {
+            $($field: $value,)*
+            ..Entry {
+                name: $name,
+                aliases: &[],
+                about: $about,
+                group: Group::$group,
+                hidden: false,
+                runs_program: false,
+                parser: <$($module)::+::Args as clap::Args>::augment_args,
+                run: |context, matches| {
+                    let args = <$($module)::+::Args as clap::FromArgMatches>::from_arg_matches(matches);
+                    let args = args.map_err(|error| crate::error::Failure::usage(error.to_string()))?;
+                    $($module)::+::run(context, &args)
+                },
+                inner: None,
+            }
+        }
+    };
+}
+
+/// An entry for a group of commands.
+macro_rules! group {
+    ($name:literal, $about:literal, $inner:expr) => {
+        Entry {
+            name: $name,
+            aliases: &[],
+            about: $about,
+            group: Group::Management,
+            hidden: false,
+            runs_program: false,
+            parser: |parser| parser,
+            run: |_, _| Ok(0),
+            inner: Some($inner),
+        }
+    };
+}
+
+/// All commands.
+pub const ALL: &[Entry] = &[
+    entry!(Run, "run", run, "Make an instance of an image and run it", runs_program: true),
+    entry!(Run, "exec", exec, "Run a program in a running instance", runs_program: true),
+    entry!(Run, "ps", ps, "List instances"),
+    entry!(Run, "compare", compare, "Measure what each isolation level costs and gives, here", runs_program: true),
+    entry!(Instance, "create", create, "Make an instance without running it", runs_program: true),
+    entry!(Instance, "start", start, "Run instances that do not run"),
+    entry!(Instance, "stop", stop, "Ask instances to end, then end them"),
+    entry!(Instance, "restart", restart, "Stop and start instances"),
+    entry!(Instance, "kill", kill, "Send a signal to instances"),
+    entry!(Instance, "wait", wait, "Wait until instances end, and print their exit codes"),
+    entry!(Instance, "rm", rm, "Remove instances"),
+    entry!(Instance, "rename", rename, "Give an instance another name"),
+    entry!(Instance, "pause", pause, "Freeze instances"),
+    entry!(Instance, "unpause", unpause, "Thaw instances"),
+    entry!(Instance, "attach", attach, "Join the streams of a running instance"),
+    entry!(Instance, "logs", logs, "Print what an instance has written"),
+    entry!(Instance, "top", top, "List an instance's processes"),
+    entry!(Instance, "stats", stats, "Show what instances use"),
+    entry!(Instance, "cp", cp, "Copy files into and out of an instance"),
+    entry!(Instance, "diff", diff, "List what differs between an instance's files and its image"),
+    entry!(Instance, "inspect", inspect, "Print all about instances or images"),
+    entry!(Image, "images", image::images, "List images"),
+    entry!(Image, "pull", image::pull, "Download an image from a registry"),
+    entry!(Image, "push", image::push, "Upload an image to a registry"),
+    entry!(Image, "tag", image::tag, "Give an image another name"),
+    entry!(Image, "rmi", image::rmi, "Remove images"),
+    entry!(Image, "history", image::history, "Show how an image was made"),
+    entry!(Image, "load", image::load, "Load images from an archive"),
+    entry!(Image, "save", image::save, "Save images to an archive"),
+    entry!(Image, "import", image::import, "Make an image of a root file system's tar"),
+    entry!(Image, "login", image::login, "Log in to a registry"),
+    entry!(Image, "logout", image::logout, "Log out of a registry"),
+    group!("container", "Work on instances", CONTAINER),
+    group!("image", "Work on images", IMAGE),
+    group!("system", "Work on all of it", SYSTEM),
+    entry!(System, "info", info, "Print what Proa finds on this machine"),
+    entry!(System, "version", version, "Print the version"),
+];
+
+const CONTAINER: &[Entry] = &[
+    entry!(Instance, "attach", attach, "Join the streams of a running instance"),
+    entry!(Instance, "cp", cp, "Copy files into and out of an instance"),
+    entry!(Instance, "create", create, "Make an instance without running it", runs_program: true),
+    entry!(Instance, "diff", diff, "List what differs between an instance's files and its image"),
+    entry!(Instance, "exec", exec, "Run a program in a running instance", runs_program: true),
+    entry!(Instance, "inspect", inspect::container, "Print all about instances"),
+    entry!(Instance, "kill", kill, "Send a signal to instances"),
+    entry!(Instance, "logs", logs, "Print what an instance has written"),
+    entry!(Instance, "ls", ps, "List instances", aliases: &["ps", "list"]),
+    entry!(Instance, "pause", pause, "Freeze instances"),
+    entry!(Instance, "prune", container_prune, "Remove all instances that do not run"),
+    entry!(Instance, "rename", rename, "Give an instance another name"),
+    entry!(Instance, "restart", restart, "Stop and start instances"),
+    entry!(Instance, "rm", rm, "Remove instances", aliases: &["remove"]),
+    entry!(Instance, "run", run, "Make an instance of an image and run it", runs_program: true),
+    entry!(Instance, "start", start, "Run instances that do not run"),
+    entry!(Instance, "stats", stats, "Show what instances use"),
+    entry!(Instance, "stop", stop, "Ask instances to end, then end them"),
+    entry!(Instance, "top", top, "List an instance's processes"),
+    entry!(Instance, "unpause", unpause, "Thaw instances"),
+    entry!(Instance, "wait", wait, "Wait until instances end, and print their exit codes"),
+];
+
+const IMAGE: &[Entry] = &[
+    entry!(Image, "history", image::history, "Show how an image was made"),
+    entry!(Image, "import", image::import, "Make an image of a root file system's tar"),
+    entry!(Image, "inspect", inspect::image, "Print all about images"),
+    entry!(Image, "load", image::load, "Load images from an archive"),
+    entry!(Image, "ls", image::images, "List images", aliases: &["list"]),
+    entry!(Image, "prune", image::prune, "Remove images that nobody names or uses"),
+    entry!(Image, "pull", image::pull, "Download an image from a registry"),
+    entry!(Image, "push", image::push, "Upload an image to a registry"),
+    entry!(Image, "rm", image::rmi, "Remove images", aliases: &["remove"]),
+    entry!(Image, "save", image::save, "Save images to an archive"),
+    entry!(Image, "tag", image::tag, "Give an image another name"),
+];
+
+const SYSTEM: &[Entry] = &[
+    entry!(System, "check", system::check, "Find, and repair, what a crash left"),
+    entry!(System, "df", system::df, "Show what takes how much of the disk"),
+    entry!(System, "info", info, "Print what Proa finds on this machine"),
+    entry!(System, "reap", system::reap, "Remove an instance that was to go when it ended", hidden: true),
+    entry!(System, "stop", system::stop, "End everything of this state directory"),
+];

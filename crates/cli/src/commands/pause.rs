@@ -1,0 +1,22 @@
+//! `proa pause`
+
+use crate::context::Context;
+use crate::error::{Outcome, each};
+
+/// Freeze instances
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Names or ids
+    #[arg(required = true, value_name = "INSTANCE")]
+    instances: Vec<String>,
+}
+
+/// Runs the command.
+pub fn run(context: &Context, args: &Args) -> Outcome {
+    let engine = context.engine()?;
+    each(&args.instances, |name| {
+        engine.pause(&engine.find(name)?)?;
+        println!("{name}");
+        Ok(())
+    })
+}

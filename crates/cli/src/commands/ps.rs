@@ -1,0 +1,144 @@
+//! `proa ps`: instances.
+
+use proa_engine::list::Filters;
+use proa_engine::names::short;
+use proa_engine::{Engine, Instance};
+use proa_protocol::instance::Status;
+use serde_json::{Value, json};
+
+use crate::context::Context;
+use crate::error::Outcome;
+use crate::format::{self, duration, since_ns, size};
+
+/// List instances
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Those that do not run as well
+    #[arg(short, long)]
+    all: bool,
+    /// Only those for which this holds: id, name, label, status, ancestor, exited, before, since, isolation, volume
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    filter: Vec<String>,
+    /// table, json, `table TEMPLATE`, or a Go template
+    #[arg(long)]
+    format: Option<String>,
+    /// The last ones made, in whatever state
+    #[arg(short = 'n', long, value_name = "NUMBER", allow_negative_numbers = true)]
+    last: Option<i64>,
+    /// The last one made
+    #[arg(short, long)]
+    latest: bool,
+    /// Print whole ids and commands
+    #[arg(long)]
+    no_trunc: bool,
+    /// Print ids alone
+    #[arg(short, long)]
+    quiet: bool,
+    /// With sizes on disk
+    #[arg(short, long)]
+    size: bool,
+}
+
+const COLUMNS: [(&str, &str); 7] = [
+    ("CONTAINER ID", "ID"),
+    ("IMAGE", "Image"),
+    ("COMMAND", "Command"),
+    ("CREATED", "RunningFor"),
+    ("STATUS", "Status"),
+    ("PORTS", "Ports"),
+    ("NAMES", "Names"),
+];
+/// Characters of a command that are shown.
+const SHOWN: usize = 20;
+
+/// Runs the command.
+pub fn run(context: &Context, args: &Args) -> Outcome {
+    let engine = context.engine()?;
+    let filters = Filters::parse(&args.filter)?;
+    let last = if args.latest { Some(1) } else { args.last.and_then(|count| usize::try_from(count).ok()) };
+    let mut instances = engine.list(&filters)?;
+    if !args.all && last.is_none() && !filters.names_state() {
+        instances.retain(Instance::is_live);
+    }
+    instances.truncate(last.unwrap_or(usize::MAX));
+    if args.quiet && args.format.is_none() {
+        let id = |instance: &Instance| {
+            if args.no_trunc { instance.record.id.clone() } else { short(&instance.record.id).to_owned() }
+        };
+        let ids: String = instances.iter().map(|instance| id(instance) + "\n").collect();
+        format::print(&ids)?;
+        return Ok(0);
+    }
+    let with_size = args.size || args.format.as_deref().is_some_and(|format| format.contains(".Size"));
+    let rows: Vec<Value> =
+        instances.iter().map(|instance| row(engine, instance, args.no_trunc, with_size)).collect();
+    let mut columns = COLUMNS.to_vec();
+    if args.size {
+        columns.push(("SIZE", "Size"));
+    }
+    format::rows(args.format.as_deref(), &columns, &rows)?;
+    Ok(0)
+}
+
+fn row(engine: &Engine, instance: &Instance, whole: bool, with_size: bool) -> Value {
+    let record = &instance.record;
+    let labels: Vec<String> =
+        record.config.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mounts = record.host_config.binds.iter().filter_map(|bind| bind.split(':').next().map(str::to_owned));
+    let mounts: Vec<String> = mounts
+        .chain(record.host_config.mounts.iter().map(|mount| mount.source.clone()))
+        .filter(|source| !source.is_empty())
+        .collect();
+    let network = if record.host_config.network_mode == "host" { "host" } else { "none" };
+    json!({
+        "ID": if whole { &record.id } else { short(&record.id) },
+        "Image": record.image,
+        "Command": format!("\"{}\"", command(instance, whole)),
+        "CreatedAt": created_at(record.created_ns),
+        "RunningFor": since_ns(record.created_ns),
+        "State": proa_engine::inspect::status_word(instance.state.status),
+        "Status": status(instance),
+        "Ports": "",
+        "Names": record.name,
+        "Labels": labels.join(","),
+        "LocalVolumes": "0",
+        "Mounts": mounts.join(","),
+        "Networks": network,
+        "Platform": Value::Null,
+        "Isolation": record.level.as_str(),
+        "Size": if with_size { sizes(engine, instance) } else { "0B".into() },
+    })
+}
+
+fn sizes(engine: &Engine, instance: &Instance) -> String {
+    let (own, all) = engine.sizes(instance);
+    format!("{} (virtual {})", size(own), size(all))
+}
+
+fn command(instance: &Instance, whole: bool) -> String {
+    let config = &instance.record.config;
+    let words: Vec<&str> =
+        [&config.entrypoint, &config.cmd].into_iter().flatten().flatten().map(String::as_str).collect();
+    let text = words.join(" ");
+    if whole || text.chars().count() <= SHOWN {
+        return text;
+    }
+    text.chars().take(SHOWN - 1).chain(['…']).collect()
+}
+
+fn created_at(ns: i64) -> String {
+    let at = jiff::Timestamp::from_nanosecond(ns.into()).unwrap_or_default();
+    at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string()
+}
+
+/// As `Up 3 minutes (Paused)` or `Exited (1) 2 hours ago`.
+fn status(instance: &Instance) -> String {
+    let state = &instance.state;
+    let up = || duration((proa_engine::parse::now_ns() - state.started_ns) / 1_000_000_000);
+    match state.status {
+        Status::Created => "Created".into(),
+        Status::Running => format!("Up {}", up()),
+        Status::Paused => format!("Up {} (Paused)", up()),
+        Status::Exited => format!("Exited ({}) {}", state.exit_code, since_ns(state.finished_ns)),
+    }
+}

@@ -1,0 +1,176 @@
+//! `proa stats`: what instances use.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use proa_engine::channel::Channel;
+use proa_engine::names::short;
+use proa_engine::{Engine, Instance};
+use proa_protocol::message::Stats;
+use serde_json::{Value, json};
+
+use crate::context::Context;
+use crate::error::{Failure, Outcome};
+use crate::format::{self, binary_size, size};
+
+/// Show what instances use
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Those that do not run as well
+    #[arg(short, long)]
+    all: bool,
+    /// table, json, or a Go template
+    #[arg(long)]
+    format: Option<String>,
+    /// Print once
+    #[arg(long)]
+    no_stream: bool,
+    /// Print whole ids
+    #[arg(long)]
+    no_trunc: bool,
+    /// Names or ids; all that run where there are none
+    #[arg(value_name = "INSTANCE")]
+    instances: Vec<String>,
+}
+
+const COLUMNS: [(&str, &str); 8] = [
+    ("CONTAINER ID", "ID"),
+    ("NAME", "Name"),
+    ("CPU %", "CPUPerc"),
+    ("MEM USAGE / LIMIT", "MemUsage"),
+    ("MEM %", "MemPerc"),
+    ("NET I/O", "NetIO"),
+    ("BLOCK I/O", "BlockIO"),
+    ("PIDS", "PIDs"),
+];
+/// Between two looks, of whose difference the CPU use is made.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_secs(1);
+
+struct Watched {
+    instance: Instance,
+    channel: Option<Channel>,
+    before: Option<Stats>,
+    now: Option<Stats>,
+}
+
+/// Runs the command.
+pub fn run(context: &Context, args: &Args) -> Outcome {
+    let engine = context.engine()?;
+    let mut watched = watched(engine, args)?;
+    look(engine, &mut watched);
+    pause(FIRST_PAUSE);
+    let clears = !args.no_stream && std::io::stdout().is_terminal();
+    loop {
+        look(engine, &mut watched);
+        let rows: Vec<Value> = watched.iter().map(|one| row(one, args.no_trunc)).collect();
+        if clears {
+            print!("\x1b[2J\x1b[H");
+        }
+        format::rows(args.format.as_deref(), &COLUMNS, &rows)?;
+        std::io::stdout().flush().map_err(Failure::terminal)?;
+        let live = watched.iter().any(|one| one.channel.is_some());
+        if args.no_stream || (!live && !args.instances.is_empty()) {
+            return Ok(0);
+        }
+        pause(PAUSE);
+        if args.instances.is_empty() {
+            refresh(engine, args, &mut watched)?;
+        }
+    }
+}
+
+/// A pause that any signal ends, as it ends the whole command.
+fn pause(time: Duration) {
+    let timeout =
+        rustix::event::Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
+    // Interrupted or not, the next look is due.
+    let _ = rustix::event::poll(&mut [], Some(&timeout));
+}
+
+fn watched(engine: &Engine, args: &Args) -> Result<Vec<Watched>, Failure> {
+    let instances = if args.instances.is_empty() {
+        engine.instances()?.into_iter().filter(|instance| args.all || instance.is_live()).collect()
+    } else {
+        args.instances.iter().map(|name| engine.find(name)).collect::<Result<Vec<_>, _>>()?
+    };
+    Ok(instances.into_iter().map(|instance| watch(engine, instance)).collect())
+}
+
+fn watch(engine: &Engine, instance: Instance) -> Watched {
+    // One that has just ended is shown with nothing.
+    let channel = engine.connect(&instance).ok();
+    Watched { instance, channel, before: None, now: None }
+}
+
+/// Follows instances that come and go.
+fn refresh(engine: &Engine, args: &Args, watched: &mut Vec<Watched>) -> Result<(), Failure> {
+    let instances = engine.instances()?;
+    watched.retain(|one| {
+        let found = instances.iter().find(|instance| instance.record.id == one.instance.record.id);
+        found.is_some_and(|instance| args.all || instance.is_live())
+    });
+    for instance in instances.into_iter().filter(|instance| args.all || instance.is_live()) {
+        let known = watched.iter_mut().find(|one| one.instance.record.id == instance.record.id);
+        match known {
+            Some(one) if one.channel.is_some() || !instance.is_live() => {}
+            Some(one) => *one = watch(engine, instance),
+            None => watched.push(watch(engine, instance)),
+        }
+    }
+    Ok(())
+}
+
+fn look(engine: &Engine, watched: &mut [Watched]) {
+    for one in watched {
+        let stats = one.channel.as_mut().and_then(|channel| engine.stats(channel, &one.instance).ok());
+        if stats.is_none() {
+            one.channel = None;
+        }
+        one.before = std::mem::replace(&mut one.now, stats);
+    }
+}
+
+fn row(one: &Watched, whole: bool) -> Value {
+    let record = &one.instance.record;
+    let id = if whole { record.id.as_str() } else { short(&record.id) };
+    let none = Stats::default();
+    let now = one.now.as_ref().unwrap_or(&none);
+    // As Docker does: what can be had back at once does not count.
+    let used = now.memory_usage.map(|usage| usage.saturating_sub(now.memory_inactive_file.unwrap_or(0)));
+    let limit =
+        now.memory_limit.filter(|limit| *limit < 1 << 60).or_else(|| one.now.as_ref().map(|_| host_memory()));
+    let bytes = |value: Option<u64>| value.map_or_else(|| "--".into(), binary_size);
+    let io = |value: Option<u64>| value.map_or_else(|| "--".into(), size);
+    let share = used
+        .zip(limit)
+        .filter(|(_, limit)| *limit > 0)
+        .map(|(used, limit)| used as f64 / limit as f64 * 100.0);
+    json!({
+        "Container": id,
+        "ID": id,
+        "Name": record.name,
+        "CPUPerc": percent(cpu(one)),
+        "MemUsage": format!("{} / {}", bytes(used), bytes(limit)),
+        "MemPerc": percent(share),
+        "NetIO": "--",
+        "BlockIO": format!("{} / {}", io(now.io_read_bytes), io(now.io_write_bytes)),
+        "PIDs": now.pids.map_or_else(|| "--".into(), |pids| pids.to_string()),
+        "Isolation": record.level.as_str(),
+    })
+}
+
+fn percent(value: Option<f64>) -> String {
+    value.map_or_else(|| "--".into(), |value| format!("{value:.2}%"))
+}
+
+fn cpu(one: &Watched) -> Option<f64> {
+    let (before, now) = (one.before.as_ref()?, one.now.as_ref()?);
+    let time = (now.at_ns - before.at_ns).max(1) as f64;
+    Some(now.cpu_total_ns.saturating_sub(before.cpu_total_ns) as f64 / time * 100.0)
+}
+
+fn host_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram as u64 * u64::from(info.mem_unit)
+}

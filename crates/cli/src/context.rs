@@ -1,0 +1,144 @@
+//! What all commands share: global options, the environment, and the engine, opened when first needed.
+
+use std::cell::OnceCell;
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use proa_engine::monitor::Programs;
+use proa_engine::{Engine, Paths, paths};
+use proa_image::registry::ProxyConfig;
+use proa_image::{RegistryConfig, RegistryOptions};
+
+use crate::error::Failure;
+
+const DEFAULT_CONFIG: &str = "/etc/proa/config.toml";
+/// Where our other programs are when they are not beside this one.
+const LIBEXEC: &str = "/usr/libexec/proa";
+
+/// Options that stand before the command.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Globals {
+    /// Keep all state in DIR (or PROA_ROOT) instead of /var/lib/proa
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Read FILE (or PROA_CONFIG) instead of /etc/proa/config.toml
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Say on standard error what is done
+    #[arg(short = 'D', long)]
+    pub debug: bool,
+}
+
+/// What all commands share.
+#[derive(Debug)]
+pub struct Context {
+    globals: Globals,
+    engine: OnceCell<Engine>,
+}
+
+fn variable(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
+
+fn home() -> Option<PathBuf> {
+    variable("HOME").map(PathBuf::from)
+}
+
+/// A line for the user that is neither data nor an error.
+pub fn notice(line: &str) {
+    eprintln!("proa: {line}");
+}
+
+impl Context {
+    /// With these options.
+    pub fn new(globals: Globals) -> Self {
+        Self { globals, engine: OnceCell::new() }
+    }
+
+    /// The state directory as the user gave it.
+    pub fn root(&self) -> PathBuf {
+        let named = self.globals.root.clone().or_else(|| variable("PROA_ROOT").map(PathBuf::from));
+        named.unwrap_or_else(|| PathBuf::from(paths::DEFAULT_ROOT))
+    }
+
+    /// The configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        let named = self.globals.config.clone().or_else(|| variable("PROA_CONFIG").map(PathBuf::from));
+        named.unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG))
+    }
+
+    /// The global options again, for programs of ours that we start.
+    pub fn global_arguments(&self) -> Vec<String> {
+        let mut arguments = vec!["--root".to_owned(), self.root().display().to_string()];
+        if let Some(config) = &self.globals.config {
+            arguments.extend(["--config".to_owned(), config.display().to_string()]);
+        }
+        arguments
+    }
+
+    /// Says what is done, where `--debug` asks for that.
+    pub fn debug(&self, line: impl FnOnce() -> String) {
+        if self.globals.debug {
+            eprintln!("proa: debug: {}", line());
+        }
+    }
+
+    /// The engine.
+    ///
+    /// # Errors
+    /// The state directory cannot be used.
+    pub fn engine(&self) -> Result<&Engine, Failure> {
+        if let Some(engine) = self.engine.get() {
+            return Ok(engine);
+        }
+        let engine = Engine::open(Paths::new(&self.root())?, programs()?, notice)?;
+        self.debug(|| format!("root {}, run {}", engine.paths.root.display(), engine.paths.run.display()));
+        Ok(self.engine.get_or_init(|| engine))
+    }
+
+    /// How to reach registries.
+    ///
+    /// # Errors
+    /// The configuration file makes no sense.
+    pub fn registry_options(&self) -> Result<RegistryOptions, Failure> {
+        let path = self.config_file();
+        if self.globals.config.is_some() && !path.exists() {
+            return Err(Failure::new(format!("there is no configuration file {}", path.display())));
+        }
+        let docker =
+            variable("DOCKER_CONFIG").map(PathBuf::from).or_else(|| home().map(|home| home.join(".docker")));
+        Ok(RegistryOptions {
+            config: RegistryConfig::load(&path)?,
+            credentials: docker.map(|directory| directory.join("config.json")),
+            proxy: ProxyConfig {
+                http: proxy("http_proxy", "HTTP_PROXY"),
+                https: proxy("https_proxy", "HTTPS_PROXY"),
+                no_proxy: proxy("no_proxy", "NO_PROXY").unwrap_or_default(),
+            },
+            ..RegistryOptions::default()
+        })
+    }
+}
+
+fn proxy(lower: &str, upper: &str) -> Option<String> {
+    variable(lower).or_else(|| variable(upper)).and_then(|value| value.into_string().ok())
+}
+
+/// Our other programs: beside this one, in `../libexec/proa`, or in `/usr/libexec/proa`.
+///
+/// # Errors
+/// They are in none of these places.
+pub fn programs() -> Result<Programs, Failure> {
+    let own =
+        env::current_exe().map_err(|error| Failure::new(format!("cannot find this program: {error}")))?;
+    let beside = own.parent().unwrap_or(Path::new("/"));
+    let places = [beside.to_owned(), beside.join("../libexec/proa"), PathBuf::from(LIBEXEC)];
+    match places.into_iter().find(|place| place.join("proa-monitor").exists()) {
+        Some(place) => {
+            Ok(Programs { monitor: place.join("proa-monitor"), agent: place.join("proa-agent"), own })
+        }
+        None => Err(Failure::new(format!("proa-monitor is not in {} nor in {LIBEXEC}", beside.display()))
+            .with_hint("keep proa, proa-monitor and proa-agent in one directory")),
+    }
+}

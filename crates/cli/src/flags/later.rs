@@ -1,0 +1,122 @@
+//! Docker's options that Proa does not have: refused with the reason, never ignored.
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::error::Failure;
+
+/// Options by what they need.
+const LATER: &[(&str, &[&str])] = &[
+    (
+        "networks",
+        &[
+            "publish",
+            "publish-all",
+            "expose",
+            "ip",
+            "ip6",
+            "link",
+            "link-local-ip",
+            "mac-address",
+            "network-alias",
+        ],
+    ),
+    ("volumes", &["volumes-from", "volume-driver"]),
+    ("restart policies", &["restart"]),
+    (
+        "health checks",
+        &[
+            "health-cmd",
+            "health-interval",
+            "health-retries",
+            "health-start-interval",
+            "health-start-period",
+            "health-timeout",
+        ],
+    ),
+    (
+        "block I/O limits",
+        &[
+            "blkio-weight",
+            "blkio-weight-device",
+            "device-read-bps",
+            "device-read-iops",
+            "device-write-bps",
+            "device-write-iops",
+        ],
+    ),
+    ("shared namespaces", &["ipc", "pid", "uts", "userns", "cgroupns", "cgroup-parent"]),
+    ("real-time limits", &["cpu-rt-period", "cpu-rt-runtime"]),
+    ("device rules", &["device-cgroup-rule", "gpus"]),
+    ("supplementary groups", &["group-add"]),
+    ("other runtimes", &["runtime", "storage-opt"]),
+    ("memory tuning", &["memory-swappiness", "kernel-memory"]),
+];
+/// Those of them without a value.
+const SWITCHES: &[&str] = &["publish-all"];
+/// What is already so, or changes nothing here.
+const HARMLESS: &[&str] = &["no-healthcheck", "disable-content-trust"];
+
+/// Which of them were given.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LaterFlags {
+    given: Vec<(&'static str, &'static str)>,
+}
+
+impl LaterFlags {
+    pub(super) fn refuse(&self) -> Result<(), Failure> {
+        match self.given.first() {
+            None => Ok(()),
+            Some((flag, what)) => {
+                Err(Failure::usage(format!("--{flag} needs {what}, which Proa does not have yet"))
+                    .with_hint("COMPATIBILITY.md lists what there is"))
+            }
+        }
+    }
+}
+
+impl clap::FromArgMatches for LaterFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut given = Vec::new();
+        for (what, flags) in LATER {
+            for flag in *flags {
+                if matches.value_source(flag) == Some(clap::parser::ValueSource::CommandLine) {
+                    given.push((*flag, *what));
+                }
+            }
+        }
+        // The values that ask for what is there anyway.
+        let restart = matches.try_get_one::<String>("restart").ok().flatten();
+        if restart.is_some_and(|policy| policy == "no") {
+            given.retain(|(flag, _)| *flag != "restart");
+        }
+        Ok(Self { given })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl clap::Args for LaterFlags {
+    fn augment_args(command: Command) -> Command {
+        let flags = LATER.iter().flat_map(|(_, flags)| flags.iter());
+        let command = flags.fold(command, |command, flag| {
+            let arg = Arg::new(*flag).long(*flag).hide(true);
+            let arg = match *flag {
+                "publish" => arg.short('p'),
+                "publish-all" => arg.short('P'),
+                _ => arg,
+            };
+            let takes_value = !SWITCHES.contains(flag);
+            command.arg(arg.action(if takes_value { ArgAction::Append } else { ArgAction::SetTrue }))
+        });
+        HARMLESS.iter().fold(command, |command, flag| {
+            command.arg(Arg::new(*flag).long(*flag).hide(true).action(ArgAction::SetTrue))
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}

@@ -1,0 +1,52 @@
+//! Privileges.
+
+use std::path::Path;
+
+use proa_engine::config::HostConfig;
+
+use super::pairs;
+use crate::error::{ENGINE, Failure};
+
+/// Privileges.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Security")]
+pub(super) struct SecurityFlags {
+    /// Add a capability; ALL for all
+    #[arg(long, value_name = "NAME")]
+    cap_add: Vec<String>,
+    /// Take a capability away; ALL for all
+    #[arg(long, value_name = "NAME")]
+    cap_drop: Vec<String>,
+    /// seccomp=unconfined|builtin|FILE, no-new-privileges, systempaths=unconfined
+    #[arg(long, value_name = "OPTION")]
+    security_opt: Vec<String>,
+    /// Kernel parameter of the instance's namespaces
+    #[arg(long, value_name = "KEY=VALUE")]
+    sysctl: Vec<String>,
+    #[arg(long, hide = true)]
+    privileged: bool,
+}
+
+impl SecurityFlags {
+    pub(super) fn apply(&self, host: &mut HostConfig) -> Result<(), Failure> {
+        host.cap_add.clone_from(&self.cap_add);
+        host.cap_drop.clone_from(&self.cap_drop);
+        host.security_opt =
+            self.security_opt.iter().map(|text| with_profile(text)).collect::<Result<_, _>>()?;
+        host.sysctls = pairs("--sysctl", &self.sysctl)?.into_iter().collect();
+        host.privileged = self.privileged;
+        Ok(())
+    }
+}
+
+/// A profile's text in place of its path: the instance keeps what the file held when it was made.
+fn with_profile(text: &str) -> Result<String, Failure> {
+    let path = text.strip_prefix("seccomp=").or_else(|| text.strip_prefix("seccomp:"));
+    let Some(path) = path.filter(|path| !["unconfined", "builtin", ""].contains(path)) else {
+        return Ok(text.to_owned());
+    };
+    let profile = std::fs::read_to_string(path);
+    let profile = profile
+        .map_err(|error| Failure::io("read the seccomp profile", Path::new(path), error).with_code(ENGINE))?;
+    Ok(format!("seccomp={profile}"))
+}
