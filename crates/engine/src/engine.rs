@@ -172,7 +172,8 @@ impl Engine {
     pub fn read_state(&self, id: &str) -> Result<InstanceState> {
         let path = self.paths.instance(id).join(STATE_FILE);
         match std::fs::read(&path) {
-            Ok(bytes) => parse_json(&bytes, &path),
+            Ok(bytes) => InstanceState::parse(&bytes)
+                .map_err(|error| Error::io("read", &path, std::io::Error::other(error))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(InstanceState::default()),
             Err(error) => Err(Error::io("read", &path, error)),
         }

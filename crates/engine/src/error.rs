@@ -163,6 +163,14 @@ impl Error {
             Self::AmbiguousId(_) | Self::Invalid { .. } => Kind::InvalidInput,
             Self::NameInUse { .. } | Self::Conflict { .. } => Kind::Conflict,
             Self::Unsupported { .. } => Kind::Unsupported,
+            Self::Image(error) => match error.kind() {
+                proa_image::ErrorKind::NotFound => Kind::NotFound,
+                proa_image::ErrorKind::Conflict => Kind::Conflict,
+                proa_image::ErrorKind::Invalid => Kind::InvalidInput,
+                proa_image::ErrorKind::Denied
+                | proa_image::ErrorKind::Unavailable
+                | proa_image::ErrorKind::Other => Kind::Internal,
+            },
             Self::Monitor { kind, .. } => match kind {
                 ErrorKind::CommandNotFound => Kind::CommandNotFound,
                 ErrorKind::CommandNotExecutable => Kind::CommandNotExecutable,
@@ -175,7 +183,6 @@ impl Error {
             Self::Io { .. }
             | Self::Database { .. }
             | Self::NewerDatabase { .. }
-            | Self::Image(_)
             | Self::MonitorGone(_)
             | Self::Protocol { .. } => Kind::Internal,
         }
