@@ -8,7 +8,7 @@ use std::time::Duration;
 use proa_protocol::frame::Frame;
 use proa_protocol::instance::{InstanceConfig, IsolationLevel, Layer, layer_mount_dir};
 use proa_runtime::{CgroupPolicy, Rootfs};
-use proa_supervisor::{PollSet, Status, Supervisor, SupervisorConfig};
+use proa_supervisor::{Mounts, PollSet, Status, Supervisor, SupervisorConfig};
 
 use crate::args::Args;
 use crate::error::{Error, IoAt};
@@ -112,17 +112,24 @@ impl Backend {
         }
     }
 
-    /// Ends all processes and removes what they ran in. True when that is done; else to be asked again after
-    /// the next round.
+    /// Ends all processes and removes what they ran in.
     ///
     /// # Errors
     /// Something could not be removed.
-    pub fn stop(&mut self) -> Result<bool, Error> {
+    pub fn stop(&mut self) -> Result<Stop, Error> {
         match self {
-            Self::Local(supervisor) => Ok(supervisor.delete().map(|()| true)?),
-            Self::Guest(guest) => Ok(guest.stop()),
+            Self::Local(supervisor) => Ok(Stop::Done(supervisor.delete()?)),
+            Self::Guest(guest) => Ok(if guest.stop() { Stop::Done(None) } else { Stop::NotYet }),
         }
     }
+}
+
+/// How far an end has come.
+pub enum Stop {
+    /// It must be asked for again after the next round.
+    NotYet,
+    /// Nothing runs any more. What is given takes time to vanish when it is dropped.
+    Done(Option<Mounts>),
 }
 
 fn local(args: &Args, record: &Record, config: InstanceConfig) -> Result<Supervisor, Error> {

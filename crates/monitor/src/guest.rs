@@ -115,7 +115,7 @@ impl Guest {
             if frame.channel != AGENT {
                 return Some(frame);
             }
-            if let Some(frame) = self.from_agent(&frame) {
+            if let Some(frame) = self.agent_frame(&frame) {
                 return Some(frame);
             }
         }
@@ -198,7 +198,7 @@ impl Guest {
     }
 
     /// The agent's own answers: the first ends the boot.
-    fn from_agent(&mut self, frame: &Frame) -> Option<Frame> {
+    fn agent_frame(&mut self, frame: &Frame) -> Option<Frame> {
         match Response::parse(&frame.payload) {
             Ok(Response::Notice { message }) => Some(Response::Notice { message }.frame(MONITOR)),
             Ok(Response::Error { kind, message }) => {

@@ -96,7 +96,7 @@ fn first_client(number: u32) -> Result<UnixStream, Error> {
 
 fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {
     let record = Record::lock(&args.root, &args.run, &args.id)?;
-    repair::finish(&record)?;
+    let state = repair::finish(&record)?;
     proa_sys::signals::default_library_signals();
     proa_sys::signals::survive(&[Signal::TERM, Signal::INT, Signal::HUP]).at("/".as_ref())?;
     let config = record.config()?;
@@ -105,7 +105,7 @@ fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {
     let reaper = config.reaper.clone().filter(|_| config.auto_remove && args.mode == Mode::Run);
     let mut notices = Vec::new();
     let backend = Backend::new(args, &record, config, &mut |line| notices.push(line))?;
-    let mut server = Server::new(record, backend, log, listener, notices)?;
+    let mut server = Server::new(record, state, backend, log, listener, notices);
     if args.mode == Mode::Maintenance {
         server.hold();
     }

@@ -7,16 +7,21 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use proa_protocol::instance::{
     CONFIG_FILE, InstanceConfig, InstanceState, LOCK_FILE, SOCKET_FILE, STATE_FILE, instance_dir,
 };
-use rustix::fs::{FlockOperation, flock};
+use rustix::event::Timespec;
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, IoAt};
 
 const PROCESSES_FILE: &str = "processes.json";
+/// How long a monitor that has told of the end may take to end itself.
+const ENDING: Duration = Duration::from_secs(2);
 
 /// An instance's record, locked for this process.
 pub struct Record {
@@ -37,24 +42,37 @@ pub struct StartedProcess {
 }
 
 impl Record {
-    /// Takes the monitor's lock, without waiting.
+    /// Takes the monitor's lock. One that has told its clients of the end may still hold it for a moment, and is
+    /// waited for.
     ///
     /// # Errors
-    /// There is no such instance, or it has a monitor.
+    /// The instance has a monitor.
     pub fn lock(root: &Path, run: &Path, id: &str) -> Result<Self, Error> {
         let dir = instance_dir(root, id);
         let run_dir = instance_dir(run, id);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&run_dir).at(&run_dir)?;
         let path = run_dir.join(LOCK_FILE);
         let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).at(&path)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { dir, run_dir, lock: Some(lock) }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::HasMonitor),
-            Err(error) => Err(error).at(&path),
+        let mut record = Self { dir, run_dir, lock: None };
+        let deadline = Instant::now() + ENDING;
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) if record.is_ending() && Instant::now() < deadline => pause(),
+                Err(Errno::WOULDBLOCK) => return Err(Error::HasMonitor),
+                Err(error) => return Err(error).at(&path),
+            }
         }
+        record.lock = Some(lock);
+        Ok(record)
     }
 
-    /// Lets another monitor have the instance. Nothing of the record may be written from then on.
+    /// Whether the monitor that holds the lock has written down the end of its instance.
+    fn is_ending(&self) -> bool {
+        !self.socket().exists() && self.state().is_ok_and(|state| state.monitor_pid == 0)
+    }
+
+    /// Lets others have the instance. Nothing of the record may be written from then on.
     pub fn unlock(&mut self) {
         self.lock = None;
     }
@@ -70,21 +88,29 @@ impl Record {
     pub fn state(&self) -> Result<InstanceState, Error> {
         let path = self.dir.join(STATE_FILE);
         match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::BadJson { path, error }),
+            Ok(bytes) => InstanceState::parse(&bytes).map_err(|error| Error::BadJson { path, error }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(InstanceState::default()),
             Err(error) => Err(error).at(&path),
         }
     }
 
-    /// Replaces the state. Not synced: after a power cut the instance is not running whatever the file says.
+    /// Replaces the state, at once for whoever reads it. Not synced: after a power cut the instance is not
+    /// running whatever the file says.
     pub fn write_state(&self, state: &InstanceState) -> Result<(), Error> {
-        let temporary = self.dir.join("state.json.new");
+        let fresh = self.dir.join("state.json.new");
         let path = self.dir.join(STATE_FILE);
         let json = serde_json::to_vec(state).unwrap_or_default();
-        let mut options = OpenOptions::new();
-        let file = options.create(true).truncate(true).write(true).mode(0o600).open(&temporary);
-        file.and_then(|mut file| file.write_all(&json)).at(&temporary)?;
-        fs::rename(&temporary, &path).at(&path)
+        // What a crash left there would be truncated, which makes ext4 write through at close.
+        let _ = fs::remove_file(&fresh);
+        let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&fresh);
+        file.and_then(|mut file| file.write_all(&json)).at(&fresh)?;
+        // Exchanged and not replaced: ext4 writes a file's data to the disk before it lets it replace another,
+        // which takes milliseconds on a busy disk.
+        match renameat_with(CWD, &fresh, CWD, &path, RenameFlags::EXCHANGE) {
+            Ok(()) => fs::remove_file(&fresh).at(&fresh),
+            // There was none, or the file system cannot.
+            Err(_) => fs::rename(&fresh, &path).at(&path),
+        }
     }
 
     /// Notes the processes to be killed should this one die.
@@ -113,6 +139,11 @@ impl Record {
     }
 }
 
+fn pause() {
+    let moment = Timespec { tv_sec: 0, tv_nsec: 500_000 };
+    let _ = rustix::event::poll(&mut [], Some(&moment));
+}
+
 impl StartedProcess {
     /// The process that has this id now.
     pub fn of(pid: u32) -> Option<Self> {
@@ -139,6 +170,8 @@ mod tests {
     #[test]
     fn one_monitor_at_a_time() {
         let (base, mut record) = record("lock");
+        let state = InstanceState { status: Status::Running, monitor_pid: 1, ..InstanceState::default() };
+        record.write_state(&state).unwrap();
         assert!(matches!(Record::lock(&base, &base, "a1"), Err(Error::HasMonitor)));
         record.unlock();
         assert!(Record::lock(&base, &base, "a1").is_ok());

@@ -24,18 +24,18 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Repairs one instance, unless it has a monitor.
 pub fn run(args: &Args) -> Result<(), Error> {
     match Record::lock(&args.root, &args.run, &args.id) {
-        Ok(record) => finish(&record),
+        Ok(record) => finish(&record).map(drop),
         // It lives: there is nothing to repair.
         Err(Error::HasMonitor) => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// Finishes what the last monitor of a locked record left.
-pub fn finish(record: &Record) -> Result<(), Error> {
+/// Finishes what the last monitor of a locked record left. Returns the state as it is then.
+pub fn finish(record: &Record) -> Result<InstanceState, Error> {
     let state = record.state()?;
     if !matches!(state.status, Status::Running | Status::Paused) {
-        return Ok(());
+        return Ok(state);
     }
     for process in record.processes() {
         kill(process);
@@ -44,7 +44,7 @@ pub fn finish(record: &Record) -> Result<(), Error> {
         proa_runtime::remove_leftovers(&config.id, &config.spec)?;
     }
     record.remove_run_files();
-    record.write_state(&InstanceState {
+    let finished = InstanceState {
         status: Status::Exited,
         pid: 0,
         monitor_pid: 0,
@@ -52,7 +52,9 @@ pub fn finish(record: &Record) -> Result<(), Error> {
         finished_ns: now_ns(),
         error: "its monitor was killed".into(),
         ..state
-    })
+    };
+    record.write_state(&finished)?;
+    Ok(finished)
 }
 
 /// Kills the process and waits until it is gone, if it is still the one that was started.

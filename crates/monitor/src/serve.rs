@@ -8,12 +8,14 @@
 //!   Stopping ◀────────────┴──────────────────────┴──────────────────────────────────┘
 //!      │ backend gone                 Held ──Shutdown, or last client left──▶ Stopping
 //!      ▼
-//!    Over: state written, lock free, clients told; ends when they have read it
+//!    Over: state written, clients told; ends when they have read it
 //! ```
 //!
-//! Order at the end: the log is complete, the backend gone, `state.json` written, the socket removed and the
-//! lock free before any client hears of the end. So whoever heard of it can remove the instance or start it
-//! again at once. A client that stands still keeps only this process, not the instance.
+//! Order at the end: the log is complete, all processes and cgroups gone, `state.json` written and the socket
+//! removed before any client hears of the end. The container's mounts, which the kernel takes milliseconds to
+//! undo, go after that, and then the lock: whoever starts the instance again or removes it waits for the lock
+//! anyway. Only an instance to be removed gives its lock before. A client that stands still keeps this process
+//! alive, and nothing of the instance.
 //!
 //! Requests are passed to the backend as they came, but for those that change the instance's state (`Start`,
 //! `Wait`, `Pause`, `Resume`, `Shutdown`): those are the monitor's.
@@ -29,13 +31,12 @@ use std::time::{Duration, Instant};
 use proa_protocol::frame::{Frame, Kind, WINDOW};
 use proa_protocol::instance::{InstanceState, Status};
 use proa_protocol::message::{ErrorKind, ExitStatus, Request, Response};
-use proa_supervisor::{HOST_TOKENS, PollSet};
+use proa_supervisor::{HOST_TOKENS, Mounts, PollSet};
 use rustix::event::PollFlags;
 
-use crate::backend::{Backend, MONITOR};
+use crate::backend::{Backend, MONITOR, Stop};
 use crate::client::{Client, Joined};
 use crate::clock::now_ns;
-use crate::error::Error;
 use crate::log::Log;
 use crate::peek;
 use crate::record::Record;
@@ -105,13 +106,14 @@ impl Server {
     /// A server for an instance whose backend is ready.
     pub fn new(
         record: Record,
+        state: InstanceState,
         backend: Backend,
         log: Log,
         listener: UnixListener,
         notices: Vec<String>,
-    ) -> Result<Self, Error> {
-        Ok(Self {
-            state: record.state()?,
+    ) -> Self {
+        Self {
+            state,
             record,
             backend,
             log,
@@ -124,7 +126,7 @@ impl Server {
             pauses: VecDeque::new(),
             reaper: None,
             trimmed: false,
-        })
+        }
     }
 
     /// Runs nothing: the instance's root is held for work on its files.
@@ -230,7 +232,7 @@ impl Server {
         loop {
             let Some(client) = self.clients.get_mut(&channel) else { return };
             match client.next_frame() {
-                Ok(Some(frame)) => self.from_client(channel, frame),
+                Ok(Some(frame)) => self.client_frame(channel, frame),
                 Ok(None) => break,
                 Err(error) => {
                     self.refuse(channel, ErrorKind::InvalidInput, error.to_string());
@@ -288,7 +290,7 @@ impl Server {
 
 /// Frames from clients.
 impl Server {
-    fn from_client(&mut self, channel: u32, mut frame: Frame) {
+    fn client_frame(&mut self, channel: u32, mut frame: Frame) {
         frame.channel = channel;
         match frame.kind {
             Kind::Request => self.request(channel, frame),
@@ -402,14 +404,14 @@ impl Server {
     fn route(&mut self) {
         while let Some(frame) = self.backend.pop() {
             match frame.channel {
-                MONITOR => self.from_first_process(frame),
-                CONTROL => self.from_control(&frame),
-                channel => self.to_client(channel, frame),
+                MONITOR => self.first_process_frame(frame),
+                CONTROL => self.control_frame(&frame),
+                channel => self.relay(channel, frame),
             }
         }
     }
 
-    fn from_first_process(&mut self, frame: Frame) {
+    fn first_process_frame(&mut self, frame: Frame) {
         match frame.kind {
             Kind::Stdout | Kind::Stderr => {
                 self.log.push(frame.kind, &frame.payload);
@@ -488,7 +490,7 @@ impl Server {
         }
     }
 
-    fn from_control(&mut self, frame: &Frame) {
+    fn control_frame(&mut self, frame: &Frame) {
         let Ok(response) = Response::parse(&frame.payload) else { return };
         let Some((channel, pause)) = self.pauses.pop_front() else { return };
         self.answer(channel, &response);
@@ -499,7 +501,7 @@ impl Server {
         }
     }
 
-    fn to_client(&mut self, channel: u32, frame: Frame) {
+    fn relay(&mut self, channel: u32, frame: Frame) {
         let ending = matches!(self.phase, Phase::Ending { .. });
         let Some(client) = self.clients.get_mut(&channel) else { return };
         match frame.kind {
@@ -534,10 +536,10 @@ impl Server {
 impl Server {
     fn advance(&mut self) {
         match &self.phase {
-            Phase::Created { until } if self.clients.is_empty() => {
-                if until.is_none_or(|until| Instant::now() >= until) {
-                    self.phase = Phase::Stopping(Outcome::Nothing);
-                }
+            Phase::Created { until }
+                if self.clients.is_empty() && until.is_none_or(|until| Instant::now() >= until) =>
+            {
+                self.phase = Phase::Stopping(Outcome::Nothing);
             }
             Phase::Held if self.clients.is_empty() => self.phase = Phase::Stopping(Outcome::Nothing),
             Phase::Ending { outcome, until } => {
@@ -551,26 +553,34 @@ impl Server {
         if let Phase::Stopping(outcome) = &self.phase {
             let outcome = outcome.clone();
             match self.backend.stop() {
-                Ok(false) => {}
-                Ok(true) => self.finish(outcome, String::new()),
-                Err(error) => self.finish(outcome, error.to_string()),
+                Ok(Stop::NotYet) => {}
+                Ok(Stop::Done(mounts)) => self.finish(&outcome, mounts, String::new()),
+                Err(error) => self.finish(&outcome, None, error.to_string()),
             }
         }
     }
 
-    /// Writes down how it ended, frees the lock, and tells everybody, in this order.
-    fn finish(&mut self, outcome: Outcome, left_behind: String) {
+    /// Writes down how it ended and tells everybody; then the mounts go, and the lock.
+    fn finish(&mut self, outcome: &Outcome, mounts: Option<Mounts>, left_behind: String) {
         self.phase = Phase::Over;
         self.log.end();
-        self.record_end(&outcome, left_behind);
+        self.record_end(outcome, left_behind);
         self.listener = None;
         self.record.remove_run_files();
-        self.record.unlock();
-        for channel in self.clients.keys().copied().collect::<Vec<_>>() {
-            self.tell_end(channel, &outcome);
+        if self.reaper.is_some() {
+            // Its owner removes it now, for which the mounts are no hindrance; nobody starts it again.
+            self.record.unlock();
         }
-        self.reap(&outcome);
+        for channel in self.clients.keys().copied().collect::<Vec<_>>() {
+            self.tell_end(channel, outcome);
+        }
+        let owned = self.clients.values().any(|client| client.owner);
         self.flush_clients();
+        drop(mounts);
+        self.record.unlock();
+        if !owned && !matches!(outcome, Outcome::Nothing) {
+            self.reap();
+        }
     }
 
     fn record_end(&mut self, outcome: &Outcome, left_behind: String) {
@@ -620,16 +630,14 @@ impl Server {
         self.close_client(channel);
     }
 
-    /// Has the instance removed, unless a client is there to do it.
-    fn reap(&mut self, outcome: &Outcome) {
-        let owned = self.clients.values().any(|client| client.owner);
-        if let (Some(reaper), false, false) = (&self.reaper, owned, matches!(outcome, Outcome::Nothing)) {
-            let mut command = Command::new(&reaper.program);
-            command.arg("--root").arg(&reaper.root).args(["system", "reap", &reaper.id]);
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            // Where it cannot be run, the next `system check` removes the instance.
-            let _ = command.spawn();
-        }
+    /// Has the instance removed, if that was asked for. Only without a client who would do it.
+    fn reap(&self) {
+        let Some(reaper) = &self.reaper else { return };
+        let mut command = Command::new(&reaper.program);
+        command.arg("--root").arg(&reaper.root).args(["system", "reap", &reaper.id]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Where it cannot be run, the next `system check` removes the instance.
+        let _ = command.spawn();
     }
 }
 

@@ -160,6 +160,20 @@ pub struct InstanceState {
     pub error: String,
 }
 
+impl InstanceState {
+    /// Reads a state file. An empty one is what a power cut can leave of a state written shortly before: such an
+    /// instance was started, so it is taken for one that runs, and being without a monitor gets repaired.
+    ///
+    /// # Errors
+    /// It is neither empty nor a state.
+    pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        if bytes.is_empty() {
+            return Ok(Self { status: Status::Running, ..Self::default() });
+        }
+        serde_json::from_slice(bytes)
+    }
+}
+
 /// Directory of an instance below `<root>` or `<run>`.
 pub fn instance_dir(base: &Path, id: &str) -> PathBuf {
     base.join("instances").join(id)
@@ -181,5 +195,12 @@ mod tests {
         assert_eq!(serde_json::to_string(&state).unwrap(), text);
         assert_eq!(serde_json::from_str::<InstanceState>(text).unwrap(), state);
         assert_eq!(serde_json::from_str::<InstanceState>("{}").unwrap(), InstanceState::default());
+    }
+
+    #[test]
+    fn a_state_lost_in_a_power_cut_is_that_of_an_instance_to_repair() {
+        assert_eq!(InstanceState::parse(b"").unwrap().status, Status::Running);
+        assert_eq!(InstanceState::parse(b"{}").unwrap(), InstanceState::default());
+        assert!(InstanceState::parse(b"{").is_err());
     }
 }

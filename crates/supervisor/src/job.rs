@@ -5,8 +5,9 @@
 //!   client ◀─frames, within credit── Decoder ◀──pipe──┘ (its answers and Data, in order)
 //! ```
 //!
-//! The child holds the instance's root and these two pipes alone, and dies with us. Its last frame is the
-//! final answer; it exits with 0 once that is written. A client that leaves ends its job.
+//! The child holds the instance's root and these two pipes alone, and dies with us. Its last frame is the final
+//! answer, which goes to the client when the child is reaped: then the channel is free for the next request.
+//! The child exits with 0 once that frame is written. A client that leaves ends its job.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,6 +29,8 @@ use crate::{Slot, token};
 
 /// Payload of a data frame. Well below the window, so that a frame always fits what a client's credit leaves.
 const CHUNK: usize = 32 * 1024;
+/// Channel of the child's final answer; all its other frames are on 0.
+const FINAL: u32 = 1;
 
 /// What a job does.
 pub(crate) enum Task {
@@ -55,6 +58,7 @@ pub(crate) struct Job {
     output: Option<Rc<OwnedFd>>,
     decoder: Decoder,
     streams: bool,
+    answer: Option<Frame>,
 }
 
 impl Job {
@@ -78,6 +82,7 @@ impl Job {
             output: Some(non_blocking(output)?),
             decoder: Decoder::new(),
             streams: matches!(task, Task::Get { .. }),
+            answer: None,
         })
     }
 
@@ -131,8 +136,9 @@ impl Job {
                 self.decoder.push(&bytes);
                 // The child is a copy of this very code, so what it writes are frames.
                 while let Ok(Some(frame)) = self.decoder.next_frame() {
-                    match frame.kind {
-                        Kind::Data => channels.stream(self.channel, Kind::Data, frame.payload),
+                    match (frame.kind, frame.channel) {
+                        (Kind::Data, _) => channels.stream(self.channel, Kind::Data, frame.payload),
+                        (_, FINAL) => self.answer = Some(frame),
                         _ => channels.forward(Frame { channel: self.channel, ..frame }),
                     }
                 }
@@ -142,9 +148,13 @@ impl Job {
     }
 
     fn reap(&mut self, channels: &mut Channels) -> bool {
-        match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
-            Ok(None) | Err(Errno::INTR) => return false,
-            Ok(Some(status)) if status.exit_status() == Some(0) => {}
+        let status = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        if matches!(status, Ok(None) | Err(Errno::INTR)) {
+            return false;
+        }
+        let done = status.is_ok_and(|status| status.is_some_and(|status| status.exit_status() == Some(0)));
+        match self.answer.take() {
+            Some(frame) if done => channels.forward(Frame { channel: self.channel, ..frame }),
             _ => channels.fail(
                 self.channel,
                 ErrorKind::Internal,
@@ -177,13 +187,13 @@ impl Task {
                 Ok(Response::Changes { changes })
             }
             Self::Get { root, path } => {
-                output.respond(&Response::Stat(archive::stat(root.as_fd(), path)?));
+                output.respond(0, &Response::Stat(archive::stat(root.as_fd(), path)?));
                 archive::get(root.as_fd(), path, output)?;
                 output.end();
                 Ok(Response::Ok)
             }
             Self::Put { root, path, no_overwrite_dir } => {
-                output.respond(&Response::Ok);
+                output.respond(0, &Response::Ok);
                 archive::put(root.as_fd(), path, &mut Pipe(input), *no_overwrite_dir)?;
                 Ok(Response::Ok)
             }
@@ -198,7 +208,7 @@ fn work(task: &Task, input: &OwnedFd, output: &OwnedFd) -> i32 {
         Ok(response) => response,
         Err(error) => Response::error(error.kind(), error.to_string()),
     };
-    output.respond(&answer);
+    output.respond(FINAL, &answer);
     i32::from(output.broken)
 }
 
@@ -210,8 +220,8 @@ struct Frames<'fd> {
 }
 
 impl Frames<'_> {
-    fn respond(&mut self, response: &Response) {
-        let sent = self.flush().and_then(|()| response.frame(0).write_to(Pipe(self.pipe)));
+    fn respond(&mut self, channel: u32, response: &Response) {
+        let sent = self.flush().and_then(|()| response.frame(channel).write_to(Pipe(self.pipe)));
         self.broken |= sent.is_err();
     }
 

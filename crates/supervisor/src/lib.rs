@@ -29,6 +29,7 @@ mod requests;
 mod stream;
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,7 @@ use proa_oci::runtime::{ConsoleSize, NamespaceKind, Spec};
 use proa_protocol::frame::{Frame, Kind};
 use proa_protocol::message::{ErrorKind, ExitStatus, LaunchConfig, Request, Response};
 use proa_runtime::{CgroupPolicy, Container, Create, Error, Handles, Rootfs, Stdio};
+use rustix::fs::{Mode, OFlags};
 
 pub use crate::poll::{HOST_TOKENS, PollSet};
 
@@ -137,9 +139,15 @@ enum State {
     Deleted,
 }
 
+/// Keeps the mounts of a container that was deleted. The kernel takes milliseconds to undo them, which nobody need
+/// wait for who only wants to know how it ended. They vanish when this is dropped.
+#[derive(Debug)]
+pub struct Mounts(#[expect(dead_code, reason = "held, not used")] OwnedFd);
+
 /// A container that exists, and what later requests need of its configuration.
 struct Live {
     container: Container,
+    mounts: Mounts,
     rootfs: Rootfs,
     mountpoints: Vec<String>,
     /// Its pid namespace ends with the first process, and all other processes with it.
@@ -285,17 +293,20 @@ impl Supervisor {
         self.create(false)
     }
 
-    /// Kills what runs and removes the container. Clients are told no more.
+    /// Kills what runs and removes the container, but for its mounts, which are returned. Clients are told no more.
     ///
     /// # Errors
     /// Something of the container could not be removed.
-    pub fn delete(&mut self) -> Result<(), Error> {
+    pub fn delete(&mut self) -> Result<Option<Mounts>, Error> {
         for job in self.jobs.values_mut() {
             job.kill(&mut self.channels);
         }
         match std::mem::replace(&mut self.state, State::Deleted) {
-            State::Live(live) | State::Ended(_, live) => live.container.delete(),
-            State::Ready(_) | State::Deleted => Ok(()),
+            State::Live(live) | State::Ended(_, live) => {
+                let Live { container, mounts, .. } = *live;
+                container.delete().map(|()| Some(mounts))
+            }
+            State::Ready(_) | State::Deleted => Ok(None),
         }
     }
 
@@ -344,21 +355,22 @@ impl Supervisor {
             cgroup: config.cgroup,
         })?;
         let own_pids = has_own_pids(spec);
-        if run {
-            match start(&mut container, handles, own_pids) {
-                Ok(mut first) => {
-                    first.input_once = launch.stdin_once;
-                    self.processes.first = Some(first);
-                }
+        let begun = Mounts::of(container.pid()).and_then(|mounts| {
+            let first = if run { Some(start(&mut container, handles, own_pids)?) } else { None };
+            Ok((mounts, first))
+        });
+        let (mounts, first) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
                 // Why the start failed says more than what is then left behind.
-                Err(error) => {
-                    let _ = container.delete();
-                    return Err(error);
-                }
+                let _ = container.delete();
+                return Err(error);
             }
-        }
+        };
+        self.processes.first = first.map(|first| first.with_input_once(launch.stdin_once));
         Ok(Live {
             container,
+            mounts,
             rootfs: rootfs.clone(),
             mountpoints: spec.mounts.iter().map(|mount| mount.destination.clone()).collect(),
             own_pids,
@@ -466,6 +478,16 @@ impl Supervisor {
             Ok(response) => self.channels.respond(channel, &response),
             Err(error) => self.channels.fail(channel, error.kind(), error.to_string()),
         }
+    }
+}
+
+impl Mounts {
+    /// Those of a child of ours that has not been reaped.
+    fn of(pid: u32) -> Result<Self, Error> {
+        let path = format!("/proc/{pid}/ns/mnt");
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let namespace = rustix::fs::open(&path, flags, Mode::empty());
+        namespace.map(Self).map_err(|error| internal(&path, &error.into()))
     }
 }
 

@@ -43,8 +43,7 @@ pub(crate) struct Process {
     pub(crate) pid: u32,
     /// Its standard input.
     pub(crate) input: Input,
-    /// Its input ends with the first client that ends its own.
-    pub(crate) input_once: bool,
+    input_once: bool,
     pidfd: Option<OwnedFd>,
     terminal: Option<Rc<OwnedFd>>,
     outputs: [Output; 2],
@@ -78,6 +77,11 @@ impl Process {
             phase: Phase::Running,
             alone,
         })
+    }
+
+    /// The same, its input ending with the first client that ends its own.
+    pub(crate) fn with_input_once(self, input_once: bool) -> Self {
+        Self { input_once, ..self }
     }
 
     /// Whoever could still hold its streams has ended too.

@@ -108,9 +108,8 @@ impl Supervisor {
         let (child, handles) = live.container.exec(&exec.process, &exec.user, stdio)?;
         live.late_join.get_or_insert_with(|| Instant::now() + LATE_JOIN);
         let process = Process::new(key, child.pid, child.pidfd, handles, false);
-        let mut process = process.map_err(|error| internal("streams", &error.into()))?;
-        process.input_once = true;
-        self.processes.execs.insert(key, process);
+        let process = process.map_err(|error| internal("streams", &error.into()))?;
+        self.processes.execs.insert(key, process.with_input_once(true));
         if exec.attach || exec.stdin {
             self.join(
                 channel,
