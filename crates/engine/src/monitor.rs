@@ -3,7 +3,7 @@
 //! A monitor holds `monitor.lock` for as long as it lives; whoever gets that lock knows that there is none.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -40,7 +40,10 @@ pub enum Mode {
     Maintenance,
 }
 
-fn command(programs: &Programs, paths: &Paths, id: &str, sealed: &Sealed) -> Command {
+/// The monitor gets its own seal as standard input, and so keeps it open for as long as it lives. It reads nothing
+/// there; but closing the last descriptor of a cloned mount waits for the kernel to let go of it, which takes
+/// milliseconds that nobody but the ended monitor ought to wait.
+fn command(programs: &Programs, paths: &Paths, id: &str, sealed: &Sealed) -> std::io::Result<Command> {
     let mut command = Command::new(sealed.path());
     command
         .arg0("proa-monitor")
@@ -50,8 +53,12 @@ fn command(programs: &Programs, paths: &Paths, id: &str, sealed: &Sealed) -> Com
         .arg(&paths.run)
         .args(["--id", id]);
     command.arg("--agent").arg(&programs.agent);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
     command
+        .stdin(sealed.as_fd().try_clone_to_owned()?)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir("/");
+    Ok(command)
 }
 
 fn seal(programs: &Programs) -> Result<Sealed> {
@@ -68,7 +75,7 @@ pub fn spawn(programs: &Programs, paths: &Paths, id: &str, mode: Mode, notice: f
     // Nothing else of this process starts programs while this one descriptor is inheritable.
     rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).map_err(|errno| failed(errno.into()))?;
     let sealed = seal(programs)?;
-    let mut command = command(programs, paths, id, &sealed);
+    let mut command = command(programs, paths, id, &sealed).map_err(failed)?;
     command.arg("--client-fd").arg(theirs.as_raw_fd().to_string());
     if mode == Mode::Maintenance {
         command.arg("--maintenance");
@@ -84,7 +91,7 @@ pub fn spawn(programs: &Programs, paths: &Paths, id: &str, mode: Mode, notice: f
 pub fn repair(programs: &Programs, paths: &Paths, id: &str) -> Result<()> {
     let failed = |error| Error::io("run", &programs.monitor, error);
     let sealed = seal(programs)?;
-    let mut command = command(programs, paths, id, &sealed);
+    let mut command = command(programs, paths, id, &sealed).map_err(failed)?;
     let output = command.arg("--repair").stderr(Stdio::piped()).output().map_err(failed)?;
     if output.status.success() {
         return Ok(());

@@ -70,19 +70,7 @@ fn cpu(host: &HostConfig) -> Result<Option<Cpu>> {
     if host.nano_cpus > 0 && (host.cpu_quota != 0 || host.cpu_period != 0) {
         return Err(invalid("--cpus stands for --cpu-period and --cpu-quota: give one or the other".into()));
     }
-    let available = std::thread::available_parallelism().map_or(1, |count| count.get() as i64);
-    if host.nano_cpus > available.saturating_mul(1_000_000_000) {
-        return Err(invalid(format!(
-            "--cpus must be from 0.01 to {available}.00, as there are {available} CPUs"
-        )));
-    }
-    let from_cpus =
-        (host.nano_cpus > 0).then(|| (PERIOD, (host.nano_cpus / 1000).saturating_mul(PERIOD) / 1_000_000));
-    if from_cpus.is_some_and(|(_, quota)| quota < 1000) {
-        return Err(invalid(format!(
-            "--cpus must be from 0.01 to {available}.00, as there are {available} CPUs"
-        )));
-    }
+    let from_cpus = (host.nano_cpus > 0).then(|| quota_of(host.nano_cpus)).transpose()?;
     let given = |value: i64| (value > 0).then_some(value);
     let text = |value: &String| (!value.is_empty()).then(|| value.clone());
     for (flag, set) in [("--cpuset-cpus", &host.cpuset_cpus), ("--cpuset-mems", &host.cpuset_mems)] {
@@ -92,13 +80,24 @@ fn cpu(host: &HostConfig) -> Result<Option<Cpu>> {
     }
     let cpu = Cpu {
         shares: given(host.cpu_shares).map(i64::unsigned_abs),
-        period: from_cpus.map(|(period, _)| period).or(given(host.cpu_period)).map(i64::unsigned_abs),
-        quota: from_cpus.map(|(_, quota)| quota).or(given(host.cpu_quota)),
+        period: from_cpus.map(|_| PERIOD).or(given(host.cpu_period)).map(i64::unsigned_abs),
+        quota: from_cpus.or(given(host.cpu_quota)),
         cpus: text(&host.cpuset_cpus),
         mems: text(&host.cpuset_mems),
         ..Cpu::default()
     };
     Ok((cpu != Cpu::default()).then_some(cpu))
+}
+
+fn quota_of(nano_cpus: i64) -> Result<i64> {
+    let available = std::thread::available_parallelism().map_or(1, |count| count.get() as i64);
+    let quota = (nano_cpus / 1000).saturating_mul(PERIOD) / 1_000_000;
+    if nano_cpus > available.saturating_mul(1_000_000_000) || quota < 1000 {
+        return Err(invalid(format!(
+            "--cpus must be from 0.01 to {available}.00, as there are {available} CPUs"
+        )));
+    }
+    Ok(quota)
 }
 
 impl DeviceMapping {
