@@ -16,7 +16,7 @@ const HEAD: usize = 6;
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: u32 = 0xfd2f_b528;
 /// Frames a zstd decoder skips have this number in their upper 28 bits.
-const ZSTD_SKIPPABLE: u32 = 0x184d_2a5;
+const ZSTD_SKIPPABLE: u32 = 0x0184_d2a5;
 const OTHERS: [(&[u8], &str); 3] = [(b"\xfd7zXZ\0", "xz"), (b"BZh", "bzip2"), (b"\x04\x22\x4d\x18", "lz4")];
 
 impl Compression {

@@ -57,7 +57,7 @@ pub enum Error {
         /// Whose it is.
         what: String,
         /// Why.
-        source: DocumentError,
+        source: Box<DocumentError>,
     },
     /// The content is not what its address says.
     #[error("{what}: content has the digest {actual}, not {expected} (it was damaged or changed on its way)")]
@@ -234,6 +234,6 @@ impl Error {
     }
 
     pub(crate) fn document(what: impl Into<String>) -> impl FnOnce(DocumentError) -> Self {
-        move |source| Self::Document { what: what.into(), source }
+        move |source| Self::Document { what: what.into(), source: Box::new(source) }
     }
 }

@@ -158,7 +158,7 @@ fn find_at(
             Document::Manifest(manifest) => {
                 let copy = || RawManifest { bytes: Vec::new(), media_type: None, digest: raw.digest.clone() };
                 let top = top.unwrap_or_else(copy);
-                return Ok(Found { repository, top, raw, manifest });
+                return Ok(Found { repository, top, raw, manifest: *manifest });
             }
             Document::Index(index) => {
                 let entry = index.choose(&wanted).map_err(Error::document(what()))?;

@@ -56,7 +56,7 @@ pub(crate) fn read_manifest(store: &Store, digest: &Digest) -> Result<(Vec<u8>, 
     let path = store.layout().blob(digest);
     let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
     match Document::parse(&bytes, None).map_err(Error::document(format!("manifest {digest}")))? {
-        Document::Manifest(manifest) => Ok((bytes, manifest)),
+        Document::Manifest(manifest) => Ok((bytes, *manifest)),
         Document::Index(_) => Err(Error::Archive(format!("{digest} is an index"))),
     }
 }

@@ -93,7 +93,9 @@ pub enum DocumentError {
     #[error("'{0}' is neither an image manifest nor an index")]
     MediaType(String),
     /// Fields of both a manifest and an index.
-    #[error("document has the fields of both a manifest and an index: its sender may show others another image")]
+    #[error(
+        "document has the fields of both a manifest and an index: its sender may show others another image"
+    )]
     Ambiguous,
     /// More layers than can be stacked.
     #[error("manifest has {0} layers, more than the {MAX_LAYERS} that can be stacked")]
@@ -197,7 +199,7 @@ pub struct Index {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     /// An image.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     /// Images to choose from.
     Index(Index),
 }
@@ -238,7 +240,11 @@ impl Document {
         if head.manifests.is_some() && (head.config.is_some() || head.layers.is_some()) {
             return Err(DocumentError::Ambiguous);
         }
-        if is_index { parse_index(bytes).map(Self::Index) } else { parse_manifest(bytes).map(Self::Manifest) }
+        if is_index {
+            parse_index(bytes).map(Self::Index)
+        } else {
+            parse_manifest(bytes).map(|manifest| Self::Manifest(Box::new(manifest)))
+        }
     }
 }
 

@@ -167,7 +167,7 @@ fn find_manifest(spool: &Spool, entry: &Descriptor, options: &LoadOptions) -> Re
         let kind = Some(entry.media_type.as_str()).filter(|kind| !kind.is_empty());
         match Document::parse(&bytes, kind) {
             Ok(Document::Manifest(manifest)) => {
-                return describe(spool, manifest, bytes, entry.digest).map(Some);
+                return describe(spool, *manifest, bytes, entry.digest).map(Some);
             }
             Ok(Document::Index(mut index)) => {
                 // An archive need not hold all the platforms its index speaks of.

@@ -284,7 +284,8 @@ fn tls_error(host: &str, text: &str) -> RegistryError {
     if text.contains("InvalidContentType") || text.contains("corrupt message") {
         return RegistryError::PlainHttp { host };
     }
-    let hint = if text.contains("UnknownIssuer") || text.contains("CaUsedAsEndEntity") {
+    let untrusted = ["UnknownIssuer", "BadSignature", "CaUsedAsEndEntity"];
+    let hint = if untrusted.iter().any(|word| text.contains(word)) {
         format!("trust its CA: put it into /etc/docker/certs.d/{host}/ca.crt")
     } else if text.contains("NotValidForName") {
         "its certificate is for another name: use that name, or have it renewed with this one".to_owned()

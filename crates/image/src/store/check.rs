@@ -49,8 +49,6 @@ impl Store {
         change.commit().map_err(self.failed())?;
         if repair {
             self.collect(hooks)?;
-            let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
-            self.db.query_row(sql, [], |_| Ok(())).map_err(self.failed())?;
         }
         Ok(problems)
     }
@@ -96,7 +94,7 @@ impl Store {
     }
 
     /// Files in place that no row names, unless a living session is about to name them.
-    fn check_litter(&self, repair: bool, hooks: &dyn RemoveHooks, problems: &mut Vec<Problem>) -> Result<()> {
+    pub(super) fn check_litter(&self, repair: bool, hooks: &dyn RemoveHooks, problems: &mut Vec<Problem>) -> Result<()> {
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
             for entry in read_dir(&self.layout.blobs_dir(algorithm.as_str()))? {
                 let known = match file_digest(algorithm, &entry.file_name().to_string_lossy()) {

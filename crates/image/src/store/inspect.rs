@@ -8,18 +8,9 @@ use super::{Image, Store};
 use crate::error::{Error, Result};
 use crate::layer::LayerForm;
 
-/// Fields that Docker shows even where the config leaves them out.
-const SHOWN: [(&str, fn() -> Value); 9] = [
-    ("User", || Value::String(String::new())),
-    ("Env", || Value::Null),
-    ("Cmd", || Value::Null),
-    ("Volumes", || Value::Null),
-    ("WorkingDir", || Value::String(String::new())),
-    ("Entrypoint", || Value::Null),
-    ("OnBuild", || Value::Null),
-    ("Labels", || Value::Null),
-    ("Image", || Value::String(String::new())),
-];
+/// Fields that Docker shows even where the config leaves them out, as nothing or as an empty text.
+const SHOWN_NULL: [&str; 6] = ["Env", "Cmd", "Volumes", "Entrypoint", "OnBuild", "Labels"];
+const SHOWN_EMPTY: [&str; 2] = ["User", "WorkingDir"];
 
 /// One line of an image's history, the newest first.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,8 +93,11 @@ impl Store {
             Some(Value::Object(config)) => config,
             _ => Map::new(),
         };
-        for (key, value) in SHOWN {
-            config.entry(key).or_insert_with(value);
+        for key in SHOWN_NULL {
+            config.entry(key).or_insert(Value::Null);
+        }
+        for key in SHOWN_EMPTY {
+            config.entry(key).or_insert_with(|| json!(""));
         }
         Ok(Value::Object(config))
     }

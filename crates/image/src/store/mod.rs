@@ -19,7 +19,7 @@ mod schema;
 mod session;
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proa_oci::image::{ImageConfig, parse_config};
 use proa_oci::reference::{Digest, Reference, ReferenceError, is_lower_hex};
@@ -148,7 +148,9 @@ impl Store {
         let change = self.change()?;
         let id = self.find(source)?;
         set_name(&change, &name, &id).map_err(self.failed())?;
-        change.commit().map_err(self.failed())
+        change.commit().map_err(self.failed())?;
+        self.settle();
+        Ok(())
     }
 
     /// The registry digests known for an image, as `repository@digest`.
@@ -251,6 +253,14 @@ impl Store {
     /// A transaction that writes: no other process writes until it ends.
     fn change(&self) -> Result<Transaction<'_>> {
         Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate).map_err(self.failed())
+    }
+
+    /// Moves the log's content into the database, so that the next command need not read a long log to begin.
+    /// Where others are reading, a later command does it.
+    fn settle(&self) {
+        let _ = self.db.busy_timeout(Duration::ZERO);
+        let _ = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        let _ = self.db.busy_timeout(schema::BUSY);
     }
 
     fn one_id(&self, sql: &str, values: &[&str]) -> Result<Option<ImageId>> {

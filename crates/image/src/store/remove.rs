@@ -138,7 +138,9 @@ impl Store {
         for digest in blobs {
             pruned.bytes += self.delete_blob(&digest)?;
         }
+        self.check_litter(true, hooks, &mut Vec::new())?;
         change.commit().map_err(self.failed())?;
+        self.settle();
         Ok(pruned)
     }
 

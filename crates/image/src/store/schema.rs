@@ -23,7 +23,7 @@ use crate::layout::Layout;
 const VERSION: i64 = 1;
 
 /// How long to wait for another process's transaction. They are short, but a disk can be slow.
-const BUSY: Duration = Duration::from_secs(30);
+pub(super) const BUSY: Duration = Duration::from_secs(30);
 
 const TABLES: &str = "
 CREATE TABLE images (

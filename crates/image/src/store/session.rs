@@ -87,6 +87,7 @@ impl Drop for Session<'_> {
     fn drop(&mut self) {
         // Where this fails the leases outlive the session's directory, and the collector drops them.
         let _ = self.store.db.execute("DELETE FROM leases WHERE session = ?1", [self.dir.name()]);
+        self.store.settle();
     }
 }
 
