@@ -66,10 +66,10 @@ fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path) -> Result<Option<Owned
     }
     let context = open_context("overlay")?;
     // The kernel wants the uppermost first.
-    for (at, lower) in lowers.iter().rev().enumerate() {
+    for lower in lowers.iter().rev() {
         match fsconfig_set_string(context.as_fd(), "lowerdir+", lower.as_path()) {
             Ok(()) => {}
-            Err(Errno::INVAL) if at == 0 => return Ok(None),
+            Err(Errno::INVAL) => return Ok(None),
             Err(errno) => {
                 return Err(explain(&context, errno).context(format!("overlay lowerdir {}", lower.display())));
             }
@@ -80,9 +80,15 @@ fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path) -> Result<Option<Owned
             explain(&context, errno).context(format!("overlay {key} {}", value.display()))
         })?;
     }
-    finish(context, MountAttrFlags::MOUNT_ATTR_NODEV).map(Some).map_err(|error| {
-        error.context(format!("overlay of {} layers under {}", lowers.len(), upper.display()))
-    })
+    match fsconfig_create(context.as_fd()) {
+        Ok(()) => attach(&context, MountAttrFlags::MOUNT_ATTR_NODEV).map(Some),
+        // Before 6.5 unknown keys were refused only here. What else is wrong, the other way will tell.
+        Err(Errno::INVAL) => Ok(None),
+        Err(errno) => {
+            let layers = format!("overlay of {} layers under {}", lowers.len(), upper.display());
+            Err(explain(&context, errno).context(layers))
+        }
+    }
 }
 
 /// A context for a new file system.
@@ -96,6 +102,10 @@ pub(crate) fn open_context(kind: &str) -> Result<OwnedFd> {
 /// Makes the file system and a detached mount of it.
 pub(crate) fn finish(context: OwnedFd, attr: MountAttrFlags) -> Result<OwnedFd> {
     fsconfig_create(context.as_fd()).map_err(|errno| explain(&context, errno))?;
+    attach(&context, attr)
+}
+
+fn attach(context: &OwnedFd, attr: MountAttrFlags) -> Result<OwnedFd> {
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attr)
         .map_err(|errno| Error::call("fsmount", errno))
 }

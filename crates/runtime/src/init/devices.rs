@@ -6,13 +6,13 @@
 //!      └──── mounted nodev at /dev (the same node, which cannot be opened there)
 //! ```
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use proa_oci::runtime::Device;
 use proa_sys::mount::{self, MountAttr, NOEXEC, NOSUID};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, makedev};
 use rustix::io::Errno;
-use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
+use rustix::mount::{MountAttrFlags, OpenTreeFlags, UnmountFlags, open_tree};
 
 use super::{Init, mounts};
 use crate::plan::Plan;
@@ -55,7 +55,7 @@ pub(super) fn run(init: &Init, nodes: Option<Nodes>) -> Result<()> {
         Some(nodes) => nodes,
         None => {
             let tmpfs = rootfs::finish(rootfs::open_context("tmpfs")?, MountAttrFlags::MOUNT_ATTR_NOSUID)?;
-            make(tmpfs.as_fd(), init.plan()?)?
+            make_aside(init, tmpfs.as_fd())?
         }
     };
     let root = init.root.as_fd();
@@ -64,6 +64,18 @@ pub(super) fn run(init: &Init, nodes: Option<Nodes>) -> Result<()> {
         mounts::attach(node.as_fd(), target.as_fd()).map_err(|error| error.context(path))?;
     }
     links(root)
+}
+
+/// Makes the nodes in a tmpfs that is only there for it, over `/dev`: before 6.15 the nodes of a mount that is in
+/// no place could not be cloned.
+fn make_aside(init: &Init, tmpfs: BorrowedFd) -> Result<Nodes> {
+    let target = inroot::make_dir_all(init.root.as_fd(), "/dev", 0o755)?;
+    mounts::attach(tmpfs, target.as_fd())?;
+    let nodes = make(tmpfs, init.plan()?);
+    let place = format!("/proc/self/fd/{}", tmpfs.as_raw_fd());
+    rustix::mount::unmount(place.as_str(), UnmountFlags::DETACH)
+        .map_err(|errno| Error::call("umount", errno))?;
+    nodes
 }
 
 fn links(root: BorrowedFd) -> Result<()> {

@@ -18,13 +18,16 @@ pub(super) fn masked(init: &mut Init) -> Result<()> {
     for path in &init.plan()?.linux.masked_paths {
         let Some(target) = existing(init, path)? else { continue };
         let stat = inroot::stat(target.as_fd()).map_err(|errno| Error::at(path, errno))?;
-        let cover = if inroot::is(&stat, FileType::Directory) {
-            cached(&mut empty, empty_dir)?
-        } else {
-            cached(&mut null, || devices::null_mount(root))?
+        let is_dir = inroot::is(&stat, FileType::Directory);
+        let slot = if is_dir { &mut empty } else { &mut null };
+        let cover = match slot {
+            Some(used) => rootfs::clone_handle(used.as_fd(), false).map_err(|errno| Error::at(path, errno))?,
+            None if is_dir => empty_dir()?,
+            None => devices::null_mount(root)?,
         };
-        let cover = rootfs::clone_handle(cover.as_fd(), false).map_err(|errno| Error::at(path, errno))?;
         mounts::attach(cover.as_fd(), target.as_fd()).map_err(|error| error.context(path))?;
+        // Attached: before 6.15 a mount that is in no place could not be cloned.
+        *slot = Some(cover);
     }
     Ok(())
 }
@@ -47,13 +50,6 @@ fn existing(init: &Init, path: &str) -> Result<Option<OwnedFd>> {
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         Err(errno) => Err(Error::at(path, errno)),
     }
-}
-
-fn cached(slot: &mut Option<OwnedFd>, make: impl FnOnce() -> Result<OwnedFd>) -> Result<&OwnedFd> {
-    if slot.is_none() {
-        *slot = Some(make()?);
-    }
-    slot.as_ref().ok_or_else(|| Error::internal("no cover for masked paths"))
 }
 
 /// An empty directory that stays empty, one for all masked directories.

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use proa_sys::mount::{self, MountAttr, NODEV};
+use proa_sys::mount::{self, MountAttr, NODEV, RDONLY};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MoveMountFlags, fsconfig_set_flag, fsconfig_set_string, move_mount};
@@ -55,11 +55,12 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
 /// `/dev` and the nodes in it, which are opened through mounts of their own (invariant 11).
 fn dev(init: &Init, plan: &MountPlan, new: &Filesystem) -> Result<devices::Nodes> {
     let target = target_dir(init.root.as_fd(), plan)?;
-    let tree = instance(new, plan.attr.set & !NODEV, None)?;
-    let nodes = devices::make(tree.as_fd(), init.plan()?)?;
-    mount::set(tree.as_fd(), false, &MountAttr { set: NODEV, ..MountAttr::default() })
-        .map_err(|error| Error::call("mount_setattr", error))?;
+    let tree = instance(new, plan.attr.set & !(NODEV | RDONLY), None)?;
+    // Attached first: before 6.15 the nodes of a mount that is in no place could not be cloned.
     attach(tree.as_fd(), target.as_fd())?;
+    let nodes = devices::make(tree.as_fd(), init.plan()?)?;
+    let attr = MountAttr { set: NODEV | plan.attr.set & RDONLY, ..MountAttr::default() };
+    mount::set(tree.as_fd(), false, &attr).map_err(|error| Error::call("mount_setattr", error))?;
     Ok(nodes)
 }
 
