@@ -39,6 +39,7 @@ const GET_SREGS: u32 = 0x8138_AE83;
 const SET_SREGS: u32 = 0x4138_AE84;
 const SET_CPUID2: u32 = 0x4008_AE90;
 const EXIT_HLT: u32 = 5;
+const EXIT_INTERNAL_ERROR: u64 = 17;
 
 const MEMORY: usize = 0x10000;
 const CODE: usize = 0x4000;
@@ -99,6 +100,9 @@ fn wait_for_report(result: &OwnedFd, limit: Duration) -> io::Result<Verdict> {
     let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap_or_default());
     Ok(match (count, word(0), word(8)) {
         (16, STEP_DONE, nanoseconds) => Verdict::Ran(Duration::from_nanos(nanoseconds)),
+        (16, STEP_EXIT, EXIT_INTERNAL_ERROR) => {
+            Verdict::Failed("the host emulates the guest's instructions, and not all of them".to_owned())
+        }
         (16, STEP_EXIT, reason) => Verdict::Failed(format!("the guest stopped with exit reason {reason}")),
         (16, _, errno) => Verdict::Failed(io::Error::from_raw_os_error(errno as i32).to_string()),
         _ => Verdict::Failed("the probe's process died".to_owned()),

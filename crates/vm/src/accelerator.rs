@@ -103,10 +103,10 @@ fn run_probe() -> Option<String> {
     match kvm::probe(Path::new(DEVICE), LIMIT) {
         Ok(Verdict::Ran(time)) if time <= FAST => None,
         Ok(Verdict::Ran(time)) => {
-            Some(format!("a test loop took {} ms instead of one or two", time.as_millis()))
+            Some(format!("{DEVICE}: a test loop took {} ms instead of one or two", time.as_millis()))
         }
-        Ok(Verdict::Hung) => Some("a test loop did not end".to_owned()),
-        Ok(Verdict::Failed(reason)) => Some(format!("a test loop failed: {reason}")),
+        Ok(Verdict::Hung) => Some(format!("{DEVICE}: a test loop did not end")),
+        Ok(Verdict::Failed(reason)) => Some(format!("{DEVICE}: {reason}")),
         Err(error) => Some(format!("{DEVICE}: {error}")),
     }
 }

@@ -9,7 +9,7 @@
 //! holds its program, the kernel and the initramfs, read-only. Disks and sockets reach it as open descriptors. Its
 //! own system call filter is on.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -84,8 +84,8 @@ impl Hypervisor for Qemu {
         let failed = |source| VmError::Spawn { program: self.program.clone(), source };
         let mut command = Command::new(&self.program);
         command.args(arguments(machine)).env_clear();
-        let errors = machine.errors.try_clone().map_err(failed)?;
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
+        let duplicate = |log: &OwnedFd| log.try_clone().map_err(failed);
+        command.stdin(Stdio::null()).stdout(duplicate(&machine.console)?).stderr(duplicate(&machine.errors)?);
         let child = self.jail(machine).spawn(command, &descriptors(machine)).map_err(failed)?;
         Helper::new(child).map_err(failed)
     }
@@ -111,7 +111,7 @@ fn system_entry(path: &Path) -> Option<Entry> {
 fn descriptors(machine: &Machine) -> Vec<BorrowedFd<'_>> {
     let disks = machine.disks.iter().map(|disk| disk.file.as_fd());
     let shares = machine.shares.iter().map(|share| share.socket.as_fd());
-    disks.chain(shares).chain([machine.agent.as_fd(), machine.console.as_fd()]).collect()
+    disks.chain(shares).chain([machine.agent.as_fd()]).collect()
 }
 
 /// The command line, one setting after the other.
@@ -127,8 +127,8 @@ fn arguments(machine: &Machine) -> Vec<String> {
     line.add("-kernel", KERNEL);
     line.add("-initrd", INITRAMFS);
     line.add("-append", kernel_command_line(machine));
-    let console = line.descriptor(machine.console.as_raw_fd());
-    line.add("-chardev", format!("file,id=console,path={console}"));
+    // Its standard output, which is a log of fixed size: a file it opened, QEMU would want to truncate.
+    line.add("-chardev", "stdio,id=console,signal=off");
     line.add("-serial", "chardev:console");
     line.add("-chardev", format!("socket,id=agent,fd={}", machine.agent.as_raw_fd()));
     // Two ports instead of 31: the guest sets up two queues for each.
@@ -236,7 +236,6 @@ mod tests {
     use super::*;
     use crate::machine::{Disk, SharePort};
     use std::fs::File;
-    use std::os::fd::OwnedFd;
 
     fn machine(layers: usize, shares: usize, cpus: u32, accelerator: Accelerator) -> Machine {
         let null = || -> OwnedFd { File::open("/dev/null").unwrap().into() };

@@ -1,0 +1,265 @@
+//! A guest for tests: a busybox image as layers, the agent, and a client that speaks frames.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use proa_oci::runtime::{Mount, Namespace, NamespaceKind, Process, Root, Spec};
+use proa_protocol::frame::{Decoder, Frame, Kind};
+use proa_protocol::message::{ExitStatus, GuestConfig, LaunchConfig, Request, Response};
+use proa_vm::{Share, Vm, VmError, VmExit, VmSpec, plan_shares};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// Many times what an emulated boot takes on a busy machine.
+pub const LIMIT: Duration = Duration::from_secs(90);
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .and_then(Path::parent)
+        .expect("crates/vm is two levels down")
+}
+
+/// Kernels are fetched once and kept for all tests.
+pub fn store() -> PathBuf {
+    let cache = std::env::var_os("PROA_TEST_CACHE").map(PathBuf::from);
+    cache.unwrap_or_else(|| workspace().join("target/test-cache")).join("vm")
+}
+
+pub fn agent() -> PathBuf {
+    let built = std::env::var_os("PROA_TEST_BIN").map(PathBuf::from);
+    let path = built.unwrap_or_else(|| workspace().join("target/dist")).join("proa-agent");
+    assert!(path.exists(), "{} is missing; build it: cargo xtask dist", path.display());
+    path
+}
+
+/// A directory with what one guest needs; it goes away with its owner.
+pub struct Setup {
+    pub scratch: tempfile::TempDir,
+    pub spec: VmSpec,
+    pub config: Spec,
+}
+
+impl Setup {
+    /// A guest with busybox in its only layer that runs `script` with `sh -c`.
+    pub fn new(script: &str) -> Self {
+        let scratch = tempfile::tempdir().unwrap();
+        let run_dir = scratch.path().join("run");
+        fs::create_dir(&run_dir).unwrap();
+        let layer = scratch.path().join("busybox.erofs");
+        make_layer(&layer, |root| {
+            for directory in ["bin", "proc", "dev", "sys", "tmp", "etc"] {
+                fs::create_dir(root.join(directory)).unwrap();
+            }
+            fs::copy("/bin/busybox", root.join("bin/busybox"))
+                .expect("busybox-static is needed for this test");
+            std::os::unix::fs::symlink("busybox", root.join("bin/sh")).unwrap();
+        });
+        let spec = VmSpec {
+            id: format!("test{}", std::process::id()),
+            agent: agent(),
+            store: store(),
+            rw_disk: scratch.path().join("rw.img"),
+            run_dir,
+            layers: vec![layer],
+            memory: 256 << 20,
+            ..VmSpec::default()
+        };
+        Self { scratch, spec, config: runtime_spec(script) }
+    }
+
+    /// Adds a layer above the others.
+    pub fn add_layer(&mut self, fill: impl FnOnce(&Path)) {
+        let path = self.scratch.path().join(format!("layer{}.erofs", self.spec.layers.len()));
+        make_layer(&path, fill);
+        self.spec.layers.push(path);
+    }
+
+    /// Shows a path of the host at `target` in the instance.
+    pub fn bind(&mut self, source: &Path, target: &str, options: &[&str]) {
+        self.config.mounts.push(Mount {
+            destination: target.to_owned(),
+            kind: Some("bind".to_owned()),
+            source: Some(source.to_string_lossy().into_owned()),
+            options: options.iter().map(|option| option.to_string()).collect(),
+            ..Mount::default()
+        });
+    }
+
+    pub fn boot(&mut self) -> Guest {
+        let mut config = self.config.clone();
+        self.spec.shares = plan_shares(&mut config).unwrap();
+        let mut guest = Guest::start(&self.spec).unwrap_or_else(|error| panic!("{error}"));
+        guest.configure(config, self.spec.layers.len(), &self.spec.shares);
+        guest
+    }
+}
+
+/// Packs what `fill` puts into a directory.
+pub fn make_layer(path: &Path, fill: impl FnOnce(&Path)) {
+    let tree = tempfile::tempdir().unwrap();
+    fill(tree.path());
+    let mut tool = Command::new("mkfs.erofs");
+    let output = tool.arg("--quiet").arg(path).arg(tree.path()).output();
+    let output = output.expect("mkfs.erofs of erofs-utils is needed for this test");
+    assert!(output.status.success(), "{output:?}");
+}
+
+fn runtime_spec(script: &str) -> Spec {
+    let mount = |destination: &str, kind: &str| Mount {
+        destination: destination.to_owned(),
+        kind: Some(kind.to_owned()),
+        source: Some(kind.to_owned()),
+        ..Mount::default()
+    };
+    let kinds = [NamespaceKind::Pid, NamespaceKind::Mount, NamespaceKind::Ipc, NamespaceKind::Uts];
+    let mut spec = Spec {
+        oci_version: "1.2.0".to_owned(),
+        process: Some(Process {
+            args: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+            env: vec!["PATH=/bin".to_owned()],
+            cwd: "/".to_owned(),
+            ..Process::default()
+        }),
+        root: Some(Root { path: "rootfs".to_owned(), readonly: false }),
+        hostname: Some("guest".to_owned()),
+        mounts: vec![mount("/proc", "proc"), mount("/dev", "tmpfs"), mount("/sys", "sysfs")],
+        ..Spec::default()
+    };
+    spec.linux_mut().namespaces = kinds.map(|kind| Namespace { kind, path: None }).to_vec();
+    spec
+}
+
+/// A virtual machine and the conversation with its agent.
+pub struct Guest {
+    pub vm: Vm,
+    decoder: Decoder,
+    frames: VecDeque<Frame>,
+}
+
+impl Guest {
+    pub fn start(spec: &VmSpec) -> Result<Self, VmError> {
+        let vm = Vm::start(spec, &mut |_| {})?;
+        Ok(Self { vm, decoder: Decoder::new(), frames: VecDeque::new() })
+    }
+
+    fn configure(&mut self, spec: Spec, layers: usize, shares: &[Share]) {
+        let config = GuestConfig {
+            id: "test".to_owned(),
+            spec,
+            launch: LaunchConfig::default(),
+            layers,
+            shares: shares.iter().map(|share| share.tag.clone()).collect(),
+            entropy: vec![7; 64],
+            time_ns: 1_700_000_000_000_000_000,
+        };
+        self.send(&Request::Configure(Box::new(config)).frame(0));
+        let answer = self.response(0);
+        assert_eq!(answer, Response::Ok, "{answer:?}");
+    }
+
+    /// Runs the program of the spec to its end; what it wrote and how it ended.
+    pub fn run(&mut self) -> (String, ExitStatus) {
+        self.send(&Request::Attach { stdin: false, stdout: true, stderr: true }.frame(1));
+        assert_eq!(self.response(1), Response::Ok);
+        self.send(&Request::Start.frame(2));
+        let answer = self.response(2);
+        assert!(matches!(answer, Response::Started { .. }), "{answer:?}");
+        let mut output = Vec::new();
+        loop {
+            let frame = self.next(1);
+            match frame.kind {
+                Kind::Stdout | Kind::Stderr => {
+                    self.send(&Frame::credit(1, frame.payload.len() as u32));
+                    output.extend_from_slice(&frame.payload);
+                }
+                Kind::Response => match Response::parse(&frame.payload).unwrap() {
+                    Response::Exited(status) => {
+                        return (String::from_utf8_lossy(&output).into_owned(), status);
+                    }
+                    other => panic!("{other:?}"),
+                },
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Ends the guest as the monitor does.
+    pub fn shut_down(mut self) {
+        self.send(&Request::Shutdown.frame(0));
+        assert_eq!(self.response(0), Response::Ok);
+        self.await_end();
+        assert_eq!(self.vm.try_wait().unwrap(), Some(VmExit::Code(0)));
+    }
+
+    /// Waits until the VMM has ended.
+    pub fn await_end(&mut self) {
+        let limit = Timespec::try_from(LIMIT).unwrap();
+        let pidfd = self.vm.pidfd().try_clone_to_owned().unwrap();
+        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+        assert_eq!(poll(&mut fds, Some(&limit)).unwrap(), 1, "the VMM did not end: {}", self.vm.console());
+    }
+
+    pub fn send(&mut self, frame: &Frame) {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            match self.vm.stream().write(rest) {
+                Ok(count) => rest = &rest[count..],
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => self.wait(PollFlags::OUT),
+                Err(error) => panic!("{error}: {}", self.vm.console()),
+            }
+        }
+    }
+
+    /// The next response on a channel.
+    pub fn response(&mut self, channel: u32) -> Response {
+        let frame = self.next(channel);
+        assert_eq!(frame.kind, Kind::Response, "{frame:?}");
+        Response::parse(&frame.payload).unwrap()
+    }
+
+    fn next(&mut self, channel: u32) -> Frame {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let wanted =
+                self.frames.iter().position(|frame| frame.channel == channel && frame.kind != Kind::Credit);
+            if let Some(frame) = wanted.and_then(|at| self.frames.remove(at)) {
+                return frame;
+            }
+            if let Some(exit) = self.vm.try_wait().unwrap() {
+                panic!("{}", self.vm.died(exit));
+            }
+            assert!(Instant::now() < deadline, "{}", self.vm.silent());
+            self.wait(PollFlags::IN);
+            self.read();
+        }
+    }
+
+    fn read(&mut self) {
+        let mut bytes = [0; 65536];
+        match self.vm.stream().read(&mut bytes) {
+            Ok(count) => self.decoder.push(&bytes[..count]),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            // The VMM is gone, which `next` finds out.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => self.await_end(),
+            Err(error) => panic!("{error}"),
+        }
+        while let Some(frame) = self.decoder.next_frame().unwrap() {
+            self.frames.push_back(frame);
+        }
+    }
+
+    fn wait(&self, flags: PollFlags) {
+        let moment = Timespec { tv_sec: 1, tv_nsec: 0 };
+        let stream = self.vm.stream().as_fd();
+        let pidfd = self.vm.pidfd();
+        let mut fds = [PollFd::new(&stream, flags), PollFd::new(&pidfd, PollFlags::IN)];
+        let _ = poll(&mut fds, Some(&moment));
+    }
+}
