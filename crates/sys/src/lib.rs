@@ -13,6 +13,7 @@ pub mod kvm;
 pub mod layer_mount;
 pub mod memory;
 pub mod mount;
+pub mod net;
 pub mod process;
 pub mod seal;
 pub mod signals;

@@ -12,6 +12,7 @@ mod enter;
 mod filter;
 mod identity;
 mod limits;
+mod loopback;
 mod masks;
 mod mounts;
 mod names;
@@ -133,6 +134,7 @@ pub const STEPS: &[Step] = {
         step(Process, "session", "runtime: create", session::run),
         step(Container, "root", "config: root", root::run),
         step(Container, "mounts", "config: mounts", mounts::run),
+        step(Container, "loopback", "config-linux: namespaces", loopback::run),
         step(Container, "host name", "config: hostname, domainname", names::run),
         step(Container, "sysctl", "config-linux: sysctl", sysctl::run),
         step(Process, "streams", "config: process.terminal", streams::run),

@@ -1,0 +1,14 @@
+//! The loopback interface of a network namespace that the container has made for itself.
+
+use proa_oci::runtime::NamespaceKind;
+
+use super::Init;
+use crate::plan::namespaces::flag;
+use crate::{Error, Result};
+
+pub(super) fn run(init: &mut Init) -> Result<()> {
+    if init.plan()?.namespaces.in_child & flag(NamespaceKind::Network) == 0 {
+        return Ok(());
+    }
+    proa_sys::net::loopback_up().map_err(|error| Error::call("lo", error))
+}
