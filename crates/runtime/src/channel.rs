@@ -29,6 +29,9 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(crate) struct Channel(OwnedFd);
 
+/// A message as it comes: its sort, its body, a descriptor.
+type Message = (u8, Vec<u8>, Option<OwnedFd>);
+
 /// What a child says.
 #[derive(Debug)]
 pub(crate) enum Report {
@@ -143,7 +146,7 @@ impl Channel {
         }
     }
 
-    fn receive(&self) -> Result<Option<(u8, Vec<u8>, Option<OwnedFd>)>> {
+    fn receive(&self) -> Result<Option<Message>> {
         let length = self.next_length()?;
         if length == 0 {
             return Ok(None);

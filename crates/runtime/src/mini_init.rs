@@ -24,7 +24,13 @@ fn run(mut command: Command) -> i32 {
     if sigwait::block_all().is_err() {
         return 125;
     }
-    // It starts with no signal blocked: `Command` sees to that.
+    // SAFETY: between fork and exec it makes system calls and nothing else; we have one thread.
+    unsafe {
+        command.pre_exec(|| {
+            proa_sys::process::reset_signals();
+            Ok(())
+        });
+    }
     let pid = match command.spawn() {
         Ok(child) => Pid::from_child(&child),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return 127,

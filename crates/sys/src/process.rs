@@ -125,15 +125,21 @@ pub fn install_filter(program: &[Insn], flags: u64) -> io::Result<()> {
     })
 }
 
-/// Puts signal handling back to what a new program expects: defaults, none blocked.
+/// Puts signal handling back to what a new program expects: every signal at its default, none blocked, however
+/// this process was started (`nohup`, a shell's `&`, glibc's `posix_spawn` all leave signals ignored).
 pub fn reset_signals() {
-    // SAFETY: sigset_t is plain data that sigemptyset initializes; sigprocmask and signal take it by pointer
-    // and number. SIGPIPE alone is changed by Rust's start-up; handlers reset themselves on exec.
+    const LAST: libc::c_int = 64;
+    const SET_SIZE: usize = 8;
+    /// `struct kernel_sigaction` of any architecture, or a signal set: all zero.
+    static NOTHING: [u64; 4] = [0; 4];
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: the kernel reads the zeroed structures and writes nothing. Raw calls, since the C library keeps two
+    // signals to itself. They fail for SIGKILL and SIGSTOP alone, which cannot be changed.
     unsafe {
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        for signal in 1..=LAST {
+            libc::syscall(libc::SYS_rt_sigaction, signal, NOTHING.as_ptr(), none, SET_SIZE);
+        }
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, NOTHING.as_ptr(), none, SET_SIZE);
     }
 }
 

@@ -31,7 +31,7 @@ pub fn stat(root: BorrowedFd, path: &str) -> Result<PathStat> {
         name: place.name.clone(),
         size: place.stat.st_size as u64,
         mode: place.stat.st_mode,
-        mtime_ns: place.stat.st_mtime as i64 * 1_000_000_000 + place.stat.st_mtime_nsec as i64,
+        mtime_ns: place.stat.st_mtime * 1_000_000_000 + place.stat.st_mtime_nsec as i64,
         link_target: if is_link { resolve(root, path, &place.target) } else { String::new() },
     })
 }

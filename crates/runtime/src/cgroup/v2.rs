@@ -156,10 +156,10 @@ fn limit_memory(dir: &Path, memory: &Memory, warnings: &mut Vec<String>) -> Resu
     if let Some(limit) = memory.limit {
         write(dir, "memory.max", &text(limit))?;
     }
-    if let Some(swap) = memory.swap {
-        if try_write(dir, "memory.swap.max", &swap_alone(memory.limit, swap)?).is_err() {
-            warnings.push("swap is not limited: the host's kernel does not account for it".to_owned());
-        }
+    if let Some(swap) = memory.swap
+        && try_write(dir, "memory.swap.max", &swap_alone(memory.limit, swap)?).is_err()
+    {
+        warnings.push("swap is not limited: the host's kernel does not account for it".to_owned());
     }
     if let Some(reservation) = memory.reservation {
         write(dir, "memory.low", &text(reservation))?;

@@ -21,7 +21,9 @@ pub(super) fn masked(init: &mut Init) -> Result<()> {
         let is_dir = inroot::is(&stat, FileType::Directory);
         let slot = if is_dir { &mut empty } else { &mut null };
         let cover = match slot {
-            Some(used) => rootfs::clone_handle(used.as_fd(), false).map_err(|errno| Error::at(path, errno))?,
+            Some(used) => {
+                rootfs::clone_handle(used.as_fd(), false).map_err(|errno| Error::at(path, errno))?
+            }
             None if is_dir => empty_dir()?,
             None => devices::null_mount(root)?,
         };

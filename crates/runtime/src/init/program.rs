@@ -28,12 +28,14 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
     }
     let args = StringArray::new(process.args.iter().map(String::as_str))
         .map_err(|error| Error::call("arguments", error))?;
+    let is_searched = !process.args[0].contains('/');
     let mut refused = None;
     for candidate in candidates(process) {
         let path = CString::new(candidate.as_str()).map_err(|error| Error::call("program", error))?;
         let error = execve(&path, &args, &env);
         match error.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::NOENT | Errno::NOTDIR) if !exists(&candidate) => {}
+            Some(Errno::NOENT) if !exists(&candidate) => {}
+            Some(Errno::NOTDIR) if is_searched => {}
             // As in a shell: a later directory may have one that can be run.
             Some(Errno::ACCESS) => refused = refused.or(Some((candidate, error))),
             _ => return Err(cannot_run(&candidate, &error)),

@@ -1,2 +1,96 @@
-//! .
-crate::tests![];
+//! Limits of the cgroup, in force from the first instruction.
+
+use proa_oci::runtime::{Cpu, Memory, Pids, Resources};
+use proa_runtime::CgroupPolicy;
+
+use crate::support::{Fixture, fd, finish, process, read_until};
+
+crate::tests![
+    pids_are_limited,
+    memory_is_limited_and_its_end_is_known,
+    cpu_is_limited,
+    limits_hold_for_exec,
+    device_rules_hold,
+    limits_without_cgroups_are_refused
+];
+
+fn resources(fixture: Fixture, change: impl FnOnce(&mut Resources)) -> Fixture {
+    fixture.with(|spec| change(spec.linux_mut().resources.as_mut().unwrap()))
+}
+
+fn pids_are_limited() {
+    let fixture = Fixture::shell("for i in 1 2 3 4 5 6 7 8 9; do sleep 5 & done; echo all");
+    let outcome = resources(fixture, |resources| resources.pids = Some(Pids { limit: 4 })).run();
+    assert!(outcome.stderr.contains("can't fork"), "{outcome:?}");
+}
+
+fn memory_is_limited_and_its_end_is_known() {
+    let limit = Memory { limit: Some(16 << 20), swap: Some(16 << 20), ..Memory::default() };
+    let fixture = Fixture::program(&["/bin/dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1"]);
+    let fixture = resources(fixture, |resources| resources.memory = Some(limit));
+    let (container, handles) = fixture.start();
+    drop(handles.stdin);
+    crate::support::wait_readable(container.pidfd());
+    assert_eq!(container.try_wait().unwrap(), Some(137));
+    assert!(container.oom_killed());
+    assert_eq!(container.stats().unwrap().memory_limit, Some(16 << 20));
+    container.delete().unwrap();
+    let (container, handles) = Fixture::shell("exit 0").start();
+    assert!(!container.oom_killed());
+    finish(container, handles);
+}
+
+fn cpu_is_limited() {
+    let cpu = Cpu {
+        quota: Some(20_000),
+        period: Some(100_000),
+        shares: Some(512),
+        cpus: Some("0".into()),
+        ..Cpu::default()
+    };
+    let fixture = Fixture::shell(
+        "cat /sys/fs/cgroup/cpu*/cpu.cfs_quota_us /sys/fs/cgroup/cpu*/cpu.shares 2>/dev/null | sort -u; nproc",
+    );
+    let outcome = resources(fixture, |resources| resources.cpu = Some(cpu)).run();
+    if std::path::Path::new("/sys/fs/cgroup/cpu").exists() {
+        assert_eq!(outcome.stdout, "20000\n512\n1\n", "{outcome:?}");
+    }
+}
+
+fn limits_hold_for_exec() {
+    let fixture = Fixture::shell("echo up; sleep 100");
+    let fixture = resources(fixture, |resources| resources.pids = Some(Pids { limit: 3 }));
+    let (mut container, handles) = fixture.start();
+    read_until(fd(&handles.stdout), "up\n");
+    let mut spec = fixture.spec.clone();
+    process(&mut spec).args =
+        ["sh", "-c", "for i in 1 2 3 4; do sleep 9 & done; echo all"].map(Into::into).to_vec();
+    let (child, out) = container
+        .exec(spec.process.as_ref().unwrap(), "", proa_runtime::Stdio::Pipes { stdin: false })
+        .unwrap();
+    assert!(crate::support::read_all(out.stderr.unwrap()).contains("can't fork"));
+    drop(child);
+    container.delete().unwrap();
+}
+
+fn device_rules_hold() {
+    // With CAP_SYS_ADMIN `nodev` can be taken away; the rules cannot.
+    let script = "mount -o remount,dev / && mknod /kmsg c 1 11 && mknod /null c 1 3 && echo x > /null && echo null; (head -c 1 /kmsg) 2>/dev/null || echo denied";
+    let outcome = Fixture::shell(script).capabilities(&["CAP_SYS_ADMIN"]).run();
+    assert_eq!(outcome.stdout, "null\ndenied\n", "{outcome:?}");
+}
+
+fn limits_without_cgroups_are_refused() {
+    let fixture = resources(Fixture::shell("true"), |resources| resources.pids = Some(Pids { limit: 3 }));
+    let create = proa_runtime::Create {
+        id: &fixture.id,
+        spec: &fixture.spec,
+        rootfs: proa_runtime::Rootfs::Directory(fixture.lower()),
+        user: "",
+        stdio: fixture.stdio,
+        init: false,
+        cgroup: CgroupPolicy::Disabled,
+    };
+    let error = proa_runtime::Container::create(create).unwrap_err();
+    assert!(error.to_string().contains("limits need cgroups"), "{error}");
+}

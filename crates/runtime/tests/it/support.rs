@@ -41,7 +41,7 @@ impl Fixture {
 
     /// Docker's default spec running a program.
     pub fn program(args: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempdir();
         fill(&dir.path().join("lower"));
         fs::create_dir(dir.path().join("upper")).unwrap();
         fs::create_dir(dir.path().join("work")).unwrap();
@@ -49,7 +49,7 @@ impl Fixture {
         spec.process.as_mut().unwrap().args = args.iter().map(ToString::to_string).collect();
         spec.hostname = Some("testhost".into());
         spec.linux_mut().seccomp = Some(default_seccomp(&default_capabilities()));
-        let id = format!("test-{}-{}", std::process::id(), dir.path().file_name().unwrap().to_str().unwrap());
+        let id = format!("test-{}", dir.path().file_name().unwrap().to_str().unwrap());
         Self { dir, spec, user: String::new(), stdio: Stdio::Pipes { stdin: true }, init: false, id }
     }
 
@@ -137,6 +137,11 @@ impl Fixture {
     }
 }
 
+/// A directory whose name tells that it is ours.
+pub fn tempdir() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix(&format!("proa-runtime-{}-", std::process::id())).tempdir().unwrap()
+}
+
 /// The spec's process.
 pub fn process(spec: &mut Spec) -> &mut Process {
     spec.process.as_mut().unwrap()
@@ -192,8 +197,8 @@ fn fill(root: &Path) {
     for name in [
         "sh", "cat", "ls", "id", "echo", "true", "false", "env", "sleep", "mount", "umount", "stat",
         "readlink", "touch", "mkdir", "mknod", "chmod", "dd", "grep", "head", "tty", "stty", "kill", "ps",
-        "hostname", "pwd", "test", "seq", "tail", "wc", "unshare", "chroot", "ln", "mv", "rm", "ip", "nproc",
-        "cut", "tr", "sort", "yes", "ipcs", "find",
+        "hostname", "pwd", "test", "seq", "tail", "wc", "unshare", "uniq", "chroot", "ln", "mv", "rm", "ip",
+        "nproc", "cut", "tr", "sort", "yes", "ipcs", "find",
     ] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
     }
@@ -226,7 +231,7 @@ struct Holdings {
 
 impl Holdings {
     fn now() -> Self {
-        let own = format!("test-{}-", std::process::id());
+        let own = format!("test-proa-runtime-{}-", std::process::id());
         let mut cgroups = Vec::new();
         for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
             for group in fs::read_dir(hierarchy.path().join("proa")).into_iter().flatten().flatten() {
@@ -253,7 +258,8 @@ pub fn without_leaks(test: &fn()) {
     assert_eq!(before.cgroups, after.cgroups, "cgroups leaked");
     assert_eq!(before.children, after.children, "processes leaked");
     // Other programs may mount meanwhile: only what is ours counts.
-    let own = |text: &str| text.lines().filter(|line| line.contains("/tmp/.tmp")).count();
+    let mark = format!("proa-runtime-{}-", std::process::id());
+    let own = |text: &str| text.lines().filter(|line| line.contains(&mark)).count();
     assert_eq!(own(&before.mounts), own(&after.mounts), "mounts leaked");
 }
 
