@@ -112,14 +112,23 @@ impl Backend {
         }
     }
 
-    /// Ends all processes and removes what they ran in.
+    /// Ends the first process where a signal from inside could not. Its end is told as any other.
+    pub fn kill(&mut self) {
+        match self {
+            // The kernel has done all that can be done.
+            Self::Local(_) => {}
+            Self::Guest(guest) => guest.kill(),
+        }
+    }
+
+    /// Ends all processes and removes what they ran in; `discard` says that its files are not needed any more.
     ///
     /// # Errors
     /// Something could not be removed.
-    pub fn stop(&mut self) -> Result<Stop, Error> {
+    pub fn stop(&mut self, discard: bool) -> Result<Stop, Error> {
         match self {
             Self::Local(supervisor) => Ok(Stop::Done(supervisor.delete()?)),
-            Self::Guest(guest) => Ok(if guest.stop() { Stop::Done(None) } else { Stop::NotYet }),
+            Self::Guest(guest) => Ok(if guest.stop(discard) { Stop::Done(None) } else { Stop::NotYet }),
         }
     }
 }

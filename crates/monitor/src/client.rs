@@ -35,8 +35,6 @@ pub struct Client {
     pub waits: bool,
     /// It came with our start, and does what remains to be done with the instance when that has ended.
     pub owner: bool,
-    /// News of the end, held until the instance's state says the same.
-    pub held: Vec<Frame>,
     stream: UnixStream,
     decoder: Decoder,
     queue: VecDeque<Frame>,
@@ -55,7 +53,6 @@ impl Client {
             joined: Joined::Nothing,
             waits: false,
             owner,
-            held: Vec::new(),
             stream,
             decoder: Decoder::new(),
             queue: VecDeque::new(),

@@ -180,9 +180,19 @@ impl Guest {
         std::iter::once(self.vm.pid()).chain(self.vm.helper_pids()).collect()
     }
 
-    /// Asks the guest to power off; true when its VMM has ended.
-    pub fn stop(&mut self) -> bool {
+    /// Ends the VMM. The guest is then told to have been lost.
+    pub fn kill(&mut self) {
+        self.vm.kill();
+    }
+
+    /// Asks the guest to power off, so that its disk is in order; where that is to be discarded, ends it at once.
+    /// True when its VMM has ended.
+    pub fn stop(&mut self, discard: bool) -> bool {
         match self.phase {
+            Phase::Serving | Phase::Stopping { .. } if discard => {
+                self.vm.kill();
+                self.phase = Phase::Gone;
+            }
             Phase::Booting { .. } => {
                 // It may not even have an agent yet, and has run nothing that could be lost.
                 self.vm.kill();

@@ -23,10 +23,12 @@ mod record;
 mod repair;
 mod serve;
 
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rustix::fs::{CWD, Mode as FileMode, OFlags, openat};
 use rustix::process::Signal;
@@ -37,6 +39,9 @@ use crate::error::{Error, IoAt};
 use crate::log::Log;
 use crate::record::Record;
 use crate::serve::{Reaper, Server};
+
+/// How long a client may take to read why there is no monitor.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
@@ -83,10 +88,20 @@ fn monitor(args: &Args) -> Result<(), Error> {
     let told = client.as_ref().and_then(|client| client.try_clone().ok());
     let result = prepare(args, client).and_then(|server| server.run().at(&args.run));
     if let (Err(error), Some(client)) = (&result, told) {
-        // A client that is gone cannot be told.
-        let _ = error.response().frame(0).write_to(client);
+        tell(&client, error);
     }
     result
+}
+
+/// Tells the first client why there is no monitor, and waits until it has read that: it may still be writing its
+/// requests, which must not fail before it reads.
+fn tell(mut client: &UnixStream, error: &Error) {
+    let said = error.response().frame(0).write_to(client).and_then(|()| client.shutdown(Shutdown::Write));
+    let waits = client.set_nonblocking(false).and_then(|()| client.set_read_timeout(Some(LAST_WORDS)));
+    if said.is_ok() && waits.is_ok() {
+        // Its end, or silence: either way there is nothing more to say.
+        let _ = std::io::copy(&mut client, &mut std::io::sink());
+    }
 }
 
 fn first_client(number: u32) -> Result<UnixStream, Error> {

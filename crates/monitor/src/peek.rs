@@ -4,15 +4,18 @@ use serde::Deserialize;
 
 /// What a request asks, without its arguments.
 #[derive(Debug, Deserialize)]
-pub struct Request<'json> {
+pub struct Request {
     /// Its tag, as in `proa_protocol::message::Request`.
-    pub op: &'json str,
+    pub op: String,
     /// Of an `exec`: its output is wanted.
     #[serde(default)]
     pub attach: bool,
     /// Of an `exec` or `attach`: input will come.
     #[serde(default)]
     pub stdin: bool,
+    /// Of a `signal`: which.
+    #[serde(default)]
+    pub signal: i32,
 }
 
 #[derive(Deserialize)]
@@ -21,7 +24,7 @@ struct Answer<'json> {
 }
 
 /// Reads a request frame's payload.
-pub fn request(payload: &[u8]) -> Option<Request<'_>> {
+pub fn request(payload: &[u8]) -> Option<Request> {
     serde_json::from_slice(payload).ok()
 }
 
@@ -37,8 +40,7 @@ mod tests {
 
     #[test]
     fn tags_are_those_of_the_messages() {
-        let tag =
-            |request: &message::Request| super::request(&request.frame(0).payload).unwrap().op.to_owned();
+        let tag = |request: &message::Request| super::request(&request.frame(0).payload).unwrap().op;
         let path = || "/x".to_owned();
         assert_eq!(tag(&message::Request::Start), "start");
         assert_eq!(tag(&message::Request::Attach { stdin: true, stdout: true, stderr: true }), "attach");
@@ -57,7 +59,10 @@ mod tests {
         let exec = message::Request::Exec(Box::new(ExecConfig { attach: true, ..ExecConfig::default() }));
         let frame = exec.frame(0);
         let seen = super::request(&frame.payload).unwrap();
-        assert_eq!((seen.op, seen.attach, seen.stdin), ("exec", true, false));
+        assert_eq!((seen.op.as_str(), seen.attach, seen.stdin), ("exec", true, false));
+        let frame = message::Request::Signal { signal: 9, all: true }.frame(0);
+        let seen = super::request(&frame.payload).unwrap();
+        assert_eq!((seen.op.as_str(), seen.signal), ("signal", 9));
     }
 
     #[test]

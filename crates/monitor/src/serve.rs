@@ -33,6 +33,7 @@ use proa_protocol::instance::{InstanceState, Status};
 use proa_protocol::message::{ErrorKind, ExitStatus, Request, Response};
 use proa_supervisor::{HOST_TOKENS, Mounts, PollSet};
 use rustix::event::PollFlags;
+use rustix::process::Signal;
 
 use crate::backend::{Backend, MONITOR, Stop};
 use crate::client::{Client, Joined};
@@ -50,6 +51,13 @@ const FIRST_CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 const ENDING_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long nothing must happen before free memory is returned.
 const IDLE: Duration = Duration::from_millis(300);
+
+/// How long a backend may take to end what was killed, before it is ended itself.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Lines for the user kept for whoever comes.
+const MOST_NOTICES: usize = 64;
+/// SIGKILL.
+const KILL: i32 = Signal::KILL.as_raw();
 
 /// What is to be told at the end.
 #[derive(Debug, Clone)]
@@ -99,6 +107,8 @@ pub struct Server {
     /// Who asked for `Pause` (true) and `Resume` (false), in order.
     pauses: VecDeque<(u32, bool)>,
     reaper: Option<Reaper>,
+    /// When the backend is ended if the first process has not.
+    kill_by: Option<Instant>,
     trimmed: bool,
 }
 
@@ -125,6 +135,7 @@ impl Server {
             notices,
             pauses: VecDeque::new(),
             reaper: None,
+            kill_by: None,
             trimmed: false,
         }
     }
@@ -198,6 +209,7 @@ impl Server {
             Phase::Created { until: Some(until) } | Phase::Ending { until, .. } => {
                 Some(until.saturating_duration_since(Instant::now()))
             }
+            Phase::Running => self.kill_by.map(|until| until.saturating_duration_since(Instant::now())),
             _ => None,
         };
         let idle = (!self.trimmed).then_some(IDLE);
@@ -315,7 +327,7 @@ impl Server {
         for message in std::mem::take(&mut self.notices) {
             self.answer(channel, &Response::Notice { message });
         }
-        match request.op {
+        match request.op.as_str() {
             "start" => self.start(channel),
             "wait" => self.wait_for_end(channel),
             "pause" => self.pause(channel, true),
@@ -327,6 +339,7 @@ impl Server {
             _ if matches!(self.phase, Phase::Ending { .. } | Phase::Stopping(_) | Phase::Over) => {
                 self.refuse(channel, ErrorKind::Conflict, "the instance has ended");
             }
+            "signal" => self.signal(channel, frame, &request),
             "attach" => self.join(channel, frame, Joined::First),
             "exec" if request.attach || request.stdin => self.join(channel, frame, Joined::Exec),
             // Work on files would make the root, and stand in the start's way.
@@ -349,6 +362,15 @@ impl Server {
             );
         }
         client.joined = joined;
+        self.backend.send(frame);
+    }
+
+    /// A guest may be deaf: what a kill does not end in time is ended from outside.
+    fn signal(&mut self, channel: u32, frame: Frame, request: &peek::Request) {
+        let to_exec = self.clients.get(&channel).is_some_and(|client| client.joined == Joined::Exec);
+        if request.signal == KILL && !to_exec && matches!(self.phase, Phase::Running) {
+            self.kill_by.get_or_insert_with(|| Instant::now() + KILL_TIMEOUT);
+        }
         self.backend.send(frame);
     }
 
@@ -421,7 +443,10 @@ impl Server {
                 Ok(Response::Started { pid }) => self.started(pid),
                 Ok(Response::Notice { message }) => self.notice(message),
                 Ok(Response::Error { kind, message }) => self.failed(kind, message),
-                Ok(Response::Exited(status)) => self.ended(Outcome::Exited { status, error: String::new() }),
+                Ok(Response::Exited(status)) => {
+                    let status = ExitStatus { at_ns: self.plausible(status.at_ns), ..status };
+                    self.ended(Outcome::Exited { status, error: String::new() });
+                }
                 _ => {}
             },
             _ => {}
@@ -430,7 +455,10 @@ impl Server {
 
     fn notice(&mut self, message: String) {
         if self.askers.is_empty() {
-            return self.notices.push(message);
+            if self.notices.len() < MOST_NOTICES {
+                self.notices.push(message);
+            }
+            return;
         }
         for channel in self.askers.clone() {
             self.answer(channel, &Response::Notice { message: message.clone() });
@@ -490,6 +518,12 @@ impl Server {
         }
     }
 
+    /// A guest's clock may be wrong: an end before the start, or in the future, is taken to be now.
+    fn plausible(&self, at_ns: i64) -> i64 {
+        let now = now_ns();
+        if (self.state.started_ns..=now).contains(&at_ns) { at_ns } else { now }
+    }
+
     fn control_frame(&mut self, frame: &Frame) {
         let Ok(response) = Response::parse(&frame.payload) else { return };
         let Some((channel, pause)) = self.pauses.pop_front() else { return };
@@ -508,7 +542,8 @@ impl Server {
             Kind::Response => {
                 let answer = peek::answer(&frame.payload);
                 if answer == Some("exited") && client.joined == Joined::First {
-                    client.held.push(frame);
+                    // It is told when the instance's state says the same.
+                    client.waits = true;
                     return;
                 }
                 if answer == Some("error") {
@@ -517,10 +552,10 @@ impl Server {
                 }
             }
             Kind::Close => {
-                client.joined = Joined::Nothing;
-                if client.held.is_empty() {
+                if client.joined != Joined::First {
                     client.close();
                 }
+                client.joined = Joined::Nothing;
                 return;
             }
             kind if kind.is_stream() && ending => {
@@ -541,6 +576,10 @@ impl Server {
             {
                 self.phase = Phase::Stopping(Outcome::Nothing);
             }
+            Phase::Running if self.kill_by.is_some_and(|until| Instant::now() >= until) => {
+                self.kill_by = None;
+                self.backend.kill();
+            }
             Phase::Held if self.clients.is_empty() => self.phase = Phase::Stopping(Outcome::Nothing),
             Phase::Ending { outcome, until } => {
                 let all_told = self.clients.values().all(|client| client.joined == Joined::Nothing);
@@ -552,7 +591,7 @@ impl Server {
         }
         if let Phase::Stopping(outcome) = &self.phase {
             let outcome = outcome.clone();
-            match self.backend.stop() {
+            match self.backend.stop(self.reaper.is_some()) {
                 Ok(Stop::NotYet) => {}
                 Ok(Stop::Done(mounts)) => self.finish(&outcome, mounts, String::new()),
                 Err(error) => self.finish(&outcome, None, error.to_string()),
@@ -610,7 +649,7 @@ impl Server {
     fn tell_end(&mut self, channel: u32, outcome: &Outcome) {
         let asked = self.askers.contains(&channel);
         let Some(client) = self.clients.get_mut(&channel) else { return };
-        let (waits, held) = (client.waits, std::mem::take(&mut client.held));
+        let waits = client.waits;
         match outcome {
             Outcome::Nothing if asked => self.answer(channel, &Response::Ok),
             Outcome::Nothing => {}
@@ -618,14 +657,8 @@ impl Server {
                 self.refuse(channel, *kind, message.clone());
             }
             Outcome::Failed { .. } => {}
-            Outcome::Exited { status, .. } => {
-                for frame in held {
-                    self.push(channel, frame);
-                }
-                if waits {
-                    self.answer(channel, &Response::Exited(*status));
-                }
-            }
+            Outcome::Exited { status, .. } if waits => self.answer(channel, &Response::Exited(*status)),
+            Outcome::Exited { .. } => {}
         }
         self.close_client(channel);
     }
