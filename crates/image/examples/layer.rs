@@ -1,5 +1,5 @@
 //! Converts an uncompressed tar to a layer and says what it took: `layer TAR DEST [dir]`.
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, reason = "an example speaks to who runs it")]
 
 use std::fs::File;
 use std::path::Path;

@@ -3,8 +3,7 @@
 //! The bytes on disk are described in [`format`](self::format); what is where is decided so:
 //!
 //! - A file's last, partial block of at most [`MAX_TAIL`] bytes stands behind its inode: small files cost no
-//!   block and no second read. Longer tails would bloat the inode area for walks that read no data. Tails wait
-//!   in memory, at most [`MAX_TAILS`] of them; what comes later gets blocks.
+//!   block and no second read. Longer tails would bloat the inode area for walks that read no data.
 //! - A file with holes has a table of chunks, holes take neither blocks nor table entries worth speaking of.
 //!   Runs of zeros that are stored as data become holes of the image file itself.
 //! - Inodes of a directory stand together, 32 bytes each where all that differs fits, else 64. The time that
@@ -17,6 +16,7 @@ mod dirents;
 mod format;
 mod out;
 mod place;
+mod tails;
 mod write;
 
 use std::io::Read;
@@ -25,6 +25,7 @@ use std::path::Path;
 use chunks::Chunks;
 use format::BLOCK;
 use out::Output;
+use tails::Tails;
 
 use super::LayerError;
 use super::ingest::Store;
@@ -35,8 +36,6 @@ pub use check::{Summary, check};
 
 /// Longest tail that stands behind its inode.
 const MAX_TAIL: u64 = 2048;
-/// Most bytes of tails kept in memory.
-const MAX_TAILS: u64 = 64 << 20;
 /// Most bytes of chunk tables in one image: a sparse file of exbibytes takes a kilobyte of tar.
 const MAX_TABLES: u64 = 256 << 20;
 
@@ -46,7 +45,7 @@ pub enum Content {
     /// In blocks from this one.
     Plain(u32),
     /// In blocks from this one; the rest is in the tails, from this byte.
-    Inline(u32, usize),
+    Inline(u32, u64),
     /// In chunks.
     Chunks(Box<Chunks>),
 }
@@ -54,7 +53,7 @@ pub enum Content {
 /// An image being written.
 pub struct Image {
     out: Output,
-    tails: Vec<u8>,
+    tails: Tails,
     /// Bytes of chunk tables so far.
     tables: u64,
 }
@@ -64,7 +63,7 @@ impl Image {
     pub fn create(path: &Path, max: u64) -> Result<Self, LayerError> {
         let mut out = Output::create(path, max)?;
         out.zeros(BLOCK)?;
-        Ok(Self { out, tails: Vec::new(), tables: 0 })
+        Ok(Self { out, tails: Tails::new(path), tables: 0 })
     }
 
     /// Writes the stored bytes to their place in a file without holes in the image, the tail aside.
@@ -78,11 +77,8 @@ impl Image {
         let dense = matches!(entry.segments[..], [Segment { offset: 0, len }] if len == entry.size);
         if tail > 0 && dense {
             copy(archive, entry.size - tail, |bytes| self.out.write(bytes))?;
-            let at = self.tails.len();
-            copy(archive, tail, |bytes| {
-                self.tails.extend_from_slice(bytes);
-                Ok(())
-            })?;
+            let at = self.tails.end();
+            copy(archive, tail, |bytes| self.tails.push(bytes))?;
             return Ok(Content::Inline(block, at));
         }
         let start = self.out.position();
@@ -122,10 +118,10 @@ impl Image {
     }
 
     /// Bytes of the file's tail that shall stand behind its inode.
-    fn tail(&self, size: u64, xattrs: &Xattrs) -> u64 {
+    fn tail(size: u64, xattrs: &Xattrs) -> u64 {
         let tail = size % BLOCK;
         let fits = tail <= MAX_TAIL && write::EXTENDED + format::xattr_bytes(xattrs) + tail <= BLOCK;
-        if fits && self.tails.len() as u64 + tail <= MAX_TAILS { tail } else { 0 }
+        if fits { tail } else { 0 }
     }
 }
 
@@ -140,7 +136,7 @@ impl Store for Image {
     ) -> Result<Content, LayerError> {
         match Chunks::plan(entry.size, &entry.segments) {
             Some(chunks) => self.put_chunks(archive, entry, chunks),
-            None => self.put_plain(archive, entry, self.tail(entry.size, xattrs)),
+            None => self.put_plain(archive, entry, Self::tail(entry.size, xattrs)),
         }
     }
 

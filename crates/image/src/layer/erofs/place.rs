@@ -54,9 +54,9 @@ mod tests {
         for i in 0..5000u64 {
             let bytes = 32 + i * 7919 % 3000 + if i % 500 == 0 { 9000 } else { 0 };
             let at = places.take(bytes);
-            assert!(at >= SLOT && at % SLOT == 0);
+            assert!(at >= SLOT && at.is_multiple_of(SLOT));
             assert!(bytes > BLOCK || at / BLOCK == (at + bytes - 1) / BLOCK);
-            assert!(bytes <= BLOCK || at % BLOCK == 0);
+            assert!(bytes <= BLOCK || at.is_multiple_of(BLOCK));
             taken.push((at, at + bytes));
         }
         taken.sort_unstable();

@@ -9,6 +9,7 @@ use super::chunks::Piece;
 use super::format::{self, BLOCK, Inode, Layout, SLOT, Super};
 use super::out::Output;
 use super::place::Places;
+use super::tails::Tails;
 use super::{Content, dirents};
 use crate::layer::LayerError;
 use crate::layer::tree::{Kind, Meta, Node, NodeId, ROOT, Tree};
@@ -28,13 +29,13 @@ struct Placed {
     /// First block of what does not stand in the record.
     block: u32,
     /// What stands in the record of directories and files, in the tails.
-    tail: Range<usize>,
+    tail: Range<u64>,
 }
 
 /// The writer's state.
 struct Metadata<'a> {
     out: Output,
-    tails: Vec<u8>,
+    tails: Tails,
     tree: &'a Tree<Content>,
     time: (i64, u32),
     /// Attribute sets as they stand on disk.
@@ -47,7 +48,7 @@ struct Metadata<'a> {
 /// Writes everything but the files' blocks, and gives the bytes the image takes on disk.
 pub fn metadata(
     out: Output,
-    tails: Vec<u8>,
+    tails: Tails,
     tree: &Tree<Content>,
     order: &[NodeId],
 ) -> Result<u64, LayerError> {
@@ -119,8 +120,8 @@ impl Metadata<'_> {
             let tail = if placed.layout == Layout::Inline { content.len() % BLOCK as usize } else { 0 };
             let (blocks, tail) = content.split_at(content.len() - tail);
             placed.block = self.out.block();
-            placed.tail = self.tails.len()..self.tails.len() + tail.len();
-            self.tails.extend_from_slice(tail);
+            placed.tail = self.tails.end()..self.tails.end() + tail.len() as u64;
+            self.tails.push(tail)?;
             self.out.write(blocks)?;
             self.out.align(BLOCK)?;
         }
@@ -140,9 +141,10 @@ impl Metadata<'_> {
             fingerprint.add(&inode);
             self.out.write(&inode)?;
             self.out.write(&self.xattrs[node.meta.xattrs as usize])?;
-            let tail = &self.tails[placed.tail.clone()];
-            fingerprint.add(tail);
-            self.out.write(tail)?;
+            for tail in self.tails.get(placed.tail.clone())? {
+                fingerprint.add(tail);
+                self.out.write(tail)?;
+            }
             if let Kind::File(_, Content::Chunks(chunks)) = &node.kind {
                 for (count, block) in chunks.table().map(Piece::entries) {
                     for _ in 0..count {
@@ -182,7 +184,7 @@ fn describe(id: NodeId, node: &Node<Content>) -> Placed {
         }
         Kind::File(size, Content::Plain(block)) => (Layout::Plain, *size, *block, 0..0),
         Kind::File(size, Content::Inline(block, at)) => {
-            let tail = *at..*at + (*size % BLOCK) as usize;
+            let tail = *at..*at + *size % BLOCK;
             (Layout::Inline, *size, *block, tail)
         }
         Kind::File(size, Content::Chunks(_)) => (Layout::Chunks, *size, 0, 0..0),

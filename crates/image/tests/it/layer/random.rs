@@ -161,7 +161,10 @@ fn oci_layout(dir: &Path, layers: &[Vec<u8>]) {
         "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ids}
     });
     let config = config.to_string();
-    let describe = |kind: &str, digest: &str, size: usize| serde_json::json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": digest, "size": size});
+    let describe = |kind: &str, digest: &str, size: usize| {
+        let media_type = format!("application/vnd.oci.image.{kind}");
+        serde_json::json!({"mediaType": media_type, "digest": digest, "size": size})
+    };
     let parts: Vec<_> =
         layers.iter().zip(&ids).map(|(l, id)| describe("layer.v1.tar", id, l.len())).collect();
     let manifest = serde_json::json!({
