@@ -29,7 +29,7 @@ use crate::registry::{BlobReader, Http, Place, RawManifest, RegistryError, Regis
 use crate::store::{Image, NewImage, Session, Store, tag_name};
 
 /// Layers in the making at once, where the caller does not say.
-const PARALLEL: usize = 3;
+const PARALLEL: usize = 4;
 
 /// How to pull.
 #[derive(Debug, Clone)]

@@ -20,8 +20,6 @@ use super::{RegistryError, RegistryOptions};
 use crate::error::{Error, Result};
 
 const CONNECT: Duration = Duration::from_secs(15);
-/// For an answer to begin, and for each further read or write.
-const STALL: Duration = Duration::from_secs(45);
 const MAX_REDIRECTS: usize = 10;
 /// Where distributions keep the certificates they trust.
 const SYSTEM_ROOTS: [&str; 3] =
@@ -167,9 +165,9 @@ impl Http {
             .proxy(proxy)
             .timeout_resolve(Some(CONNECT))
             .timeout_connect(Some(CONNECT))
-            .timeout_recv_response(Some(STALL))
-            .timeout_per_read(Some(STALL))
-            .timeout_per_write(Some(STALL));
+            .timeout_recv_response(Some(self.options.stall))
+            .timeout_per_read(Some(self.options.stall))
+            .timeout_per_write(Some(self.options.stall));
         if https {
             config = config.tls_config(self.tls(host)?);
         }

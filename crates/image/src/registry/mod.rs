@@ -16,6 +16,7 @@ mod http;
 mod login;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use config::{ProxyConfig, RegistryConfig};
 pub use error::RegistryError;
@@ -37,6 +38,8 @@ pub struct RegistryOptions {
     pub cert_dirs: Vec<PathBuf>,
     /// How often a request that fails for a passing reason is made in all.
     pub attempts: u32,
+    /// How long an answer may take to begin, and each further part of it to come.
+    pub stall: Duration,
 }
 
 impl Default for RegistryOptions {
@@ -47,6 +50,7 @@ impl Default for RegistryOptions {
             proxy: ProxyConfig::default(),
             cert_dirs: vec![PathBuf::from("/etc/docker/certs.d"), PathBuf::from("/etc/containers/certs.d")],
             attempts: 5,
+            stall: Duration::from_secs(45),
         }
     }
 }

@@ -84,9 +84,11 @@ impl Store {
     /// # Errors
     /// The directory cannot be made, or the database cannot be opened or is of a newer version.
     pub fn open(root: &Path) -> Result<Self> {
-        let layout = Layout::new(root);
+        // Layers are handed to processes that stand elsewhere.
+        let root = std::path::absolute(root).map_err(Error::io(root))?;
+        let layout = Layout::new(&root);
         let db = schema::open(&layout)?;
-        Ok(Self { root: root.to_owned(), layout, db })
+        Ok(Self { root, layout, db })
     }
 
     pub(crate) fn root(&self) -> &Path {

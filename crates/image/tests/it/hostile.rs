@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use proa_image::registry::RegistryError;
 use proa_image::{Error, ErrorKind, PullOptions};
@@ -10,8 +11,8 @@ use proa_oci::image::{Descriptor, media_type};
 use proa_oci::reference::Reference;
 
 use super::support::{
-    Packing, Recorder, Reply, Request, Server, TestImage, TestStore, options, ranged, serve_image, sha256,
-    tarball,
+    Packing, Recorder, Reply, Request, Server, TestImage, TestStore, options, ranged, run, serve_image,
+    sha256, tarball,
 };
 
 /// Serves an image, where `twist` does not answer otherwise.
@@ -381,4 +382,66 @@ fn redirects_end() {
         (request.path.len() > 4).then(|| Reply::new("302 Found", "").header("Location", location))
     });
     assert!(error.to_string().contains("redirect"), "{error}");
+}
+
+#[test]
+fn a_registry_that_falls_silent_is_given_up() {
+    let image = big();
+    let server = twisted(&image, |image, request| {
+        is_layer(image, request, 0).then(|| {
+            let bytes = image.blobs[&image.layers[0]].clone();
+            let half = bytes[..bytes.len() / 2].to_vec();
+            // Half of what it announced, and then nothing though the connection stays.
+            Reply { length: Some(bytes.len()), silent: true, ..Reply::ok(half) }
+        })
+    });
+    let test = TestStore::new();
+    let mut options = fast();
+    options.registry.stall = Duration::from_millis(300);
+    let error = test.pull(&server.name("x:1"), &options).unwrap_err();
+    assert!(matches!(error, Error::Registry(RegistryError::Interrupted { .. })), "{error}");
+    test.assert_empty();
+}
+
+/// A file system of a few megabytes, gone when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(megabytes: u32) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let size = format!("size={megabytes}m");
+        run("mount", &["-t", "tmpfs", "-o", &size, "proa-test", &dir.path().display().to_string()]);
+        Self(dir)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        run("umount", &["-l", &self.0.path().display().to_string()]);
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_leaves_nothing() {
+    let layers: Vec<_> = (0..3).map(|n| (tarball(n, 40, 50_000), Packing::Gzip)).collect();
+    let image = TestImage::new(&layers);
+    let server = twisted(&image, |_, _| None);
+    for megabytes in [1, 2, 3, 4, 6] {
+        let disk = SmallDisk::new(megabytes);
+        let store = proa_image::Store::open(disk.0.path()).unwrap();
+        let reference = Reference::parse(&server.name("x:1")).unwrap();
+        let error = proa_image::pull(&store, &reference, &fast(), &()).unwrap_err();
+        let mut text = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(next) = cause {
+            text.push_str(&next.to_string());
+            cause = next.source();
+        }
+        assert!(text.contains("No space left") || text.contains("disk is full"), "{text}");
+        store.collect(&()).unwrap();
+        assert_eq!(store.check(true, true, &()).unwrap(), []);
+        assert!(store.list().unwrap().is_empty());
+        let left = std::fs::read_dir(disk.0.path().join("image/blobs/sha256")).unwrap().count();
+        assert_eq!(left, 0, "{megabytes} MB");
+    }
 }

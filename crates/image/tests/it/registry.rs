@@ -92,6 +92,26 @@ fn dockers_manifests_and_lists_are_pulled() {
     listed.assert_sound();
 }
 
+#[test]
+fn what_is_pulled_by_digest_goes_by_digest() {
+    let source = TestImage::small(1);
+    let server = Server::start({
+        let source = source.clone();
+        move |request| serve_image(&source, request)
+    });
+    let test = TestStore::new();
+    let name = format!("{}@{}", server.name("x"), source.digest());
+    let image = test.pull(&name, &options()).unwrap();
+    assert!(image.names.is_empty());
+    assert_eq!(test.store.resolve(&name).unwrap(), image);
+    // The same image under a tag too, which is all that is left when the tag goes.
+    test.pull(&server.name("y:1"), &options()).unwrap();
+    test.store.remove(&server.name("y:1"), false, &()).unwrap();
+    assert_eq!(test.store.resolve(&name).unwrap(), image);
+    test.store.remove(&name, false, &()).unwrap();
+    test.assert_empty();
+}
+
 /// A list of one image, put there with curl, for no tool here makes one without a second registry.
 fn push_list(registry: &DebianRegistry, image: &Image) {
     let size = fs::metadata(

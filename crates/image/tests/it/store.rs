@@ -227,3 +227,35 @@ fn a_store_of_a_newer_version_is_left_alone() {
     rusqlite::Connection::open(path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     assert!(matches!(proa_image::Store::open(test.dir.path()), Err(Error::Format { found: 99, .. })));
 }
+
+#[test]
+fn many_may_open_a_new_store_at_once() {
+    for _ in 0..10 {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| proa_image::Store::open(dir.path()).unwrap().list().unwrap());
+            }
+        });
+    }
+}
+
+#[test]
+fn many_may_write_at_once() {
+    let test = TestStore::new();
+    test.load(&TestImage::small(1), "a:1");
+    std::thread::scope(|scope| {
+        for thread in 0..6 {
+            let root = test.dir.path();
+            scope.spawn(move || {
+                let store = proa_image::Store::open(root).unwrap();
+                for number in 0..20 {
+                    let target = format!("t{thread}:{number}");
+                    store.tag("a:1", &Reference::parse(&target).unwrap()).unwrap();
+                    store.resolve(&target).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(test.store.resolve("a:1").unwrap().names.len(), 121);
+}

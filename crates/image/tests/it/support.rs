@@ -347,11 +347,13 @@ pub struct Reply {
     pub cut: Option<usize>,
     /// Claim this length.
     pub length: Option<usize>,
+    /// Keep the connection and say no more, until the client leaves.
+    pub silent: bool,
 }
 
 impl Reply {
     pub fn new(status: &'static str, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, headers: Vec::new(), body: body.into(), cut: None, length: None }
+        Self { status, headers: Vec::new(), body: body.into(), cut: None, length: None, silent: false }
     }
 
     pub fn ok(body: impl Into<Vec<u8>>) -> Self {
@@ -430,7 +432,13 @@ fn serve(stream: TcpStream, handler: &Handler, log: &Mutex<Vec<String>>) {
     while let Some(request) = read_request(&mut reader) {
         let range = request.headers.get("range").map_or("", String::as_str);
         log.lock().unwrap().push(format!("{} {} {range}", request.method, request.path));
-        if !write_reply(&stream, handler(&request), request.method == "HEAD") {
+        let reply = handler(&request);
+        let silent = reply.silent;
+        let goes_on = write_reply(&stream, reply, request.method == "HEAD");
+        if silent {
+            let _ = reader.read(&mut [0]);
+        }
+        if !goes_on {
             let _ = stream.shutdown(std::net::Shutdown::Both);
             return;
         }
