@@ -62,6 +62,11 @@ impl Failure {
         Self { hint: hint.into(), ..self }
     }
 
+    /// Says what was being done, before what went wrong.
+    pub fn context(self, doing: &str) -> Self {
+        Self { message: format!("{doing}: {}", self.message), ..self }
+    }
+
     /// As a failure of `run` or `create`, which keep 1 for the program's own use.
     pub fn of_run(self) -> Self {
         let code = if self.code == FAILED { ENGINE } else { self.code };

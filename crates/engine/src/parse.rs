@@ -132,7 +132,7 @@ pub fn rfc3339_or_zero(ns: i64) -> String {
 /// Now, in nanoseconds since the epoch.
 pub fn now_ns() -> i64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    now.tv_sec * 1_000_000_000 + i64::from(now.tv_nsec)
+    now.tv_sec * 1_000_000_000 + now.tv_nsec
 }
 
 /// Go's `strconv.ParseBool`.

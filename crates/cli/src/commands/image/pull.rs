@@ -38,7 +38,8 @@ pub fn fetch(
 ) -> Result<proa_image::Image, Failure> {
     let platform = platform.map(parse_platform).transpose()?;
     let options = PullOptions { registry: context.registry_options()?, platform, ..PullOptions::default() };
-    Ok(proa_image::pull(context.engine()?.store()?, reference, &options, &Bars::new(quiet))?)
+    let pulled = proa_image::pull(context.engine()?.store()?, reference, &options, &Bars::new(quiet));
+    pulled.map_err(|error| Failure::from(error).context(&format!("pull {}", reference.familiar())))
 }
 
 fn parse_platform(text: &str) -> Result<Platform, Failure> {

@@ -55,7 +55,9 @@ fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), Fail
     let target = if is_special {
         path.to_owned()
     } else {
-        path.with_added_extension(format!("{}.part", std::process::id()))
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}.part", std::process::id()));
+        PathBuf::from(name)
     };
     let io = |error| Failure::io("write", path, error);
     let mut out = BufWriter::new(File::create(&target).map_err(io)?);

@@ -26,7 +26,7 @@ const COLUMNS: [(&str, &str); 5] = [
 pub fn run(context: &Context, args: &Args) -> Outcome {
     let usage = context.engine()?.disk_usage()?;
     let row = |kind: &str, total: usize, active: usize, bytes: u64, reclaimable: u64| -> Value {
-        let share = if bytes == 0 { 0 } else { reclaimable * 100 / bytes };
+        let share = (reclaimable * 100).checked_div(bytes).unwrap_or(0);
         json!({
             "Type": kind,
             "TotalCount": total.to_string(),
