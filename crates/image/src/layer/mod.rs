@@ -21,7 +21,8 @@
 //! - A name is cleaned as Docker does it: `/a` is `a`, `a/../b` is `b`, `../a` is an error. A symbolic link on
 //!   the way to a name is followed inside the layer only, never on the host.
 //! - The last entry of a name wins; a directory entry over a directory replaces its metadata and keeps what
-//!   is in it. Directories nobody named are 0755, root's, from 1970.
+//!   is in it. Directories nobody named are 0755, root's, from 1970; merged, they cover the metadata of those
+//!   below, as with Docker's overlay2, since a layer is made without a look at others.
 //! - A hard link takes nothing but its target from its entry; the target must have come before, in the layer.
 //!
 //! The same tar gives the same bytes.

@@ -211,7 +211,7 @@ impl<C> Tree<C> {
         let mut todo: Vec<Box<[u8]>> = components(path).map(Box::from).rev().collect();
         while let Some(name) = todo.pop() {
             steps += 1;
-            if steps > MAX_STEPS {
+            if steps + todo.len() > MAX_STEPS {
                 return Err(LayerError::entry(path, "too many directories on the way to it"));
             }
             if *name == *b".." {
@@ -400,4 +400,67 @@ pub fn check_name(name: &[u8]) -> Result<(), LayerError> {
         return Err(LayerError::entry(name, "a whiteout can't be a directory"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree() -> Tree<()> {
+        Tree::new(&Limits::default())
+    }
+
+    #[test]
+    fn paths_are_cleaned() {
+        let mut out = Vec::new();
+        for (path, want) in [
+            ("a/b", Some("a/b")),
+            ("./a//./b/", Some("a/b")),
+            ("/../../a", Some("a")),
+            ("a/../b/c/..", Some("b")),
+            ("a/..", Some("")),
+            ("", Some("")),
+            ("a/../..", None),
+            ("..", None),
+        ] {
+            let inside = clean(path.as_bytes(), &mut out);
+            let got = inside.then(|| String::from_utf8(out.clone()).unwrap());
+            assert_eq!(got.as_deref(), want, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_replaced_directory_is_not_remembered() {
+        let mut tree = tree();
+        let old = tree.make_parents(b"a/b").unwrap();
+        tree.insert(ROOT, b"a", Meta::default(), Kind::Fifo).unwrap();
+        assert!(tree.make_parents(b"a/b").is_err());
+        tree.insert(ROOT, b"a", Meta::default(), Kind::Dir(Box::default())).unwrap();
+        assert_ne!(tree.make_parents(b"a/b").unwrap(), old);
+    }
+
+    #[test]
+    fn links_that_multiply_are_given_up() {
+        let mut tree = tree();
+        let target = |next: usize| format!("l{next}/{}", "x/".repeat(2000)).into_bytes();
+        for i in 0..39 {
+            let link = Kind::Symlink(target(i + 1).into());
+            tree.insert(ROOT, format!("l{i}").as_bytes(), Meta::default(), link).unwrap();
+        }
+        let error = tree.make_parents(b"l0").unwrap_err().to_string();
+        assert!(error.contains("too many directories"), "{error}");
+    }
+
+    #[test]
+    fn only_what_is_reachable_is_counted() {
+        let mut tree = tree();
+        let dir = tree.make_parents(b"d").unwrap();
+        let file = tree.insert(dir, b"f", Meta::default(), Kind::File(0, ())).unwrap();
+        tree.link(ROOT, b"g", file).unwrap();
+        tree.insert(dir, b"lost", Meta::default(), Kind::Fifo).unwrap();
+        tree.insert(dir, b"lost", Meta::default(), Kind::Fifo).unwrap();
+        let order = tree.seal().unwrap();
+        assert_eq!(order.len(), 4);
+        assert_eq!((tree.node(file).links, tree.node(ROOT).links, tree.node(dir).links), (2, 3, 2));
+    }
 }
