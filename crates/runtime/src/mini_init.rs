@@ -21,6 +21,8 @@ pub fn init_main() -> ! {
 
 /// The program shares our process group, so a terminal's signals reach it without us.
 fn run(mut command: Command) -> i32 {
+    // Shown by `ps`; the executable's own name would be that of the monitor or agent.
+    let _ = rustix::thread::set_name(c"proa-init");
     if sigwait::block_all().is_err() {
         return 125;
     }

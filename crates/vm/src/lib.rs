@@ -48,7 +48,8 @@ pub struct VmSpec {
     pub store: PathBuf,
     /// The instance's runtime directory (`<run>/instances/<id>`).
     pub run_dir: PathBuf,
-    /// Guest memory, bytes; 0 for [`DEFAULT_MEMORY`].
+    /// Memory that the program may use, bytes; the guest's kernel gets its own on top. 0 for a guest of
+    /// [`DEFAULT_MEMORY`] that leaves the program all it can.
     pub memory: u64,
     /// Virtual CPUs; 0 for one.
     pub cpus: u32,

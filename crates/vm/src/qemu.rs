@@ -219,7 +219,10 @@ impl CommandLine {
     fn device(&mut self, description: &str) {
         let (slot, function) = (1 + self.devices / FUNCTIONS, self.devices % FUNCTIONS);
         self.devices += 1;
-        let place = format!("bus=pcie.0,addr={slot:#x}.{function},multifunction=on,disable-legacy=on");
+        let place = format!("bus=pcie.0,addr={slot:#x}.{function},multifunction=on");
+        // A vhost-user-fs device has no legacy form that could be left out.
+        let legacy = if description.starts_with("vhost-user-fs") { "" } else { ",disable-legacy=on" };
+        let place = place + legacy;
         self.add("-device", format!("{description},{place}"));
     }
 

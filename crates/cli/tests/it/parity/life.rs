@@ -19,7 +19,7 @@ at_both_levels!(
 
 fn web_server(bed: &Bed) {
     bed.detach("web", &[], &["httpd", "-f", "-p", "8080", "-h", "/var/www"]);
-    let get = "until wget -q -O - http://127.0.0.1:8080/index.html; do :; done";
+    let get = "until wget -q -O - http://127.0.0.1:8080/index.html 2>/dev/null; do :; done";
     assert!(bed.ok(&["exec", "web", "sh", "-c", get]).contains("two levels"));
     assert!(bed.ok(&["exec", "web", "ps"]).contains("httpd"));
     bed.ok(&["stop", "-t", "1", "web"]);

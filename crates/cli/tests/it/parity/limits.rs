@@ -5,7 +5,7 @@ use super::{Bed, at_both_levels};
 at_both_levels!(memory, out_of_memory, tasks, rlimits, malformed, stats);
 
 fn memory(bed: &Bed) {
-    let read = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null";
+    let read = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null; true";
     assert_eq!(bed.run_ok(&["-m", "96m"], &["sh", "-c", read]), (96 << 20).to_string());
 }
 
