@@ -2,11 +2,16 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use proa_oci::image::{Platform, check_layer_count, parse_config, parse_index, parse_manifest};
+use proa_oci::image::{Document, Platform, check_layer_count, parse_config, parse_index, parse_manifest};
 
 fuzz_target!(|data: &[u8]| {
     let manifest = parse_manifest(data);
     let config = parse_config(data);
+    match Document::parse(data, None) {
+        Ok(Document::Manifest(document)) => assert_eq!(Some(*document), parse_manifest(data).ok()),
+        Ok(Document::Index(document)) => assert_eq!(Some(document), parse_index(data).ok()),
+        Err(_) => {}
+    }
     if let Ok(index) = parse_index(data) {
         let _ = index.choose(&Platform::host());
     }
