@@ -8,34 +8,38 @@ pub fn now_ns() -> i64 {
     now.tv_sec * 1_000_000_000 + now.tv_nsec
 }
 
-/// Writes times; keeps the text of the current second, which most lines of a log share.
+/// Writes times; keeps the text of the last one, which all lines that came together share.
 #[derive(Debug, Default)]
 pub struct Rfc3339 {
-    second: i64,
+    last: Option<i64>,
     text: Vec<u8>,
 }
 
 impl Rfc3339 {
     /// Appends the UTC time, its fraction without trailing zeros.
     pub fn append(&mut self, ns: i64, out: &mut Vec<u8>) {
-        let second = ns.div_euclid(1_000_000_000);
-        if self.text.is_empty() || second != self.second {
-            self.second = second;
-            self.text = format_second(second);
+        if self.last != Some(ns) {
+            self.last = Some(ns);
+            self.text = format_time(ns);
         }
         out.extend_from_slice(&self.text);
-        let mut fraction = ns.rem_euclid(1_000_000_000);
-        if fraction > 0 {
-            let mut width = 9;
-            while fraction % 10 == 0 {
-                fraction /= 10;
-                width -= 1;
-            }
-            // Writing to a vector cannot fail.
-            let _ = write!(out, ".{fraction:0width$}");
-        }
-        out.push(b'Z');
     }
+}
+
+fn format_time(ns: i64) -> Vec<u8> {
+    let mut text = format_second(ns.div_euclid(1_000_000_000));
+    let mut fraction = ns.rem_euclid(1_000_000_000);
+    if fraction > 0 {
+        let mut width = 9;
+        while fraction % 10 == 0 {
+            fraction /= 10;
+            width -= 1;
+        }
+        // Writing to a vector cannot fail.
+        let _ = write!(text, ".{fraction:0width$}");
+    }
+    text.push(b'Z');
+    text
 }
 
 fn format_second(second: i64) -> Vec<u8> {

@@ -1,9 +1,8 @@
 //! The virtual machine of an instance: its VMM, and the link to the agent that serves it.
 //!
 //! ```text
-//!   Booting ──first answer──▶ Serving ──stop()──▶ Stopping ──VMM has ended──▶ Gone
-//!      │ silent too long         │ VMM died           │ took too long: kill     ▲
-//!      └─────── Error on MONITOR ┴────────────────────┴─────────────────────────┘
+//!   Booting ─ first answer ─▶ Serving ─ stop() ─▶ Stopping ─ VMM has ended, or took too long ─▶ Gone
+//!   Booting, Serving ─ silent, dead, or not to be trusted: an Error on MONITOR ─▶ Gone
 //! ```
 //!
 //! Frames may be sent from the start; they follow the configuration on the same stream. What comes back was

@@ -31,6 +31,8 @@ pub struct Log {
     config: LogConfig,
     streams: [Stream; 2],
     clock: Rfc3339,
+    /// When the output that is being taken came.
+    now: i64,
     out: Vec<u8>,
 }
 
@@ -55,12 +57,14 @@ impl Log {
             config,
             streams: Default::default(),
             clock: Rfc3339::default(),
+            now: now_ns(),
             out: Vec::new(),
         })
     }
 
-    /// Takes output. It reaches the file with the next [`Log::flush`].
+    /// Takes output, all of which came at the same time. It reaches the file with the next [`Log::flush`].
     pub fn push(&mut self, kind: Kind, mut bytes: &[u8]) {
+        self.now = now_ns();
         let stream = usize::from(kind == Kind::Stderr);
         while !bytes.is_empty() {
             let room = LINE - self.streams[stream].partial.len();
@@ -80,6 +84,7 @@ impl Log {
 
     /// Takes the end of output: unfinished lines are written as they are.
     pub fn end(&mut self) {
+        self.now = now_ns();
         for stream in 0..self.streams.len() {
             if !self.streams[stream].partial.is_empty() {
                 self.line(stream, &[], false);
@@ -120,7 +125,7 @@ impl Log {
             self.rotate();
         }
         let Stream { partial, split_since } = &mut self.streams[stream];
-        let time = split_since.unwrap_or_else(now_ns);
+        let time = split_since.unwrap_or(self.now);
         *split_since = (!whole).then_some(time);
         self.out.reserve(partial.len() + rest.len() + 128);
         self.out.extend_from_slice(b"{\"log\":\"");
@@ -286,7 +291,8 @@ mod tests {
         let line = vec![b'a'; 2 * LINE + 10];
         fixture.log.push(Kind::Stdout, &line[..100]);
         fixture.log.push(Kind::Stdout, &line[100..]);
-        fixture.log.push(Kind::Stdout, b"\nnext\n");
+        fixture.log.push(Kind::Stdout, b"\n");
+        fixture.log.push(Kind::Stdout, b"next\n");
         let lines = fixture.lines(LOG_FILE);
         let lengths: Vec<usize> = lines.iter().map(|line| line["log"].as_str().unwrap().len()).collect();
         assert_eq!(lengths, [LINE, LINE, 11, 5]);

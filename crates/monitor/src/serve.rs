@@ -1,14 +1,12 @@
 //! The monitor's loop: one instance, its clients, its log, its state.
 //!
 //! ```text
-//!   Created ──Start──▶ Starting ──Started──▶ Running ──first process has ended──▶ Ending
-//!      │                  │ Error                │ guest lost                       │ clients have the
-//!      │ no client        │                      │                                  │ rest of the output
-//!      ▼                  ▼                      ▼                                  ▼
-//!   Stopping ◀────────────┴──────────────────────┴──────────────────────────────────┘
-//!      │ backend gone                 Held ──Shutdown, or last client left──▶ Stopping
-//!      ▼
-//!    Over: state written, clients told; ends when they have read it
+//!   Created ─ Start ─▶ Starting ─ Started ─▶ Running ─ first process ended, or guest lost ─▶ Ending
+//!      │ no client left     │ Error                              clients have the rest of the output │
+//!      ▼                    ▼                                                                        ▼
+//!   Stopping (the backend ends) ─▶ Over: state written, clients told; ends when they have read it
+//!      ▲ Shutdown, or last client left
+//!   Held
 //! ```
 //!
 //! Order at the end: the log is complete, all processes and cgroups gone, `state.json` written and the socket

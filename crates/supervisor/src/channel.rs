@@ -1,9 +1,8 @@
 //! The channels of a supervisor's clients: what each has joined, its credit, and the queue of frames to send.
 //!
 //! ```text
-//!   first request ─▶ Plain ──Attach, Exec──▶ Process ──Exited, Close──▶ forgotten
-//!                      ▲ └──Archive…, Stat, Changes──▶ Job ──answer──┐
-//!                      └─────────────────────────────────────────────┘
+//!   first request ─▶ Plain ─ Attach, Exec ─▶ Process ─ Exited, Close ─▶ forgotten
+//!                     Plain ─ Archive…, Stat, Changes ─▶ Job ─ answer ─▶ Plain
 //! ```
 //!
 //! Stream bytes go out only as far as a channel's credit reaches. The one exception is the last output of a

@@ -120,6 +120,11 @@ fn given_files_are_bound_and_readable_by_all() {
     client.run(false);
     assert_eq!(client.exited().code, 0);
     assert_eq!(client.text(), "box\n127.0.0.1 box\n");
+    // The user comes through the root, whatever the umask of whoever made it.
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &fixture.dir().join("upper").metadata().unwrap().permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o755);
 }
 
 #[test]

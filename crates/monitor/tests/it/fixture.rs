@@ -99,7 +99,9 @@ impl Fixture {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_proa-monitor"));
+        // Whoever types `proa` may have any umask; no instance shall notice.
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "umask 077; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_proa-monitor")]);
         command.arg("--root").arg(self.root()).arg("--run").arg(self.base.path().join("run"));
         command.args(["--id", &self.config.id]).current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null());
