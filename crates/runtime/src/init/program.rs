@@ -23,6 +23,8 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
         let program = find(process)?;
         let args = [INIT_NAME, &program].into_iter().chain(process.args[..].iter().map(String::as_str));
         let args = StringArray::new(args).map_err(|error| Error::call("arguments", error))?;
+        // A signal that comes before the init waits for signals must wait for it, not be lost on a PID 1.
+        proa_sys::sigwait::block_all().map_err(|error| Error::call("signal mask", error))?;
         let error = own.exec(&args, &env);
         return Err(Error::call("run the init (is this executable linked statically?)", error));
     }
