@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::de::{DeserializeOwned, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::reference::Digest;
+use crate::reference::{Digest, printable};
 
 /// Most bytes of a manifest or an index, as the distribution specification says.
 pub const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
@@ -74,7 +74,7 @@ pub enum DocumentError {
         max: u64,
     },
     /// Not JSON, or not of the document's shape.
-    #[error("{what} cannot be read: {source}")]
+    #[error("{what} cannot be read: {}", printable(&.source.to_string()))]
     Json {
         /// Which document.
         what: &'static str,
@@ -87,10 +87,10 @@ pub enum DocumentError {
     )]
     SchemaVersion(u32),
     /// A manifest of something that is not an image.
-    #[error("manifest is not an image's: its config has the media type '{0}'")]
+    #[error("manifest is not an image's: its config has the media type '{}'", printable(.0))]
     NotAnImage(String),
     /// Neither manifest nor index.
-    #[error("'{0}' is neither an image manifest nor an index")]
+    #[error("'{}' is neither an image manifest nor an index", printable(.0))]
     MediaType(String),
     /// Fields of both a manifest and an index.
     #[error(
@@ -112,7 +112,7 @@ pub enum DocumentError {
         layers: usize,
     },
     /// The index offers nothing for the platform.
-    #[error("no image for {wanted}, only for {offered} (choose one with --platform)")]
+    #[error("no image for {wanted}, only for {} (choose one with --platform)", printable(.offered))]
     NoPlatform {
         /// What was asked for.
         wanted: Platform,

@@ -41,13 +41,17 @@ pub enum ReferenceError {
     #[error("'{0}' has the form of an image id and cannot be the name of a repository")]
     LooksLikeId(String),
     /// An upper-case letter in the path.
-    #[error("invalid reference '{0}': repository name must be lowercase (try '{lower}')", lower = .0.to_lowercase())]
+    #[error(
+        "invalid reference '{}': repository name must be lowercase (try '{}')",
+        printable(.0),
+        printable(&.0.to_lowercase())
+    )]
     Uppercase(String),
     /// A path or domain over its length.
     #[error("invalid reference: repository name is longer than {MAX_PATH} characters")]
     TooLong,
     /// The domain breaks the grammar.
-    #[error("invalid reference '{text}': '{domain}' is not a registry's HOST[:PORT]")]
+    #[error("invalid reference '{}': '{}' is not a registry's HOST[:PORT]", printable(.text), printable(.domain))]
     Domain {
         /// The whole text.
         text: String,
@@ -56,7 +60,9 @@ pub enum ReferenceError {
     },
     /// The path breaks the grammar.
     #[error(
-        "invalid reference '{text}': '{path}' is not a repository name (lower-case letters, digits, and '.', '_', '-' between them)"
+        "invalid reference '{}': '{}' is not a repository name (lower-case letters, digits, and '.', '_', '-' between them)",
+        printable(.text),
+        printable(.path)
     )]
     Path {
         /// The whole text.
@@ -66,7 +72,9 @@ pub enum ReferenceError {
     },
     /// The tag breaks the grammar.
     #[error(
-        "invalid reference '{text}': '{tag}' is not a tag (up to {MAX_TAG} letters, digits, '_', '.', '-')"
+        "invalid reference '{}': '{}' is not a tag (up to {MAX_TAG} letters, digits, '_', '.', '-')",
+        printable(.text),
+        printable(.tag)
     )]
     Tag {
         /// The whole text.
@@ -75,7 +83,7 @@ pub enum ReferenceError {
         tag: String,
     },
     /// The digest breaks the grammar.
-    #[error("invalid reference '{text}': {source}")]
+    #[error("invalid reference '{}': {source}", printable(.text))]
     Digest {
         /// The whole text.
         text: String,
@@ -88,13 +96,13 @@ pub enum ReferenceError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DigestError {
     /// No `:` between algorithm and digits.
-    #[error("'{0}' is not a digest (expected 'sha256:' and 64 hexadecimal digits)")]
+    #[error("'{}' is not a digest (expected 'sha256:' and 64 hexadecimal digits)", printable(.0))]
     Form(String),
     /// Neither of the algorithms of the specification.
-    #[error("digest algorithm '{0}' is not supported (sha256 and sha512 are)")]
+    #[error("digest algorithm '{}' is not supported (sha256 and sha512 are)", printable(.0))]
     Algorithm(String),
     /// Too few, too many or other characters than lower-case hexadecimal digits.
-    #[error("'{text}' is not a digest (expected {expected} lower-case hexadecimal digits)")]
+    #[error("'{}' is not a digest (expected {expected} lower-case hexadecimal digits)", printable(.text))]
     Hex {
         /// The whole text.
         text: String,
@@ -207,6 +215,16 @@ impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+/// A sender's text as it may stand in a message: on one line, without control characters, and not too long.
+pub(crate) fn printable(text: &str) -> String {
+    const MOST: usize = 200;
+    let mut shown: String = text.chars().take(MOST).flat_map(char::escape_debug).collect();
+    if text.chars().nth(MOST).is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// Whether a byte is a lower-case hexadecimal digit.
@@ -573,6 +591,16 @@ mod tests {
         }
         let json = serde_json::to_string(&format!("sha256:{}", &HEX[1..])).unwrap();
         assert!(serde_json::from_str::<Digest>(&json).is_err());
+    }
+
+    #[test]
+    fn a_senders_text_does_not_reach_the_terminal_as_it_is() {
+        for text in ["\u{1b}[2J", "a:\u{1b}[2J\n", &format!("sha256:{}\r", "\n".repeat(5000))] {
+            let message = text.parse::<Digest>().unwrap_err().to_string();
+            assert!(!message.chars().any(char::is_control) && message.len() < 1000, "{message:?}");
+            let message = Reference::parse(text).unwrap_err().to_string();
+            assert!(!message.chars().any(char::is_control), "{message:?}");
+        }
     }
 
     #[test]

@@ -114,8 +114,9 @@ fn keep(entry: &mut impl Read, name: &str, temp: PathBuf) -> Result<Member> {
     let mut file = File::create_new(&temp).map_err(Error::io(&temp))?;
     let (mut hasher, mut size, mut block) = (Hasher::new(algorithm), 0, vec![0; BLOCK]);
     loop {
-        let read =
-            entry.read(&mut block).map_err(|error| Error::stream(format!("archive member {name}"))(error))?;
+        let read = entry
+            .read(&mut block)
+            .map_err(|error| Error::stream(format!("archive member {}", name.escape_debug()))(error))?;
         if read == 0 {
             return Ok(Member { file: temp, digest: hasher.finish(), size });
         }

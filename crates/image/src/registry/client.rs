@@ -448,7 +448,7 @@ impl<'a> BlobReader<'a> {
             _ => Err(RegistryError::Protocol {
                 what: self.what.clone(),
                 host: self.repository.host.clone(),
-                reason: format!("asked for bytes from {} on, it sent '{text}'", self.at),
+                reason: format!("asked for bytes from {} on, it sent '{}'", self.at, text.escape_debug()),
             }
             .into()),
         }

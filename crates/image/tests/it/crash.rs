@@ -91,7 +91,7 @@ fn killed_pulls_lose_and_leave_nothing() {
     let kept = test.load(&TestImage::small(77), "kept:1");
     let name = server.name("x:1");
     for round in 0..30_u64 {
-        let mut child = spawn(&test, &name, false);
+        let mut child = spawn(&test, &name, round % 2 == 0);
         // From before it opens the store to after it has ended.
         std::thread::sleep(Duration::from_millis((round * 7919) % 400));
         child.kill().unwrap();

@@ -84,6 +84,15 @@ fn what_is_resolved_is_all_a_container_needs() {
 }
 
 #[test]
+fn an_image_without_layers_is_an_image() {
+    let test = TestStore::new();
+    let image = test.load(&TestImage::new(&[]), "none:1");
+    assert_eq!((image.layers.len(), image.size), (0, 0));
+    assert_eq!(test.store.resolve("none:1").unwrap(), image);
+    test.assert_sound();
+}
+
+#[test]
 fn tags_move_and_the_image_goes_with_its_last_one() {
     let test = TestStore::new();
     let (first, second) = (test.load(&TestImage::small(1), "a:1"), test.load(&TestImage::small(2), "b:1"));
