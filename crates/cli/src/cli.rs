@@ -151,13 +151,15 @@ fn clap_failure(error: clap::Error, help: &str) -> Outcome {
 }
 
 fn unknown(entries: &[Entry], path: &str, name: &str) -> Failure {
-    let names = entries.iter().filter(|entry| !entry.hidden).map(|entry| entry.name);
-    let nearest = names.map(|known| (distance(known, name), known)).min();
-    let hint = match nearest {
-        Some((distance, known)) if distance <= 1 + name.len() / 4 => {
-            format!("did you mean `{path} {known}`?")
-        }
-        _ => format!("`{path} --help` lists the commands"),
+    let near = |known: &&str| distance(known, name);
+    let names = || entries.iter().filter(|entry| !entry.hidden).map(|entry| entry.name);
+    let least = names().map(|known| near(&known)).min().unwrap_or(usize::MAX);
+    let hint = if least <= 1 + name.len() / 4 {
+        let nearest: Vec<String> =
+            names().filter(|known| near(known) == least).map(|known| format!("`{path} {known}`")).collect();
+        format!("did you mean {}?", nearest.join(" or "))
+    } else {
+        format!("`{path} --help` lists the commands")
     };
     Failure::new(format!("unknown command: {path} {name}")).with_hint(hint)
 }

@@ -254,6 +254,12 @@ impl Database {
         Ok(lines.into_iter().filter(|line| line != "ok").collect())
     }
 
+    /// Folds the log into the database, so that the next command opens it faster.
+    pub fn fold(&self) -> Result<()> {
+        let folded = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        folded.map_err(self.failed("fold the log"))
+    }
+
     fn one(&self, condition: &str, value: &dyn ToSql) -> Result<Option<Record>> {
         let sql = format!("SELECT {COLUMNS} FROM instances WHERE {condition}");
         let row = self.connection.query_row(&sql, [value], |row| Ok(record(row)));

@@ -46,6 +46,9 @@ impl Engine {
             self.db.integrity()?.into_iter().map(|what| Problem { what, repaired: false }).collect();
         self.check_instances(options.repair, &mut problems)?;
         self.check_directories(options.repair, &mut problems)?;
+        if options.repair {
+            self.db.fold()?;
+        }
         let images = self.store()?.check(options.repair, options.read, self)?;
         problems.extend(
             images.into_iter().map(|problem| Problem { what: problem.what, repaired: problem.repaired }),

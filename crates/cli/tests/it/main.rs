@@ -2,6 +2,8 @@
 #![allow(clippy::print_stdout, reason = "a failing random test prints its seed")]
 
 mod bad_input;
+mod commands;
 mod crash;
 mod harness;
 mod parity;
+mod streams;
