@@ -138,9 +138,8 @@ impl Channel {
         loop {
             match recv(&self.0, &mut [0_u8; 0][..], RecvFlags::PEEK | RecvFlags::TRUNC) {
                 Ok((_, length)) => return Ok(length),
-                Err(Errno::INTR) => {}
-                // The other end died with a message of ours unread.
-                Err(Errno::CONNRESET) => return Ok(0),
+                // The other end ended with a message of ours unread. What it said before that comes next.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(errno) => return Err(Error::call("recv", errno)),
             }
         }
@@ -205,7 +204,12 @@ mod tests {
         child.send_failure(&Error::new(ErrorKind::CommandNotFound, "no such thing"));
         let Report::Failed(error) = parent.receive_report().unwrap() else { panic!() };
         assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::CommandNotFound, "no such thing"));
+        // What was said is heard, though the child ends without having heard us.
+        child.send_failure(&Error::invalid("last words"));
+        parent.send_go(&[]).unwrap();
         drop(child);
+        let Report::Failed(error) = parent.receive_report().unwrap() else { panic!() };
+        assert_eq!(error.to_string(), "last words");
         assert!(matches!(parent.receive_report().unwrap(), Report::Closed));
     }
 }

@@ -13,8 +13,11 @@ use rustix::thread::sched_getaffinity;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::cgroup::{Cgroup, Wanted};
-use crate::channel::{Channel, Report};
-use crate::fork::{can_remount, end, finish_exec, fork, fork_first, go, is_running, try_wait, write_id_maps};
+use crate::channel::Channel;
+use crate::fork::{
+    can_remount, end, fork, fork_first, go, is_running, open_namespace, try_wait, wait_program, wait_ready,
+    write_id_maps,
+};
 use crate::init::{Job, Place};
 use crate::plan::{Plan, ProcessPlan, namespaces};
 use crate::{Error, Result, processes, rootfs};
@@ -115,13 +118,14 @@ impl Child {
 pub struct Container {
     pid: u32,
     pidfd: OwnedFd,
+    /// Set once it is set up.
+    mount_namespace: Option<OwnedFd>,
     state: State,
     cgroup: Cgroup,
     /// Namespaces of its own, as flags of `setns`.
     namespaces: u64,
     /// Killing the first process kills all.
     owns_pids: bool,
-    pid_namespace: Option<u64>,
     filter: Vec<Insn>,
     /// Processes that `exec` started.
     children: Vec<(u32, OwnedFd)>,
@@ -143,6 +147,19 @@ impl Container {
     /// # Errors
     /// Names the step that failed. Nothing is left behind.
     pub fn create(create: Create) -> Result<(Self, Handles)> {
+        Self::make(&create, false)
+    }
+
+    /// Makes the container and runs its program: [`Container::create`] and [`Container::start`] without a stop
+    /// between them.
+    ///
+    /// # Errors
+    /// Those of both. Nothing is left behind.
+    pub fn run(create: Create) -> Result<(Self, Handles)> {
+        Self::make(&create, true)
+    }
+
+    fn make(create: &Create, run: bool) -> Result<(Self, Handles)> {
         let none = Linux::default();
         let linux = create.spec.linux.as_ref().unwrap_or(&none);
         let plan = Plan::new(create.id, create.spec, linux)?;
@@ -150,23 +167,24 @@ impl Container {
         let at_once = !plan.namespaces.new_pid() || can_remount(&plan.process.capabilities);
         let wanted = Wanted { id: create.id, linux, policy: create.cgroup, at_once };
         let cgroup = Cgroup::create(&wanted, &mut warnings)?;
-        let (forked, handles) = fork_first(&create, &plan, &cgroup).inspect_err(|_| {
+        let (forked, handles) = fork_first(create, &plan, &cgroup).inspect_err(|_| {
             // The error that counts is the first.
             let _ = cgroup.remove();
         })?;
         let mut container = Self {
             pid: forked.pid,
             pidfd: forked.pidfd,
+            mount_namespace: None,
             state: State::Created(forked.channel),
             cgroup,
             namespaces: plan.namespaces.all,
             owns_pids: plan.namespaces.new_pid(),
-            pid_namespace: None,
             filter: Vec::new(),
             children: Vec::new(),
             warnings,
         };
-        match container.set_up(&create.rootfs, &plan, handles) {
+        let made = container.set_up(&create.rootfs, &plan, handles, run);
+        match made.and_then(|handles| if run { container.started().map(|()| handles) } else { Ok(handles) }) {
             Ok(handles) => Ok((container, handles)),
             Err(error) => {
                 let _ = container.delete();
@@ -176,30 +194,42 @@ impl Container {
     }
 
     /// The parent's part, beside what the first process does.
-    fn set_up(&mut self, rootfs: &Rootfs, plan: &Plan, mut handles: Handles) -> Result<Handles> {
-        let State::Created(channel) = &self.state else { return Err(Error::internal("not a new container")) };
+    fn set_up(&mut self, rootfs: &Rootfs, plan: &Plan, mut handles: Handles, run: bool) -> Result<Handles> {
+        let channel = self.channel()?;
         if plan.namespaces.new_user() {
             write_id_maps(self.pid, plan.linux)?;
         }
         let root = rootfs::mount(rootfs)?;
+        // It may have failed already: then its report says why, and these errors count after it.
         let sent = channel.send_root(root.as_ref().map(AsFd::as_fd));
         drop(root);
+        let namespace = open_namespace(self.pid);
+        let filter =
+            plan.linux.seccomp.as_ref().map(crate::seccomp::compile).transpose()?.unwrap_or_default();
         self.cgroup.attach(self.pid)?;
-        if let Some(seccomp) = &plan.linux.seccomp {
-            self.filter = crate::seccomp::compile(seccomp)?;
+        let gone = if run { go(channel, &filter) } else { Ok(()) };
+        let (terminal, warnings) = wait_ready(channel)?;
+        sent.map_err(|errno| Error::call("sendmsg", errno))?;
+        gone?;
+        handles.terminal = terminal;
+        self.warnings.extend(warnings);
+        self.mount_namespace = Some(namespace?);
+        self.filter = filter;
+        Ok(handles)
+    }
+
+    fn channel(&self) -> Result<&Channel> {
+        match &self.state {
+            State::Created(channel) => Ok(channel),
+            State::Started => Err(Error::new(ErrorKind::Conflict, "the container has been started already")),
         }
-        match channel.receive_report()? {
-            Report::Ready { warnings, terminal } => {
-                self.warnings.extend(warnings);
-                handles.terminal = terminal;
-                sent.map_err(|errno| Error::call("sendmsg", errno))?;
-                Ok(handles)
-            }
-            Report::Failed(error) => Err(error),
-            Report::Closed => {
-                Err(Error::internal("the container's first process ended before it was set up"))
-            }
-        }
+    }
+
+    /// Waits until the program runs.
+    fn started(&mut self) -> Result<()> {
+        wait_program(self.channel()?)?;
+        self.state = State::Started;
+        Ok(())
     }
 
     /// Lets the first process `exec` the program.
@@ -207,12 +237,8 @@ impl Container {
     /// # Errors
     /// The kind tells "not found" (127) from "cannot be run" (126). The container must then be deleted.
     pub fn start(&mut self) -> Result<()> {
-        let State::Created(channel) = &self.state else {
-            return Err(Error::new(ErrorKind::Conflict, "the container has been started already"));
-        };
-        go(channel, &self.filter)?;
-        self.state = State::Started;
-        Ok(())
+        go(self.channel()?, &self.filter)?;
+        self.started()
     }
 
     /// Runs another process in the container.
@@ -226,7 +252,13 @@ impl Container {
         let job = Job { process: &plan, user, stdio, init: None, place };
         let join_pid = (self.namespaces & namespaces::PID != 0).then(|| self.pidfd.as_fd());
         let (forked, mut handles) = fork(&job, 0, join_pid, self.cgroup.fork_target()?)?;
-        match finish_exec(&self.cgroup, &forked, &self.filter) {
+        let run = || {
+            self.cgroup.attach(forked.pid)?;
+            let gone = go(&forked.channel, &self.filter);
+            let (terminal, _) = wait_ready(&forked.channel)?;
+            gone.and_then(|()| wait_program(&forked.channel)).map(|()| terminal)
+        };
+        match run() {
             Ok(terminal) => handles.terminal = terminal,
             Err(error) => {
                 end(forked.pidfd.as_fd());
@@ -247,6 +279,11 @@ impl Container {
     /// Readable when the first process has ended.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
+    }
+
+    /// Its mount namespace. As long as somebody holds it, the mounts are not undone at the end of the last process.
+    pub fn mount_namespace(&self) -> Option<BorrowedFd<'_>> {
+        self.mount_namespace.as_ref().map(AsFd::as_fd)
     }
 
     /// Reaps the first process if it has ended: its exit code, 128 + n after signal n.
@@ -287,7 +324,7 @@ impl Container {
     fn signal_member(&self, pid: u32, signal: Signal) {
         let Some(id) = Pid::from_raw(pid as i32) else { return };
         let Ok(pidfd) = pidfd_open(id, PidfdFlags::empty()) else { return };
-        let own = self.pid_namespace.or_else(|| processes::pid_namespace(self.pid));
+        let own = processes::pid_namespace(self.pid);
         let is_member =
             if self.owns_pids { processes::pid_namespace(pid) == own } else { self.members().contains(&pid) };
         if is_member {

@@ -101,29 +101,30 @@ fn leave(back: &OwnedFd) -> Result<()> {
         .map_err(|errno| Error::call("leave the pid namespace", errno))
 }
 
-/// The parent's part of an exec: waits until the process is set up, lets it go, and waits for its program.
-/// Returns the terminal.
-pub(crate) fn finish_exec(cgroup: &Cgroup, forked: &Forked, filter: &[Insn]) -> Result<Option<OwnedFd>> {
-    cgroup.attach(forked.pid)?;
-    let terminal = match forked.channel.receive_report()? {
-        Report::Ready { terminal, .. } => terminal,
-        Report::Failed(error) => return Err(error),
-        Report::Closed => return Err(Error::internal("the process ended before it was set up")),
-    };
-    go(&forked.channel, filter)?;
-    Ok(terminal)
-}
-
-/// Gives the word, and waits for the program to run.
+/// Gives the word to run the program, behind this filter. It may be given before the process is set up, which
+/// then does not stop.
 pub(crate) fn go(channel: &Channel, filter: &[Insn]) -> Result<()> {
     channel.send_go(filter).map_err(|errno| match errno {
-        Errno::PIPE => Error::internal("the container's first process was killed before its program ran"),
+        Errno::PIPE => Error::internal("the process was killed before its program ran"),
         errno => Error::call("sendmsg", errno),
-    })?;
+    })
+}
+
+/// Waits until the process is set up; its terminal and what could not be granted.
+pub(crate) fn wait_ready(channel: &Channel) -> Result<(Option<OwnedFd>, Vec<String>)> {
+    match channel.receive_report()? {
+        Report::Ready { warnings, terminal } => Ok((terminal, warnings)),
+        Report::Failed(error) => Err(error),
+        Report::Closed => Err(Error::internal("the process ended before it was set up")),
+    }
+}
+
+/// Waits until its program runs.
+pub(crate) fn wait_program(channel: &Channel) -> Result<()> {
     match channel.receive_report()? {
         Report::Closed => Ok(()),
         Report::Failed(error) => Err(error),
-        Report::Ready { .. } => Err(Error::internal("unexpected message from the container's first process")),
+        Report::Ready { .. } => Err(Error::internal("unexpected message from the process")),
     }
 }
 
@@ -144,6 +145,13 @@ pub(crate) fn write_id_maps(pid: u32, linux: &Linux) -> Result<()> {
     };
     write("uid_map", &linux.uid_mappings)?;
     write("gid_map", &linux.gid_mappings)
+}
+
+/// The mount namespace of a child that has not been reaped.
+pub(crate) fn open_namespace(pid: u32) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/mnt");
+    rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::at(path, errno))
 }
 
 /// Reaps a child if it has ended.

@@ -73,24 +73,36 @@ pub(crate) fn absolute(path: &str) -> PathBuf {
 
 /// A handle on the directory `path`, made with its parents where it is missing.
 pub(crate) fn make_dir_all(root: BorrowedFd, path: &str, mode: u32) -> Result<OwnedFd> {
-    match handle(root, path) {
-        Ok(fd) => return Ok(fd),
-        Err(Errno::NOENT) => {}
-        Err(errno) => return Err(Error::at(path, errno)),
-    }
-    let full = absolute(path);
-    let (Some(parent), Some(name)) = (full.parent().and_then(Path::to_str), full.file_name()) else {
-        return Err(Error::at(path, Errno::NOENT));
-    };
-    let parent = make_dir_all(root, parent, 0o755)?;
-    match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(mode)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err(Error::at(path, errno)),
-    }
-    handle(root, path).map_err(|errno| match errno {
+    make_dir(root, path, mode, ResolveFlags::empty()).map_err(|errno| match errno {
         Errno::NOENT => Error::invalid(format!("{path}: a symbolic link that leads nowhere is in the way")),
         errno => Error::at(path, errno),
     })
+}
+
+/// The same, where a symbolic link anywhere in the path is an error (`ELOOP`).
+pub(crate) fn make_dir_no_links(root: BorrowedFd, path: &str, mode: u32) -> Result<OwnedFd, Errno> {
+    make_dir(root, path, mode, ResolveFlags::NO_SYMLINKS)
+}
+
+fn make_dir(root: BorrowedFd, path: &str, mode: u32, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    match open(root, path, OFlags::PATH, resolve) {
+        Err(Errno::NOENT) => {}
+        other => return other,
+    }
+    let full = absolute(path);
+    let (Some(parent), Some(name)) = (full.parent().and_then(Path::to_str), full.file_name()) else {
+        return Err(Errno::NOENT);
+    };
+    let parent = make_dir(root, parent, 0o755, resolve)?;
+    match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(mode)) {
+        Ok(()) => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(&parent, name, flags, Mode::empty())
+        }
+        // Another was faster, or it is a link that leads nowhere.
+        Err(Errno::EXIST) => open(root, path, OFlags::PATH, resolve),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// A handle on the regular file `path`, made empty with its parents where it is missing.

@@ -22,7 +22,7 @@ const UNLIMITED: u64 = 1 << 62;
 pub(crate) struct Cgroup {
     mount: PathBuf,
     path: PathBuf,
-    /// Names of the hierarchies used: a controller, or several joined by commas.
+    /// Names of the hierarchies used: a controller, or several joined by commas. Looked for when they are needed.
     hierarchies: Vec<String>,
     state: State,
 }
@@ -47,17 +47,22 @@ impl Cgroup {
         if !resources.unified.is_empty() {
             return Err(Error::unsupported("'unified' limits need cgroup v2; this host has v1"));
         }
-        let hierarchies = find_hierarchies(mount, resources)?;
+        let (mount, path) = (mount.to_owned(), path.to_owned());
+        if !at_once {
+            let devices = Resources { devices: resources.devices.clone(), ..Resources::default() };
+            return Ok(Some(Self {
+                mount,
+                path,
+                hierarchies: Vec::new(),
+                state: State::Later(Box::new(devices)),
+            }));
+        }
+        let hierarchies = find_hierarchies(&mount, resources)?;
         if hierarchies.is_empty() {
             return Ok(None);
         }
-        let later =
-            State::Later(Box::new(Resources { devices: resources.devices.clone(), ..Resources::default() }));
-        let mut cgroup = Self { mount: mount.to_owned(), path: path.to_owned(), hierarchies, state: later };
-        if at_once {
-            cgroup.make(resources, warnings)?;
-            cgroup.state = State::Joined { at_once };
-        }
+        let cgroup = Self { mount, path, hierarchies, state: State::Joined { at_once } };
+        cgroup.make(resources, warnings)?;
         Ok(Some(cgroup))
     }
 
@@ -187,6 +192,7 @@ impl Cgroup {
 
     pub(super) fn join_late(&mut self, mut members: impl FnMut() -> Vec<u32>) -> Result<()> {
         if let State::Later(resources) = &self.state {
+            self.hierarchies = find_hierarchies(&self.mount, resources)?;
             self.make(resources, &mut Vec::new())?;
             self.state = State::Joined { at_once: false };
         }
@@ -266,9 +272,10 @@ impl Cgroup {
     }
 
     pub(super) fn remove(&self) -> Result<()> {
+        // Each is tried, whatever becomes of the others.
         let results: Vec<_> =
             self.hierarchies.iter().map(|name| remove_dir(&self.mount.join(name), &self.path)).collect();
-        if matches!(self.state, State::Later(_)) { Ok(()) } else { results.into_iter().collect() }
+        results.into_iter().collect()
     }
 }
 

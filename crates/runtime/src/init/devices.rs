@@ -12,7 +12,7 @@ use proa_oci::runtime::Device;
 use proa_sys::mount::{self, MountAttr, NOEXEC, NOSUID};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, makedev};
 use rustix::io::Errno;
-use rustix::mount::{MountAttrFlags, OpenTreeFlags, UnmountFlags, open_tree};
+use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree};
 
 use super::{Init, mounts};
 use crate::plan::Plan;
@@ -23,12 +23,12 @@ const DEFAULT: &[(&str, u32, u32)] =
     &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 const LINKS: &[(&str, &str)] = &[
-    ("/proc/self/fd", "dev/fd"),
-    ("/proc/self/fd/0", "dev/stdin"),
-    ("/proc/self/fd/1", "dev/stdout"),
-    ("/proc/self/fd/2", "dev/stderr"),
-    ("/proc/kcore", "dev/core"),
-    ("pts/ptmx", "dev/ptmx"),
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("/proc/kcore", "core"),
+    ("pts/ptmx", "ptmx"),
 ];
 
 /// Clones of the nodes, each with the path it belongs to.
@@ -49,13 +49,32 @@ pub(super) fn make(tmpfs: BorrowedFd, plan: &Plan) -> Result<Nodes> {
     Ok(nodes)
 }
 
-/// Attaches the nodes; makes them first where `/dev` is not a tmpfs of the spec.
+/// Attaches the nodes that lie in the tmpfs itself, each over itself; returns those that belong elsewhere.
+pub(super) fn attach_own(tmpfs: BorrowedFd, nodes: Nodes) -> Result<Nodes> {
+    let mut elsewhere = Nodes::new();
+    for (path, node) in nodes {
+        match path.strip_prefix("/dev/") {
+            // Nobody else is in it yet: names in it are safe.
+            Some(name) if !name.contains('/') => {
+                move_mount(&node, c"", tmpfs, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+                    .map_err(|errno| Error::at(&path, errno))?;
+            }
+            _ => elsewhere.push((path, node)),
+        }
+    }
+    links(tmpfs)?;
+    Ok(elsewhere)
+}
+
+/// Attaches the nodes that are left; makes them first where `/dev` is not a tmpfs of the spec.
 pub(super) fn run(init: &Init, nodes: Option<Nodes>) -> Result<()> {
     let nodes = match nodes {
         Some(nodes) => nodes,
         None => {
             let tmpfs = rootfs::finish(rootfs::open_context("tmpfs")?, MountAttrFlags::MOUNT_ATTR_NOSUID)?;
-            make_aside(init, tmpfs.as_fd())?
+            let nodes = make_aside(init, tmpfs.as_fd())?;
+            links(inroot::make_dir_all(init.root.as_fd(), "/dev", 0o755)?.as_fd())?;
+            nodes
         }
     };
     let root = init.root.as_fd();
@@ -63,7 +82,7 @@ pub(super) fn run(init: &Init, nodes: Option<Nodes>) -> Result<()> {
         let target = inroot::make_file(root, path)?;
         mounts::attach(node.as_fd(), target.as_fd()).map_err(|error| error.context(path))?;
     }
-    links(root)
+    Ok(())
 }
 
 /// Makes the nodes in a tmpfs that is only there for it, over `/dev`: before 6.15 the nodes of a mount that is in
@@ -78,10 +97,9 @@ fn make_aside(init: &Init, tmpfs: BorrowedFd) -> Result<Nodes> {
     nodes
 }
 
-fn links(root: BorrowedFd) -> Result<()> {
-    let dev = inroot::make_dir_all(root, "/dev", 0o755)?;
+fn links(dev: BorrowedFd) -> Result<()> {
     for (target, link) in LINKS {
-        match rustix::fs::symlinkat(*target, &dev, link.trim_start_matches("dev/")) {
+        match rustix::fs::symlinkat(*target, dev, *link) {
             // An image may bring its own; the root may be read-only.
             Ok(()) | Err(Errno::EXIST | Errno::ROFS) => {}
             Err(errno) => return Err(Error::at(link, errno)),
@@ -115,9 +133,7 @@ fn extra(tmpfs: BorrowedFd, at: usize, device: &Device, plan: &Plan) -> Result<O
 }
 
 fn node(tmpfs: BorrowedFd, name: &str, kind: FileType, mode: u32, number: u64) -> Result<(), Errno> {
-    rustix::fs::mknodat(tmpfs, name, kind, Mode::from_raw_mode(mode), number)?;
-    // The umask is whoever's started us.
-    rustix::fs::chmodat(tmpfs, name, Mode::from_raw_mode(mode & 0o7777), AtFlags::empty())
+    rustix::fs::mknodat(tmpfs, name, kind, Mode::from_raw_mode(mode & 0o7777), number)
 }
 
 /// A mount of one node. A user namespace may not make nodes: there it is the host's, whose mode and owner an

@@ -2,12 +2,13 @@
 
 use proa_oci::runtime::NamespaceKind;
 
-use super::Init;
+use super::{Job, Place};
 use crate::plan::namespaces::flag;
 use crate::{Error, Result};
 
-pub(super) fn run(init: &mut Init) -> Result<()> {
-    if init.plan()?.namespaces.in_child & flag(NamespaceKind::Network) == 0 {
+pub(super) fn run(job: &Job) -> Result<()> {
+    let Place::New { plan, .. } = &job.place else { return Ok(()) };
+    if plan.namespaces.in_child & flag(NamespaceKind::Network) == 0 {
         return Ok(());
     }
     proa_sys::net::loopback_up().map_err(|error| Error::call("lo", error))

@@ -1,8 +1,16 @@
 //! What a new process does between its fork and its program: one table of steps in a reviewed order.
 //!
 //! The process is a fork of a single-threaded runtime, so ordinary code may run in it; it returns to nobody.
-//! It needs three things that only it or its parent can make ([`enter`]): its namespaces, its root, its `/proc`.
-//! Then it runs [`STEPS`] from top to bottom. A step that fails is reported by its name and the process ends.
+//! It runs [`STEPS`] from top to bottom. A step that fails is reported by its name and the process ends.
+//!
+//! ```text
+//!   parent                              child
+//!     ├ forks ───────────────────────────▶│ steps that need nothing (namespaces, …)
+//!     ├ mounts the root ─────── Root ────▶│ makes its /proc; the steps of the container, of the process
+//!     ├ compiles the filter               │
+//!     │◀───────────────────────  Ready ───┤
+//!     ├ start ─────────────────── Go ────▶│ last steps: filter, capabilities, program
+//! ```
 //! It dies with its parent, before its program runs and after.
 
 mod capabilities;
@@ -16,6 +24,7 @@ mod loopback;
 mod masks;
 mod mounts;
 mod names;
+mod namespaces;
 mod oom;
 mod pivot;
 mod program;
@@ -97,6 +106,8 @@ pub struct Init<'a> {
 /// When a step runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
+    /// Before there is a root, while the parent mounts it.
+    Alone,
     /// For the first process of a container.
     Container,
     /// For every process.
@@ -114,7 +125,18 @@ pub struct Step {
     pub section: &'static str,
     /// When it runs.
     pub phase: Phase,
-    run: fn(&mut Init) -> Result<()>,
+    run: Run,
+}
+
+/// What a step has to work with.
+#[derive(Debug)]
+enum Run {
+    Alone(fn(&Job) -> Result<()>),
+    Within(fn(&mut Init) -> Result<()>),
+}
+
+const fn alone(name: &'static str, section: &'static str, run: fn(&Job) -> Result<()>) -> Step {
+    Step { name, section, phase: Phase::Alone, run: Run::Alone(run) }
 }
 
 const fn step(
@@ -123,7 +145,7 @@ const fn step(
     section: &'static str,
     run: fn(&mut Init) -> Result<()>,
 ) -> Step {
-    Step { name, section, phase, run }
+    Step { name, section, phase, run: Run::Within(run) }
 }
 
 /// All steps, in their order. The order matters: what needs privileges stands above `identity`, what writes
@@ -131,10 +153,11 @@ const fn step(
 pub const STEPS: &[Step] = {
     use Phase::{Container, Last, Process};
     &[
-        step(Process, "session", "runtime: create", session::run),
+        alone("namespaces", "config-linux: namespaces", namespaces::run),
+        alone("session", "runtime: create", session::run),
+        alone("loopback", "config-linux: namespaces", loopback::run),
         step(Container, "root", "config: root", root::run),
         step(Container, "mounts", "config: mounts", mounts::run),
-        step(Container, "loopback", "config-linux: namespaces", loopback::run),
         step(Container, "host name", "config: hostname, domainname", names::run),
         step(Container, "sysctl", "config-linux: sysctl", sysctl::run),
         step(Process, "streams", "config: process.terminal", streams::run),
@@ -169,7 +192,12 @@ pub(crate) fn run(job: &Job, channel: Channel, streams: ChildEnds) -> ! {
 enum Never {}
 
 fn work(job: &Job, channel: &Channel, streams: ChildEnds) -> Result<Never> {
-    let (root, proc) = enter::run(job, channel).map_err(|error| error.context("namespaces"))?;
+    let host_proc = enter::host_proc(job)?;
+    for Step { name, run, .. } in STEPS {
+        let Run::Alone(run) = run else { break };
+        run(job).map_err(|error| error.context(name))?;
+    }
+    let (root, proc) = enter::run(job, channel, host_proc)?;
     let mut init = Init {
         job,
         root,
@@ -204,7 +232,9 @@ fn work(job: &Job, channel: &Channel, streams: ChildEnds) -> Result<Never> {
 impl<'a> Init<'a> {
     fn steps(&mut self, phases: &[Phase]) -> Result<()> {
         for step in STEPS.iter().filter(|step| phases.contains(&step.phase)) {
-            (step.run)(self).map_err(|error| error.context(step.name))?;
+            if let Run::Within(run) = step.run {
+                run(self).map_err(|error| error.context(step.name))?;
+            }
         }
         Ok(())
     }
@@ -239,6 +269,7 @@ mod tests {
         ]);
         ordered(&["mounts", "streams", "pivot"]);
         ordered(&["user", "seccomp", "capabilities", "start"]);
+        ordered(&["namespaces", "loopback", "root"]);
         assert!(STEPS.iter().all(|step| !step.section.is_empty()));
     }
 
@@ -246,5 +277,7 @@ mod tests {
     fn phases_do_not_go_back() {
         let last = STEPS.iter().position(|step| step.phase == Phase::Last).unwrap();
         assert!(STEPS[last..].iter().all(|step| step.phase == Phase::Last));
+        let with_root = STEPS.iter().position(|step| step.phase != Phase::Alone).unwrap();
+        assert!(STEPS[with_root..].iter().all(|step| step.phase != Phase::Alone));
     }
 }

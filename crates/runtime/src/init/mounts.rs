@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use proa_sys::mount::{self, MountAttr, NODEV, RDONLY};
+use proa_sys::mount::{self, MountAttr, NODEV, NOEXEC, NOSUID, RDONLY};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MoveMountFlags, fsconfig_set_flag, fsconfig_set_string, move_mount};
@@ -25,6 +25,9 @@ const PROC_VIEWS: &[&str] = &[
     "/proc/net/dev",
 ];
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+/// What our `/proc` has from the start.
+pub(super) const PROC_ATTR: MountAttr =
+    MountAttr { set: NOSUID | NODEV | NOEXEC, clear: 0, propagation: 0, userns_fd: 0 };
 
 pub(super) fn run(init: &mut Init) -> Result<()> {
     let job = init.job;
@@ -40,7 +43,7 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
             MountSource::Cgroup => cgroup::mount(init.root.as_fd(), plan, cgroups),
             MountSource::New(new) if new.kind == "proc" && !has_proc => {
                 has_proc = true;
-                place(init.root.as_fd(), plan, init.proc.as_fd())
+                place_proc(init.root.as_fd(), plan, init.proc.as_fd())
             }
             MountSource::New(new) if plan.destination == "/dev" && new.kind == "tmpfs" => {
                 dev(init, plan, new).map(|made| nodes = Some(made))
@@ -52,13 +55,15 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
     devices::run(init, nodes).map_err(|error| error.context("/dev"))
 }
 
-/// `/dev` and the nodes in it, which are opened through mounts of their own (invariant 11).
+/// `/dev` and the nodes in it, which are opened through mounts of their own (invariant 11). Returns the nodes
+/// that belong elsewhere.
 fn dev(init: &Init, plan: &MountPlan, new: &Filesystem) -> Result<devices::Nodes> {
     let target = target_dir(init.root.as_fd(), plan)?;
     let tree = instance(new, plan.attr.set & !(NODEV | RDONLY), None)?;
     // Attached first: before 6.15 the nodes of a mount that is in no place could not be cloned.
     attach(tree.as_fd(), target.as_fd())?;
     let nodes = devices::make(tree.as_fd(), init.plan()?)?;
+    let nodes = devices::attach_own(tree.as_fd(), nodes)?;
     let attr = MountAttr { set: NODEV | plan.attr.set & RDONLY, ..MountAttr::default() };
     mount::set(tree.as_fd(), false, &attr).map_err(|error| Error::call("mount_setattr", error))?;
     Ok(nodes)
@@ -135,10 +140,12 @@ fn refuse_in_proc(target: BorrowedFd, destination: &str) -> Result<()> {
     Ok(())
 }
 
-/// Moves a detached mount to its destination and gives it its attributes.
-fn place(root: BorrowedFd, plan: &MountPlan, tree: BorrowedFd) -> Result<()> {
+/// Moves our `/proc` to its destination and gives it the attributes that are asked for.
+fn place_proc(root: BorrowedFd, plan: &MountPlan, tree: BorrowedFd) -> Result<()> {
     let target = target_dir(root, plan)?;
-    mount::set(tree, false, &plan.attr).map_err(|error| Error::call("mount_setattr", error))?;
+    if plan.attr != PROC_ATTR {
+        mount::set(tree, false, &plan.attr).map_err(|error| Error::call("mount_setattr", error))?;
+    }
     attach(tree, target.as_fd())
 }
 
@@ -147,17 +154,10 @@ pub(super) fn target_dir(root: BorrowedFd, plan: &MountPlan) -> Result<OwnedFd> 
     if !plan.must_be_real() {
         return inroot::make_dir_all(root, plan.destination, 0o755);
     }
-    match inroot::handle_no_links(root, plan.destination) {
-        Ok(target) => Ok(target),
-        Err(Errno::NOENT) => {
-            inroot::make_dir_all(root, plan.destination, 0o755)?;
-            inroot::handle_no_links(root, plan.destination).map_err(|errno| Error::call("open", errno))
-        }
-        Err(Errno::LOOP) => {
-            Err(Error::invalid("a symbolic link stands where the kernel's file system belongs"))
-        }
-        Err(errno) => Err(Error::call("open", errno)),
-    }
+    inroot::make_dir_no_links(root, plan.destination, 0o755).map_err(|errno| match errno {
+        Errno::LOOP => Error::invalid("a symbolic link stands where the kernel's file system belongs"),
+        errno => Error::call("open", errno),
+    })
 }
 
 /// Moves a detached mount onto what a handle is open on.

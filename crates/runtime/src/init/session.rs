@@ -2,12 +2,14 @@
 
 use std::ffi::CString;
 
-use super::{Init, Place};
+use super::{Job, Place};
 use crate::{Error, Result};
 
-pub(super) fn run(init: &mut Init) -> Result<()> {
+pub(super) fn run(job: &Job) -> Result<()> {
     rustix::process::setsid().map_err(|errno| Error::call("setsid", errno))?;
-    let Place::New { plan, .. } = &init.job.place else { return Ok(()) };
+    // What the steps make has the modes they ask for; the program's own mask is set with its user.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let Place::New { plan, .. } = &job.place else { return Ok(()) };
     let Ok(name) = CString::new(format!("_ses.{}", plan.id)) else { return Ok(()) };
     match proa_sys::process::join_session_keyring(&name) {
         Ok(()) => Ok(()),

@@ -11,6 +11,7 @@ use crate::support::{Fixture, fd, finish, read_all, read_until, tempdir, wait_re
 
 crate::tests![
     created_is_not_started,
+    created_and_started_at_once,
     exec_joins_everything,
     exec_with_a_terminal,
     exec_failures_have_sorts,
@@ -61,6 +62,22 @@ fn created_is_not_started() {
     assert_eq!(container.start().unwrap_err().kind(), ErrorKind::Conflict);
     assert_eq!(finish(container, handles).stdout, "ran\n");
     let (container, _handles) = fixture.create().unwrap();
+    container.delete().unwrap();
+}
+
+fn created_and_started_at_once() {
+    let (container, handles) = Fixture::shell("echo ran").create_and_run().unwrap();
+    assert!(container.mount_namespace().is_some());
+    assert_eq!(finish(container, handles).stdout, "ran\n");
+    let kind = |fixture: Fixture| fixture.create_and_run().map(drop).unwrap_err().kind();
+    assert_eq!(kind(Fixture::program(&["nothing"])), ErrorKind::CommandNotFound);
+    assert_eq!(kind(Fixture::program(&["/etc"])), ErrorKind::CommandNotExecutable);
+    assert_eq!(kind(Fixture::shell("true").user("nobody")), ErrorKind::InvalidInput);
+    let mut fixture = Fixture::shell("tty");
+    fixture.stdio = Stdio::Terminal(ConsoleSize::default());
+    let (container, handles) = fixture.create_and_run().unwrap();
+    read_until(fd(&handles.terminal), "/dev/pts/0");
+    wait_readable(container.pidfd());
     container.delete().unwrap();
 }
 

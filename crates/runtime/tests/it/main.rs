@@ -3,6 +3,8 @@
 //! The runtime forks, so its callers must have one thread: this harness runs the tests one after another in the
 //! main thread, and speaks as much of libtest's language as `cargo test` and nextest need.
 
+#![expect(clippy::print_stdout, reason = "a test harness reports on standard output")]
+
 mod support;
 
 mod attacks;

@@ -92,12 +92,21 @@ impl Fixture {
     }
 
     pub fn create(&self) -> Result<(Container, Handles), Error> {
+        Container::create(self.config())
+    }
+
+    /// Creates and starts without a stop between them.
+    pub fn create_and_run(&self) -> Result<(Container, Handles), Error> {
+        Container::run(self.config())
+    }
+
+    fn config(&self) -> Create<'_> {
         let rootfs = Rootfs::Overlay {
             lowers: vec![self.lower()],
             upper: self.upper(),
             work: self.dir.path().join("work"),
         };
-        Container::create(Create {
+        Create {
             id: &self.id,
             spec: &self.spec,
             rootfs,
@@ -105,7 +114,7 @@ impl Fixture {
             stdio: self.stdio,
             init: self.init,
             cgroup: CgroupPolicy::Auto,
-        })
+        }
     }
 
     /// Creates and starts.
