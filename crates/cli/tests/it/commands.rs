@@ -316,7 +316,7 @@ fn help_is_data() {
 fn usage_errors_have_dockers_codes() {
     let proa = Proa::new();
     for (arguments, code, words) in [
-        (&["rum"][..], 1, "or `proa run`?"),
+        (&["rum"][..], 1, "`proa run`"),
         (&["image", "lss"], 1, "did you mean `proa image ls`?"),
         (&["run"], 1, "IMAGE"),
         (&["rm"], 1, "INSTANCE"),
