@@ -87,14 +87,22 @@ impl Store {
                 if repair {
                     self.delete_layer(&diff_id)?;
                 }
-                problems.push(Problem { what: format!("layer {diff_id} has no file"), repaired: repair });
+                problems.push(Problem {
+                    what: format!("layer {diff_id} is missing or cut off"),
+                    repaired: repair,
+                });
             }
         }
         Ok(())
     }
 
     /// Files in place that no row names, unless a living session is about to name them.
-    pub(super) fn check_litter(&self, repair: bool, hooks: &dyn RemoveHooks, problems: &mut Vec<Problem>) -> Result<()> {
+    pub(super) fn check_litter(
+        &self,
+        repair: bool,
+        hooks: &dyn RemoveHooks,
+        problems: &mut Vec<Problem>,
+    ) -> Result<()> {
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
             for entry in read_dir(&self.layout.blobs_dir(algorithm.as_str()))? {
                 let known = match file_digest(algorithm, &entry.file_name().to_string_lossy()) {

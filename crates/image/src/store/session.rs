@@ -136,14 +136,15 @@ impl Store {
 
     /// The form in which the layer is in place.
     pub(crate) fn layer_form(&self, diff_id: &Digest) -> Result<Option<LayerForm>> {
-        let sql = "SELECT form FROM layers WHERE diff_id = ?1";
-        let row = self.db.query_row(sql, [diff_id.as_str()], |row| row.get::<_, String>(0));
-        let form = match row.optional().map_err(self.failed())?.as_deref() {
-            None => return Ok(None),
-            Some("erofs") => LayerForm::Erofs,
-            Some(_) => LayerForm::Directory,
-        };
-        Ok(self.layout.layer(diff_id, form).exists().then_some(form))
+        let sql = "SELECT form, disk_size FROM layers WHERE diff_id = ?1";
+        let row = self.db.query_row(sql, [diff_id.as_str()], |row| {
+            Ok((row.get::<_, String>(0)?, super::unsigned(row, 1)?))
+        });
+        let Some((form, size)) = row.optional().map_err(self.failed())? else { return Ok(None) };
+        let form = if form == "erofs" { LayerForm::Erofs } else { LayerForm::Directory };
+        let whole = std::fs::metadata(self.layout.layer(diff_id, form))
+            .is_ok_and(|found| form == LayerForm::Directory || found.len() == size);
+        Ok(whole.then_some(form))
     }
 
     /// Moves a finished blob to its place and makes it known. Its digest has been verified.
