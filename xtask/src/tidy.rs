@@ -14,7 +14,7 @@ const MAX_FUNCTION: usize = 80;
 /// Most lines of a file.
 const MAX_FILE: usize = 900;
 /// Most bytes of a line of code.
-const MAX_LINE: usize = 160;
+const MAX_LINE: usize = 200;
 
 /// Calls that have no place in some crates: the path's last two parts, where it is allowed, why not elsewhere.
 const BANNED_CALLS: &[(&str, &[&str], &str)] = &[
@@ -23,7 +23,7 @@ const BANNED_CALLS: &[(&str, &[&str], &str)] = &[
     ("process::exit", &["/main.rs", "crates/cli/src", "bench/", "init"], "only a program's edge ends it"),
     (
         "thread::sleep",
-        &["wait.rs", "harness", "/tests/", "bench/", "registry"],
+        &["kvm.rs", "wait.rs", "harness", "/tests/", "bench/", "registry"],
         "wait for the event, not for time",
     ),
 ];

@@ -50,13 +50,16 @@ fn read_all(pid: libc::pid_t) -> io::Result<Vec<Vec<Instruction>>> {
             return Ok(filters);
         }
         // EINVAL: the process has no filter at all.
-        if length < 0 && filters.is_empty() && io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL) {
+        if length < 0 && filters.is_empty() && io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL)
+        {
             return Ok(filters);
         }
         let mut program = vec![Instruction::default(); check(length)? as usize];
         // SAFETY: `program` has room for as many instructions as the kernel just said there are; the tracee is
         // stopped, so its filters cannot change in between.
-        check(unsafe { libc::ptrace(PTRACE_SECCOMP_GET_FILTER as _, pid, filters.len(), program.as_mut_ptr()) })?;
+        check(unsafe {
+            libc::ptrace(PTRACE_SECCOMP_GET_FILTER as _, pid, filters.len(), program.as_mut_ptr())
+        })?;
         filters.push(program);
     }
 }

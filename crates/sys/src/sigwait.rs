@@ -59,7 +59,9 @@ mod tests {
         block_all().unwrap();
         let thread = rustix::thread::gettid();
         // SAFETY: three integers; the signal is blocked in this thread.
-        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread.as_raw_nonzero().get(), libc::SIGUSR1) };
+        unsafe {
+            libc::syscall(libc::SYS_tgkill, libc::getpid(), thread.as_raw_nonzero().get(), libc::SIGUSR1)
+        };
         assert_eq!(wait().unwrap(), Received { signal: libc::SIGUSR1, by_kernel: false });
     }
 }
