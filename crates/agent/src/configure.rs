@@ -63,7 +63,8 @@ fn mount_layer(number: usize) -> Result<PathBuf, Error> {
 fn mount_writable() -> Result<(), Error> {
     let device = disk("rw")?;
     make(WRITABLE)?;
-    let options = c"errors=remount-ro,discard";
+    // Tables of inodes that were never used need no zeros: on the host's disk they are holes.
+    let options = c"errors=remount-ro,discard,noinit_itable";
     mount(&device, WRITABLE, "ext4", MountFlags::NODEV | MountFlags::NOATIME, Some(options))
         .at("mount", device)
 }

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{ErrorKind as IoKind, Read, Write};
 use std::os::fd::AsFd;
 
-use proa_protocol::frame::{Decoder, Frame, Kind, MAX_STREAM};
+use proa_protocol::frame::{Decoder, Frame, Kind};
 use proa_protocol::message::{ErrorKind, Request, Response};
 use proa_supervisor::{HOST_TOKENS, PollSet, Supervisor};
 use proa_sys::signalfd::SignalFd;
@@ -25,6 +25,9 @@ use crate::error::{At, Error};
 const AGENT: u32 = 0;
 /// Bytes that may wait for the port before the supervisor's frames are left with it.
 const CONGESTED: usize = 1024 * 1024;
+/// What the kernel's driver gives to one read, and how often a round reads.
+const PAGE: usize = 4096;
+const READS: usize = 16;
 
 const PORT_TOKEN: u64 = HOST_TOKENS;
 const CHILD_TOKEN: u64 = HOST_TOKENS + 1;
@@ -159,13 +162,20 @@ impl Link {
         if !flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
             return;
         }
-        let mut bytes = vec![0; MAX_STREAM];
-        match self.port.read(&mut bytes) {
-            // The host has closed its side: nobody is there to serve.
-            Ok(0) => self.ended = true,
-            Ok(count) => self.decoder.push(&bytes[..count]),
-            Err(error) if matches!(error.kind(), IoKind::WouldBlock | IoKind::Interrupted) => {}
-            Err(_) => self.ended = true,
+        // The kernel gives a page at a time; what is more than this is left for the next round.
+        let mut bytes = [0; PAGE];
+        for _ in 0..READS {
+            match self.port.read(&mut bytes) {
+                // The host has closed its side: nobody is there to serve.
+                Ok(0) => self.ended = true,
+                Ok(count) => {
+                    self.decoder.push(&bytes[..count]);
+                    continue;
+                }
+                Err(error) if matches!(error.kind(), IoKind::WouldBlock | IoKind::Interrupted) => {}
+                Err(_) => self.ended = true,
+            }
+            return;
         }
     }
 

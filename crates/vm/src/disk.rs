@@ -16,6 +16,8 @@ use crate::store::{Store, publish};
 
 /// Smaller file systems hold next to nothing.
 pub(crate) const SMALLEST: u64 = 32 * 1024 * 1024;
+/// What the agent wants to find: overlayfs's upper and work directories. Made here, they cost the guest no writes.
+const DIRECTORIES: &[&str] = &["upper", "work"];
 /// Journal, group tables and the like are written by the guest when it needs them.
 const OPTIONS: &[&str] = &[
     "-q",
@@ -71,14 +73,26 @@ fn template(store: &Store, size: u64) -> Result<std::path::PathBuf, VmError> {
     let partial = store.partial(&lock, &path);
     let file = File::create(&partial).map_err(VmError::io(&partial))?;
     file.set_len(size).map_err(VmError::io(&partial))?;
-    make_file_system(&partial)?;
+    let tree = store.partial(&lock, &store.path("disks/tree"));
+    for name in DIRECTORIES {
+        let directory = tree.join(name);
+        fs::create_dir_all(&directory).map_err(VmError::io(&directory))?;
+    }
+    make_file_system(&partial, &tree)?;
+    fs::remove_dir_all(&tree).map_err(VmError::io(&tree))?;
     publish(&partial, &path)?;
     Ok(path)
 }
 
-fn make_file_system(image: &Path) -> Result<(), VmError> {
+fn make_file_system(image: &Path, tree: &Path) -> Result<(), VmError> {
     let mut command = Command::new(TOOL);
-    command.args(OPTIONS).arg(image).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").stdin(Stdio::null());
+    command
+        .args(OPTIONS)
+        .arg("-d")
+        .arg(tree)
+        .arg(image)
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .stdin(Stdio::null());
     let output = command.output().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => VmError::Helper {
             program: TOOL.to_owned(),
@@ -149,6 +163,9 @@ mod tests {
         assert!(metadata.blocks() * 512 < 1 << 20, "{} blocks", metadata.blocks());
         let check = Command::new("/sbin/e2fsck").args(["-fn"]).arg(&path).output().unwrap();
         assert!(check.status.success(), "{check:?}");
+        let list = Command::new("/sbin/debugfs").args(["-R", "ls -l /"]).arg(&path).output().unwrap();
+        let list = String::from_utf8(list.stdout).unwrap();
+        assert!(list.contains(" 40755 ") && list.contains("upper") && list.contains("work"), "{list}");
         fs::write(&path, "what the guest wrote").unwrap();
         open(&store, &path, size).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"what the guest wrote");

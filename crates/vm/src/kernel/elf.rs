@@ -20,17 +20,26 @@ impl<'a> Elf<'a> {
 
     /// The contents of a section.
     pub fn section(&self, name: &str) -> Option<&'a [u8]> {
+        self.contents(self.find(name)?.0)
+    }
+
+    /// Where in the file a section's name stands.
+    pub fn section_name(&self, name: &str) -> Option<usize> {
+        self.find(name).map(|found| found.1)
+    }
+
+    /// A section's header and name.
+    fn find(&self, name: &str) -> Option<(usize, usize)> {
         let (table, size) = (self.long(40)? as usize, self.half(58)? as usize);
         let (count, names) = (self.half(60)? as usize, self.half(62)? as usize);
         let header = |index: usize| table.checked_add(index.checked_mul(size)?);
-        let strings = self.contents(header(names)?)?;
-        let found = (0..count).filter_map(header).find(|&at| {
-            let text = self.word(at).and_then(|offset| strings.get(offset as usize..));
-            text.is_some_and(|text| {
-                text.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
-            })
-        })?;
-        self.contents(found)
+        let strings = self.long(header(names)?.checked_add(24)?)? as usize;
+        let named = |at: usize| {
+            let place = strings.checked_add(self.word(at)? as usize)?;
+            let rest = self.data.get(place..)?.strip_prefix(name.as_bytes())?;
+            (rest.first() == Some(&0)).then_some((at, place))
+        };
+        (0..count).filter_map(header).find_map(named)
     }
 
     /// Whether the file tells where a hypervisor may enter it directly.

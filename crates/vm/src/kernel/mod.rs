@@ -26,11 +26,11 @@ use crate::store::{Store, StoreLock, identity, publish};
 use modules::{Module, Modules};
 
 /// Changes when what is kept of a kernel changes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Drivers and file systems without which a guest cannot work, in the order they are wanted at boot.
 const NEEDED: &[&str] = &["virtio_pci", "virtio_console", "virtio_blk", "erofs", "overlay", "ext4"];
-/// Checksums that ext4 and erofs ask for by another name than the module's.
-const HELPFUL: &[&str] = &["crc32c_generic", "crc32c_intel"];
+/// The checksum that ext4 and erofs ask for by another name than the module's.
+const HELPFUL: &[&str] = &["crc32c_generic"];
 /// What shares need on top.
 const SHARING: &[&str] = &["fuse", "virtiofs"];
 

@@ -147,7 +147,7 @@ impl Guest {
         Ok(Self { vm, decoder: Decoder::new(), frames: VecDeque::new() })
     }
 
-    fn configure(&mut self, spec: Spec, layers: usize, shares: &[Share]) {
+    pub fn configure(&mut self, spec: Spec, layers: usize, shares: &[Share]) {
         let config = GuestConfig {
             id: "test".to_owned(),
             spec,
