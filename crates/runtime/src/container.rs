@@ -349,16 +349,36 @@ impl Container {
         pids
     }
 
+    /// Makes the cgroup, where that was put off (cgroup v1, nothing limited). Whether there may be processes for
+    /// [`Container::move_into_cgroup`] then.
+    ///
+    /// # Errors
+    /// The cgroup cannot be made.
+    pub fn make_cgroup_late(&mut self) -> Result<bool> {
+        self.cgroup.make_late()
+    }
+
+    /// Moves what runs in the container into its cgroup. The kernel takes tens of milliseconds for that, so it may
+    /// be done in a forked copy of the caller that keeps [`Container::descriptors`].
+    ///
+    /// # Errors
+    /// The cgroup cannot be joined.
+    pub fn move_into_cgroup(&self) -> Result<()> {
+        self.cgroup.move_in(|| self.members())
+    }
+
+    /// The descriptors by which it knows its processes.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(self.pidfd.as_fd()).chain(self.children.iter().map(|(_, child)| child.as_fd()))
+    }
+
     /// Puts what runs in the container into its cgroup, where that was put off (cgroup v1, nothing limited).
     /// Call it some 50 ms after a start and after an exec; it does nothing where nothing is to be done.
     ///
     /// # Errors
     /// The cgroup cannot be made or joined.
     pub fn join_cgroup_late(&mut self) -> Result<()> {
-        let mut cgroup = std::mem::replace(&mut self.cgroup, Cgroup::None);
-        let result = cgroup.join_late(|| self.members());
-        self.cgroup = cgroup;
-        result
+        if self.make_cgroup_late()? { self.move_into_cgroup() } else { Ok(()) }
     }
 
     /// Resource use now.

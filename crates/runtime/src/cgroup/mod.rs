@@ -119,11 +119,18 @@ impl Cgroup {
         }
     }
 
-    /// Makes the cgroup, if that was put off, and moves into it whoever is not in it; `members` lists them anew
-    /// at each call.
-    pub(crate) fn join_late(&mut self, members: impl FnMut() -> Vec<u32>) -> Result<()> {
+    /// Makes the cgroup, if that was put off. Whether there are processes to be moved into it.
+    pub(crate) fn make_late(&mut self) -> Result<bool> {
         match self {
-            Self::V1(cgroup) => cgroup.join_late(members),
+            Self::V1(cgroup) => cgroup.make_late(),
+            Self::None | Self::V2(_) => Ok(false),
+        }
+    }
+
+    /// Moves into it whoever is not in it; `members` lists them anew at each call.
+    pub(crate) fn move_in(&self, members: impl FnMut() -> Vec<u32>) -> Result<()> {
+        match self {
+            Self::V1(cgroup) => cgroup.move_in(members),
             Self::None | Self::V2(_) => Ok(()),
         }
     }

@@ -190,12 +190,16 @@ impl Cgroup {
         Ok(())
     }
 
-    pub(super) fn join_late(&mut self, mut members: impl FnMut() -> Vec<u32>) -> Result<()> {
+    pub(super) fn make_late(&mut self) -> Result<bool> {
         if let State::Later(resources) = &self.state {
             self.hierarchies = find_hierarchies(&self.mount, resources)?;
             self.make(resources, &mut Vec::new())?;
             self.state = State::Joined { at_once: false };
         }
+        Ok(matches!(self.state, State::Joined { at_once: false }))
+    }
+
+    pub(super) fn move_in(&self, mut members: impl FnMut() -> Vec<u32>) -> Result<()> {
         // Whoever is moved has its children in the cgroup from then on: until nobody new is outside.
         for _ in 0..64 {
             let inside = self.processes().unwrap_or_default();

@@ -73,9 +73,10 @@ pub fn compile(seccomp: &Seccomp) -> Result<Vec<Insn>> {
     if let Some(flag) = seccomp.flags.first() {
         return Err(Error::unsupported(format!("seccomp: flag '{flag}' is not supported")));
     }
+    let rules = resolve(&seccomp.syscalls)?;
     let mut program = vec![insn(LOAD, OFFSET_ARCHITECTURE)];
     for architecture in architectures(&seccomp.architectures)? {
-        let section = section(architecture, &answers(&seccomp.syscalls, architecture, default)?, default);
+        let section = section(architecture, &answers(&rules, architecture, default), default);
         // An offset of a conditional jump has eight bits only: jump over a long jump.
         program.push(Insn { code: JUMP_EQUAL, jt: 1, jf: 0, k: architecture.audit });
         program.push(insn(JUMP, section.len() as u32));
@@ -116,25 +117,42 @@ fn architectures(names: &[String]) -> Result<Vec<Architecture>> {
     Ok(list)
 }
 
-/// Number to answer, for calls whose answer is not the default.
-fn answers(rules: &[SeccompRule], architecture: Architecture, default: u32) -> Result<BTreeMap<u32, Answer>> {
-    let mut answers = BTreeMap::new();
+/// A rule for one call, by all architectures' numbers.
+struct Resolved<'a> {
+    numbers: &'static [u32; 4],
+    args: &'a [SeccompArg],
+    action: u32,
+}
+
+/// Looks up every name once. Names that no architecture here has are left out.
+fn resolve(rules: &[SeccompRule]) -> Result<Vec<Resolved<'_>>> {
+    let mut resolved = Vec::with_capacity(512);
     for rule in rules {
         let action = action(&rule.action, rule.errno_ret)?;
         arguments::check(&rule.args)?;
-        for name in &rule.names {
-            let Some(number) = table::number(name, architecture.column) else { continue };
-            let answer = answers.entry(number).or_insert_with(|| Answer::Rules(Vec::new()));
-            match answer {
-                // A rule without conditions holds whatever others say; the first of them counts.
-                Answer::Return(_) => {}
-                answer if rule.args.is_empty() => *answer = Answer::Return(action),
-                Answer::Rules(rules) => rules.push((rule.args.clone(), action)),
-            }
+        let numbers = rule.names.iter().filter_map(|name| table::numbers(name));
+        resolved.extend(numbers.map(|numbers| Resolved { numbers, args: &rule.args, action }));
+    }
+    Ok(resolved)
+}
+
+/// Number to answer, for calls whose answer is not the default.
+fn answers(rules: &[Resolved], architecture: Architecture, default: u32) -> BTreeMap<u32, Answer> {
+    let mut answers = BTreeMap::new();
+    for rule in rules {
+        let number = rule.numbers[architecture.column];
+        if number == table::NONE {
+            continue;
+        }
+        match answers.entry(number).or_insert_with(|| Answer::Rules(Vec::new())) {
+            // A rule without conditions holds whatever others say; the first of them counts.
+            Answer::Return(_) => {}
+            answer if rule.args.is_empty() => *answer = Answer::Return(rule.action),
+            Answer::Rules(rules) => rules.push((rule.args.to_vec(), rule.action)),
         }
     }
     answers.retain(|_, answer| *answer != Answer::Return(default));
-    Ok(answers)
+    answers
 }
 
 fn section(architecture: Architecture, answers: &BTreeMap<u32, Answer>, default: u32) -> Vec<Insn> {

@@ -1,7 +1,8 @@
 //! System call numbers of Linux 6.19 by architecture: x86_64, i386, aarch64, arm (EABI). Sorted by name.
 
 /// No such call on this architecture.
-const N: u32 = u32::MAX;
+pub(super) const NONE: u32 = u32::MAX;
+const N: u32 = NONE;
 
 /// The highest number that any generic table here holds: calls above it are younger than this table.
 pub(super) const NEWEST: u32 = 470;
@@ -495,8 +496,8 @@ pub(super) const TABLE: &[(&str, [u32; 4])] = &[
     ("writev", [20, 146, 66, 146]),
 ];
 
-/// The number of a call in a column of the table.
-pub(super) fn number(name: &str, column: usize) -> Option<u32> {
+/// The numbers of a call, one for each architecture.
+pub(super) fn numbers(name: &str) -> Option<&'static [u32; 4]> {
     let at = TABLE.binary_search_by_key(&name, |(name, _)| name).ok()?;
-    Some(TABLE[at].1[column]).filter(|number| *number != N)
+    Some(&TABLE[at].1)
 }

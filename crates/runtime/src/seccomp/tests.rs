@@ -32,7 +32,7 @@ fn run(program: &[Insn], audit: u32, number: u32, args: &[u64]) -> u32 {
 }
 
 fn number(name: &str, architecture: Architecture) -> u32 {
-    table::number(name, architecture.column).unwrap()
+    table::numbers(name).unwrap()[architecture.column]
 }
 
 fn docker(capabilities: &[&str]) -> impl Fn(Architecture, &str, &[u64]) -> u32 {
