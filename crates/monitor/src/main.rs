@@ -82,6 +82,8 @@ fn usage(message: &str) -> ExitCode {
 }
 
 fn monitor(args: &Args) -> Result<(), Error> {
+    // Run by a descriptor, it is named after that.
+    let _ = rustix::thread::set_name(c"proa-monitor");
     // Whoever starts an instance, its root is to be open to its users.
     rustix::process::umask(FileMode::from_raw_mode(0o022));
     // The terminal's signals are for the client. Failure means that we lead a session already.

@@ -29,7 +29,7 @@ mod requests;
 mod stream;
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,8 @@ use proa_oci::runtime::{ConsoleSize, NamespaceKind, Spec};
 use proa_protocol::frame::{Frame, Kind};
 use proa_protocol::message::{ErrorKind, ExitStatus, LaunchConfig, Request, Response};
 use proa_runtime::{CgroupPolicy, Container, Create, Error, Handles, Rootfs, Stdio};
-use rustix::fs::{Mode, OFlags};
+use rustix::event::PollFlags;
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 pub use crate::poll::{HOST_TOKENS, PollSet};
 
@@ -47,6 +48,8 @@ use crate::process::Process;
 
 /// The first process's name in tokens and channels.
 const FIRST: Key = 0;
+/// The name of the child that moves processes into the cgroup.
+const JOINER: Key = 1;
 /// When processes join the cgroup that they were spared at their start.
 const LATE_JOIN: Duration = Duration::from_millis(50);
 
@@ -155,6 +158,8 @@ struct Live {
     held: bool,
     paused: bool,
     late_join: Option<Instant>,
+    /// Does the late join: the kernel takes tens of milliseconds for it, in which clients must not wait.
+    joiner: Option<proa_sys::job::Job>,
 }
 
 impl Supervisor {
@@ -165,7 +170,7 @@ impl Supervisor {
             channels: Channels::default(),
             processes: Processes::default(),
             jobs: BTreeMap::new(),
-            next_key: FIRST + 1,
+            next_key: JOINER + 1,
             size: None,
         }
     }
@@ -205,12 +210,19 @@ impl Supervisor {
         for job in self.jobs.values() {
             job.poll_fds(&self.channels, set);
         }
+        if let Some(joiner) = self.live().and_then(|live| live.joiner.as_ref()) {
+            set.add(token(JOINER, Slot::Pid), joiner.pidfd.as_fd(), PollFlags::IN);
+        }
     }
 
     /// A descriptor of [`Supervisor::poll_fds`] is ready.
     pub fn ready(&mut self, token: u64) {
         let (key, slot) = from_token(token);
-        if let Some(process) = self.processes.get(key) {
+        if key == JOINER {
+            if let State::Live(live) = &mut self.state {
+                live.reap_joiner();
+            }
+        } else if let Some(process) = self.processes.get(key) {
             process.ready(slot, &mut self.channels);
         } else if let Some(job) = self.jobs.get_mut(&key)
             && job.ready(slot, &mut self.channels)
@@ -249,9 +261,7 @@ impl Supervisor {
         if let State::Live(live) = &mut self.state
             && live.late_join.is_some_and(|due| due <= now)
         {
-            live.late_join = None;
-            // Without a cgroup there are no statistics, which say so themselves.
-            let _ = live.container.join_cgroup_late();
+            live.join_cgroup();
         }
     }
 
@@ -283,7 +293,7 @@ impl Supervisor {
 
     /// Whether a child of this process is the supervisor's to reap. PID 1 of a guest reaps all others.
     pub fn owns(&self, pid: u32) -> bool {
-        self.live().is_some_and(|live| live.container.pid() == pid)
+        self.live().is_some_and(|live| live.owns(pid))
             || self.processes.execs.values().any(|exec| exec.pid == pid)
             || self.jobs.values().any(|job| job.pid == pid)
     }
@@ -344,7 +354,7 @@ impl Supervisor {
         files::bind(&config.launch.files, &config.scratch, &mut config.spec)?;
         let SupervisorConfig { id, spec, launch, rootfs, .. } = config;
         let stdio = if run { self.stdio(spec, launch) } else { Stdio::Null };
-        let (mut container, handles) = Container::create(Create {
+        let create = Create {
             id,
             spec,
             rootfs: rootfs.clone(),
@@ -353,10 +363,11 @@ impl Supervisor {
             stdio,
             init: run && launch.init,
             cgroup: config.cgroup,
-        })?;
+        };
+        let (container, handles) = if run { Container::run(create)? } else { Container::create(create)? };
         let own_pids = has_own_pids(spec);
-        let begun = Mounts::of(container.pid()).and_then(|mounts| {
-            let first = if run { Some(start(&mut container, handles, own_pids)?) } else { None };
+        let begun = Mounts::of(&container).and_then(|mounts| {
+            let first = if run { Some(first_process(&container, handles, own_pids)?) } else { None };
             Ok((mounts, first))
         });
         let (mounts, first) = match begun {
@@ -377,6 +388,7 @@ impl Supervisor {
             held: !run,
             paused: false,
             late_join: run.then(|| Instant::now() + LATE_JOIN),
+            joiner: None,
         })
     }
 
@@ -481,23 +493,53 @@ impl Supervisor {
     }
 }
 
-impl Mounts {
-    /// Those of a child of ours that has not been reaped.
-    fn of(pid: u32) -> Result<Self, Error> {
-        let path = format!("/proc/{pid}/ns/mnt");
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let namespace = rustix::fs::open(&path, flags, Mode::empty());
-        namespace.map(Self).map_err(|error| internal(&path, &error.into()))
+impl Live {
+    fn owns(&self, pid: u32) -> bool {
+        self.container.pid() == pid || self.joiner.as_ref().is_some_and(|joiner| joiner.pid == pid)
+    }
+
+    /// Has the processes moved into the cgroup that they were spared at their start. Where that fails there are no
+    /// statistics, which say so themselves.
+    fn join_cgroup(&mut self) {
+        if self.joiner.is_some() {
+            // It may have looked already; whoever came since is moved when it is done.
+            self.late_join = Some(Instant::now() + LATE_JOIN);
+            return;
+        }
+        self.late_join = None;
+        if self.container.make_cgroup_late().unwrap_or(false) {
+            let container = &self.container;
+            let keep: Vec<_> = container.descriptors().collect();
+            self.joiner =
+                proa_sys::job::spawn(&keep, || i32::from(container.move_into_cgroup().is_err())).ok();
+        }
+    }
+
+    fn reap_joiner(&mut self) {
+        if let Some(joiner) = &self.joiner
+            && !matches!(
+                waitid(WaitId::PidFd(joiner.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG),
+                Ok(None)
+            )
+        {
+            self.joiner = None;
+        }
     }
 }
 
-/// Runs the program of a container that was made.
-fn start(container: &mut Container, handles: Handles, own_pids: bool) -> Result<Process, Error> {
+impl Mounts {
+    fn of(container: &Container) -> Result<Self, Error> {
+        let namespace =
+            container.mount_namespace().ok_or_else(|| Error::new(ErrorKind::Internal, "no mounts"))?;
+        namespace.try_clone_to_owned().map(Self).map_err(|error| internal("mounts", &error))
+    }
+}
+
+/// The first process of a container whose program runs.
+fn first_process(container: &Container, handles: Handles, own_pids: bool) -> Result<Process, Error> {
     let pidfd = container.pidfd().try_clone_to_owned().map_err(|error| internal("pidfd", &error))?;
     let first = Process::new(FIRST, container.pid(), pidfd, handles, own_pids);
-    let first = first.map_err(|error| internal("streams", &error.into()))?;
-    container.start()?;
-    Ok(first)
+    first.map_err(|error| internal("streams", &error.into()))
 }
 
 fn has_own_pids(spec: &Spec) -> bool {

@@ -35,7 +35,6 @@ impl Supervisor {
                 this.running()?.container.stats().map(|stats| Response::Stats(Box::new(stats)))
             }),
             Request::Processes => self.answer(channel, |this| {
-                this.join_now()?;
                 this.running()?.container.processes().map(|processes| Response::Processes { processes })
             }),
             Request::Changes
@@ -221,10 +220,10 @@ impl Supervisor {
         }
     }
 
-    /// What follows needs the cgroup that was put off.
+    /// What follows needs the cgroup that was put off, and waits for it.
     fn join_now(&mut self) -> Result<(), Error> {
         let live = self.running()?;
-        if live.late_join.take().is_some() {
+        if live.late_join.take().is_some() || live.joiner.is_some() {
             live.container.join_cgroup_late()?;
         }
         Ok(())

@@ -53,3 +53,25 @@ fn an_idle_monitor_is_small() {
     client.kill();
     client.exited();
 }
+
+#[test]
+fn processes_get_into_the_cgroup_and_nobody_waits_for_it() {
+    let mut fixture = Fixture::new(&["/bin/sleep", "100"]);
+    let mut first = fixture.spawn();
+    first.run(false);
+    let in_cgroup = |pid: u32| {
+        let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        cgroups.contains(&fixture.config.id)
+    };
+    let mut client = fixture.connect();
+    client.send(&exec(&["/bin/sleep", "100"], false));
+    let further = client.expect_started();
+    until("both are in the cgroup", || in_cgroup(fixture.pid()) && in_cgroup(further));
+    // Once more, for a process that comes when the cgroup is there.
+    let mut client = fixture.connect();
+    client.send(&exec(&["/bin/sleep", "100"], false));
+    let further = client.expect_started();
+    until("the next is in the cgroup, too", || in_cgroup(further));
+    first.kill();
+    assert_eq!(first.exited().code, 137);
+}
