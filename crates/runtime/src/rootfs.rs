@@ -64,31 +64,30 @@ fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path) -> Result<Option<Owned
         // CVE-2026-24054: an image without layers must not become something else.
         return Err(Error::invalid("the image has no layers"));
     }
+    if !has_lowerdir_append() {
+        return Ok(None);
+    }
     let context = open_context("overlay")?;
+    let set = |key: &str, value: &Path| {
+        fsconfig_set_string(context.as_fd(), key, value)
+            .map_err(|errno| explain(&context, errno).context(format!("overlay {key} {}", value.display())))
+    };
     // The kernel wants the uppermost first.
-    for lower in lowers.iter().rev() {
-        match fsconfig_set_string(context.as_fd(), "lowerdir+", lower.as_path()) {
-            Ok(()) => {}
-            Err(Errno::INVAL) => return Ok(None),
-            Err(errno) => {
-                return Err(explain(&context, errno).context(format!("overlay lowerdir {}", lower.display())));
-            }
-        }
-    }
-    for (key, value) in [("upperdir", upper), ("workdir", work)] {
-        fsconfig_set_string(context.as_fd(), key, value).map_err(|errno| {
-            explain(&context, errno).context(format!("overlay {key} {}", value.display()))
-        })?;
-    }
-    match fsconfig_create(context.as_fd()) {
-        Ok(()) => attach(&context, MountAttrFlags::MOUNT_ATTR_NODEV).map(Some),
-        // Before 6.5 unknown keys were refused only here. What else is wrong, the other way will tell.
-        Err(Errno::INVAL) => Ok(None),
-        Err(errno) => {
-            let layers = format!("overlay of {} layers under {}", lowers.len(), upper.display());
-            Err(explain(&context, errno).context(layers))
-        }
-    }
+    lowers.iter().rev().try_for_each(|lower| set("lowerdir+", lower))?;
+    set("upperdir", upper)?;
+    set("workdir", work)?;
+    finish(context, MountAttrFlags::MOUNT_ATTR_NODEV).map(Some).map_err(|error| {
+        error.context(format!("overlay of {} layers under {}", lowers.len(), upper.display()))
+    })
+}
+
+/// Whether overlayfs takes its layers one by one (6.7). Older kernels may learn it by a backport, but asking them
+/// puts a complaint into their log at each start.
+fn has_lowerdir_append() -> bool {
+    let system = rustix::system::uname();
+    let mut numbers = system.release().to_bytes().split(|byte| !byte.is_ascii_digit());
+    let mut number = || std::str::from_utf8(numbers.next()?).ok()?.parse::<u32>().ok();
+    (number().unwrap_or(0), number().unwrap_or(0)) >= (6, 7)
 }
 
 /// A context for a new file system.
@@ -102,10 +101,6 @@ pub(crate) fn open_context(kind: &str) -> Result<OwnedFd> {
 /// Makes the file system and a detached mount of it.
 pub(crate) fn finish(context: OwnedFd, attr: MountAttrFlags) -> Result<OwnedFd> {
     fsconfig_create(context.as_fd()).map_err(|errno| explain(&context, errno))?;
-    attach(&context, attr)
-}
-
-fn attach(context: &OwnedFd, attr: MountAttrFlags) -> Result<OwnedFd> {
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attr)
         .map_err(|errno| Error::call("fsmount", errno))
 }

@@ -11,7 +11,7 @@
 //! installed, to cache which it always allows, so the shape of the filter is time at each start.)
 //!
 //! x32 calls, which are x86_64 calls with a bit set, are refused as if no rule named them. Calls younger than
-//! [the table](table) get `ENOSYS` where the default would be another errno, so that libraries fall back.
+//! the table get `ENOSYS` where the default would be another errno, so that libraries fall back.
 
 mod arguments;
 mod table;

@@ -242,8 +242,10 @@ impl Holdings {
     fn now() -> Self {
         let own = format!("test-proa-runtime-{}-", std::process::id());
         let mut cgroups = Vec::new();
-        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            for group in fs::read_dir(hierarchy.path().join("proa")).into_iter().flatten().flatten() {
+        let root = PathBuf::from("/sys/fs/cgroup");
+        let hierarchies = fs::read_dir(&root).into_iter().flatten().flatten().map(|entry| entry.path());
+        for hierarchy in hierarchies.chain([root]) {
+            for group in fs::read_dir(hierarchy.join("proa")).into_iter().flatten().flatten() {
                 if group.file_name().to_string_lossy().starts_with(&own) {
                     cgroups.push(group.path());
                 }
