@@ -23,7 +23,7 @@ const PORTS: &str = "/sys/class/virtio-ports";
 /// The port's name, as the VMM's command line has it.
 const PORT: &str = "proa";
 /// How long a device may take to appear after its driver was loaded.
-const DEVICE_LIMIT: Duration = Duration::from_secs(20);
+const DEVICE_LIMIT: Duration = Duration::from_secs(10);
 /// Files that a process may raise its limit to: the kernel's own default for `fs.nr_open`.
 const MAX_FILES: u64 = 1 << 20;
 

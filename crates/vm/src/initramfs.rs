@@ -12,6 +12,8 @@ use crate::cpio::Archive;
 use crate::kernel::Kernel;
 use crate::store::{Store, identity, short_hex};
 
+/// Changes when the layout of the image changes.
+const FORMAT: &str = "1";
 /// Images kept; each agent and each kernel needs its own.
 const KEPT: usize = 8;
 
@@ -19,7 +21,8 @@ const KEPT: usize = 8;
 pub(crate) fn find(store: &Store, kernel: &Kernel, agent: &Path, sharing: bool) -> Result<PathBuf, VmError> {
     let metadata = fs::metadata(agent).map_err(VmError::io(agent))?;
     let mut hash = Sha256::new();
-    for part in [kernel.key.as_str(), &identity(agent, &metadata), if sharing { "sharing" } else { "" }] {
+    let sharing_part = if sharing { "sharing" } else { "" };
+    for part in [FORMAT, &kernel.name(), &identity(agent, &metadata), sharing_part] {
         hash.update(part);
         hash.update([0]);
     }

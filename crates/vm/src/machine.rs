@@ -27,7 +27,10 @@ const KERNEL_MEMORY: u64 = 128 * 1024 * 1024;
 const LOG_SIZE: u64 = 256 * 1024;
 /// What an error quotes of each.
 const QUOTED_LINES: usize = 6;
-const QUOTED_BYTES: usize = 2048;
+const QUOTED_WIDTH: usize = 200;
+const QUOTED_BYTES: usize = 16 * 1024;
+/// With these begins what is worth quoting.
+const TELLING: &[&str] = &["Kernel panic - ", "BUG: ", "proa-agent: "];
 
 /// A virtual machine to be started, with everything it uses open.
 pub(crate) struct Machine {
@@ -300,7 +303,17 @@ fn plain_tail(bytes: &[u8]) -> String {
         .map(|each| if each == '\n' || (' '..='~').contains(&each) { each } else { ' ' })
         .collect();
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    lines[lines.len().saturating_sub(QUOTED_LINES)..].join("\n")
+    let last = lines.len().saturating_sub(QUOTED_LINES);
+    // A panic is followed by pages of registers.
+    let start =
+        lines.iter().rposition(|line| TELLING.iter().any(|words| line.contains(words))).unwrap_or(last);
+    let quoted: Vec<&str> = lines[start..].iter().take(QUOTED_LINES).map(|line| shorten(line)).collect();
+    quoted.join("\n")
+}
+
+/// The text is ASCII by now.
+fn shorten(line: &str) -> &str {
+    &line[..line.len().min(QUOTED_WIDTH)]
 }
 
 #[cfg(test)]
@@ -313,6 +326,9 @@ mod tests {
         assert_eq!(plain_tail(said), "one\n[2J ]0;title two\nthree");
         let many: String = (0..100).map(|n| format!("{n}\n")).collect();
         assert_eq!(plain_tail(many.as_bytes()), "94\n95\n96\n97\n98\n99");
+        let panic = format!("{many}[1.0] Kernel panic - not syncing: x\n{many}");
+        assert_eq!(plain_tail(panic.as_bytes()), "[1.0] Kernel panic - not syncing: x\n0\n1\n2\n3\n4");
+        assert_eq!(plain_tail("y".repeat(9000).as_bytes()).len(), QUOTED_WIDTH);
     }
 
     #[test]

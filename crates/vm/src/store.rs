@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   <root>/vm/                       locked (flock) by whoever makes something in it
-//!     kernels/<key>/                 image, modules/, kernel.json; or only `unfit`, with the reason
-//!     kernels/distribution           key of the kernel that was fetched from the distribution
+//!     kernels/<format>-<key>/        image, modules/, kernel.json; or only `unfit`, with the reason
+//!     kernels/<format>-distribution  key of the kernel that was fetched from the distribution
 //!     initramfs/<hash>.cpio
 //!     disks/ext4-<size>.img          an empty file system, copied for each instance
 //!     accelerator.json

@@ -25,8 +25,9 @@ use crate::VmError;
 use crate::store::{Store, StoreLock, identity, publish};
 use modules::{Module, Modules};
 
-/// Changes when what is kept of a kernel changes.
-const FORMAT: u32 = 2;
+/// Changes when what is kept of a kernel changes. It is part of each name, so that two versions of this program
+/// that share a store do not undo each other's work.
+const FORMAT: &str = "2";
 /// Drivers and file systems without which a guest cannot work, in the order they are wanted at boot.
 const NEEDED: &[&str] = &["virtio_pci", "virtio_console", "virtio_blk", "erofs", "overlay", "ext4"];
 /// The checksum that ext4 and erofs ask for by another name than the module's.
@@ -37,20 +38,18 @@ const SHARING: &[&str] = &["fuse", "virtiofs"];
 const INFO: &str = "kernel.json";
 const IMAGE: &str = "image";
 const UNFIT: &str = "unfit";
-const DISTRIBUTION: &str = "kernels/distribution";
+const DISTRIBUTION: &str = "distribution";
 
 /// A kernel in the store.
 #[derive(Debug, Clone)]
 pub(crate) struct Kernel {
-    /// Its name in the store.
-    pub key: String,
+    key: String,
     directory: PathBuf,
     info: Info,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Info {
-    format: u32,
     origin: String,
     release: String,
     modules: Vec<String>,
@@ -81,7 +80,7 @@ impl Kernel {
             };
         }
         for candidate in host_candidates(Path::new("/boot"), Path::new("/lib/modules")) {
-            if store.path("kernels").join(&candidate.key).join(UNFIT).exists() {
+            if directory(store, &candidate.key).join(UNFIT).exists() {
                 continue;
             }
             if let Some(kernel) = Self::load(store, &candidate.key) {
@@ -99,6 +98,11 @@ impl Kernel {
         Self::from_distribution(store, notice)
     }
 
+    /// Its name in the store.
+    pub fn name(&self) -> String {
+        format!("{FORMAT}-{}", self.key)
+    }
+
     /// The kernel image for the hypervisor.
     pub fn image(&self) -> PathBuf {
         self.directory.join(IMAGE)
@@ -112,14 +116,14 @@ impl Kernel {
     }
 
     fn load(store: &Store, key: &str) -> Option<Self> {
-        let directory = store.path("kernels").join(key);
+        let directory = directory(store, key);
         let info: Info = store.read_json(directory.join(INFO))?;
-        (info.format == FORMAT).then(|| Self { key: key.to_owned(), directory, info })
+        Some(Self { key: key.to_owned(), directory, info })
     }
 
     fn from_distribution(store: &Store, notice: &mut dyn FnMut(String)) -> Result<Self, VmError> {
         let current = || {
-            let key = fs::read_to_string(store.path(DISTRIBUTION)).ok()?;
+            let key = fs::read_to_string(directory(store, DISTRIBUTION)).ok()?;
             Self::load(store, key.trim())
         };
         if let Some(kernel) = current() {
@@ -140,7 +144,7 @@ impl Kernel {
             module_roots: unpacked.modules,
         };
         let kernel = Self::import(store, &lock, &candidate)?;
-        store.write(&lock, &store.path(DISTRIBUTION), kernel.key.as_bytes())?;
+        store.write(&lock, &directory(store, DISTRIBUTION), kernel.key.as_bytes())?;
         fs::remove_dir_all(&scratch).map_err(VmError::io(&scratch))?;
         Ok(kernel)
     }
@@ -152,7 +156,7 @@ impl Kernel {
         }
         let image = image::read(&candidate.image)?;
         let (needed, sharing) = candidate.pick_modules(&image.release)?;
-        let directory = store.path("kernels").join(&candidate.key);
+        let directory = directory(store, &candidate.key);
         let partial = store.partial(lock, &directory);
         let modules = partial.join("modules");
         fs::create_dir_all(&modules).map_err(VmError::io(&modules))?;
@@ -160,7 +164,6 @@ impl Kernel {
         fs::write(&path, &image.bytes).map_err(VmError::io(&path))?;
         let names = |list: &[Module]| list.iter().map(|module| module.name.clone()).collect();
         let info = Info {
-            format: FORMAT,
             origin: candidate.origin.clone(),
             release: image.release,
             modules: names(&needed),
@@ -172,7 +175,7 @@ impl Kernel {
         }
         store.write_json(lock, &partial.join(INFO), &info)?;
         if directory.exists() {
-            // Of another format, or marked unfit by an older version.
+            // Marked unfit, by a version that needed more.
             fs::remove_dir_all(&directory).map_err(VmError::io(&directory))?;
         }
         publish(&partial, &directory)?;
@@ -232,8 +235,13 @@ fn insists_on_signatures(modules: &Path, image: &Path, release: &str) -> bool {
     texts.into_iter().next().is_none_or(|text| text.lines().any(|line| line == "CONFIG_MODULE_SIG_FORCE=y"))
 }
 
+/// Where a kernel is kept, or the key of one.
+fn directory(store: &Store, key: &str) -> PathBuf {
+    store.path("kernels").join(format!("{FORMAT}-{key}"))
+}
+
 fn mark_unfit(store: &Store, lock: &StoreLock, key: &str, why: &VmError) -> Result<(), VmError> {
-    let directory = store.path("kernels").join(key);
+    let directory = directory(store, key);
     fs::create_dir_all(&directory).map_err(VmError::io(&directory))?;
     store.write(lock, &directory.join(UNFIT), why.to_string().as_bytes())
 }

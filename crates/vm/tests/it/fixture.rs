@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use proa_oci::runtime::{Mount, Namespace, NamespaceKind, Process, Root, Spec};
+use proa_oci::runtime::{Capabilities, Mount, Namespace, NamespaceKind, Process, Root, Spec};
 use proa_protocol::frame::{Decoder, Frame, Kind};
 use proa_protocol::message::{ExitStatus, GuestConfig, LaunchConfig, Request, Response};
 use proa_vm::{Share, Vm, VmError, VmExit, VmSpec, plan_shares};
@@ -90,12 +90,50 @@ impl Setup {
         });
     }
 
+    /// Runs another script from now on.
+    pub fn script(&mut self, script: &str) {
+        let process = self.config.process.as_mut().unwrap();
+        *process.args.last_mut().unwrap() = script.to_owned();
+    }
+
+    /// Runs scripts by busybox itself, for a root that has no `/bin/sh`.
+    pub fn call_busybox(&mut self) {
+        let process = self.config.process.as_mut().unwrap();
+        process.args[0] = "/bin/busybox".to_owned();
+        process.args.insert(1, "sh".to_owned());
+    }
+
+    /// Gives the program these capabilities.
+    pub fn grant(&mut self, names: &[&str]) {
+        let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
+        self.config.process.as_mut().unwrap().capabilities = Some(Capabilities {
+            bounding: names.clone(),
+            effective: names.clone(),
+            permitted: names,
+            ..Capabilities::default()
+        });
+    }
+
     pub fn boot(&mut self) -> Guest {
+        let (guest, answer) = self.try_boot();
+        assert_eq!(answer, Response::Ok, "{answer:?}");
+        guest
+    }
+
+    /// Boots a guest whose agent refuses its configuration; why.
+    pub fn boot_refused(&mut self) -> String {
+        match self.try_boot().1 {
+            Response::Error { message, .. } => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn try_boot(&mut self) -> (Guest, Response) {
         let mut config = self.config.clone();
         self.spec.shares = plan_shares(&mut config).unwrap();
         let mut guest = Guest::start(&self.spec).unwrap_or_else(|error| panic!("{error}"));
-        guest.configure(config, self.spec.layers.len(), &self.spec.shares);
-        guest
+        let answer = guest.configure(config, self.spec.layers.len(), &self.spec.shares);
+        (guest, answer)
     }
 }
 
@@ -147,7 +185,7 @@ impl Guest {
         Ok(Self { vm, decoder: Decoder::new(), frames: VecDeque::new() })
     }
 
-    pub fn configure(&mut self, spec: Spec, layers: usize, shares: &[Share]) {
+    pub fn configure(&mut self, spec: Spec, layers: usize, shares: &[Share]) -> Response {
         let config = GuestConfig {
             id: "test".to_owned(),
             spec,
@@ -158,19 +196,37 @@ impl Guest {
             time_ns: 1_700_000_000_000_000_000,
         };
         self.send(&Request::Configure(Box::new(config)).frame(0));
-        let answer = self.response(0);
-        assert_eq!(answer, Response::Ok, "{answer:?}");
+        self.response(0)
     }
 
-    /// Runs the program of the spec to its end; what it wrote and how it ended.
-    pub fn run(&mut self) -> (String, ExitStatus) {
+    /// Starts the program of the spec, its output attached.
+    pub fn begin(&mut self) {
         self.send(&Request::Attach { stdin: false, stdout: true, stderr: true }.frame(1));
         assert_eq!(self.response(1), Response::Ok);
         self.send(&Request::Start.frame(2));
         let answer = self.response(2);
         assert!(matches!(answer, Response::Started { .. }), "{answer:?}");
+    }
+
+    /// Runs the program of the spec to its end; what it wrote and how it ended.
+    pub fn run(&mut self) -> (String, ExitStatus) {
+        self.begin();
+        self.follow(None)
+    }
+
+    /// Runs the program until it has written a line; what it wrote.
+    pub fn run_until(&mut self, line: &str) -> String {
+        self.begin();
+        self.follow(Some(line)).0
+    }
+
+    fn follow(&mut self, until: Option<&str>) -> (String, ExitStatus) {
         let mut output = Vec::new();
         loop {
+            let text = String::from_utf8_lossy(&output);
+            if until.is_some_and(|until| text.lines().any(|line| line == until) && text.ends_with('\n')) {
+                return (text.into_owned(), ExitStatus::default());
+            }
             let frame = self.next(1);
             match frame.kind {
                 Kind::Stdout | Kind::Stderr => {
@@ -262,4 +318,21 @@ impl Guest {
         let mut fds = [PollFd::new(&stream, flags), PollFd::new(&pidfd, PollFlags::IN)];
         let _ = poll(&mut fds, Some(&moment));
     }
+}
+
+/// Waits until none of these processes exists.
+pub fn await_gone(pids: &[u32]) {
+    let deadline = Instant::now() + LIMIT;
+    for pid in pids {
+        while is_alive(*pid) {
+            assert!(Instant::now() < deadline, "process {pid} is still there");
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// One that has ended and that its new parent has not reaped yet counts as gone.
+fn is_alive(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next()) != Some("Z")
 }
