@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use proa_oci::defaults::default_spec;
@@ -20,6 +21,13 @@ use crate::client::Client;
 pub const LIMIT: Duration = Duration::from_secs(20);
 
 const BUSYBOX: &str = "/bin/busybox";
+
+/// Held while a program is started, so that none inherits a socket that is meant for another.
+static STARTING: Mutex<()> = Mutex::new(());
+
+fn starting() -> MutexGuard<'static, ()> {
+    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// One instance in directories of its own.
 pub struct Fixture {
@@ -84,17 +92,22 @@ impl Fixture {
     /// Starts a monitor with further arguments.
     pub fn spawn_with(&mut self, arguments: &[&str]) -> Client {
         fs::write(self.dir().join("instance.json"), serde_json::to_vec(&self.config).unwrap()).unwrap();
+        let starting = starting();
         let (ours, theirs) = UnixStream::pair().unwrap();
         rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).unwrap();
         let mut command = self.command();
         command.arg("--client-fd").arg(theirs.as_raw_fd().to_string()).args(arguments);
         self.monitors.push(command.spawn().unwrap());
+        drop((theirs, starting));
         Client::new(ours)
     }
 
     /// Has what a dead monitor left repaired.
     pub fn repair(&self) {
-        let output = self.command().arg("--repair").stderr(Stdio::piped()).output().unwrap();
+        let starting = starting();
+        let repair = self.command().arg("--repair").stderr(Stdio::piped()).spawn().unwrap();
+        drop(starting);
+        let output = repair.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
@@ -215,7 +228,9 @@ fn busybox_layer(directory: &Path) -> PathBuf {
         fs::create_dir_all(directory.join(name)).unwrap();
     }
     fs::copy(BUSYBOX, directory.join("bin/busybox")).expect("these tests need Debian's busybox-static");
+    let starting = starting();
     let output = Command::new(BUSYBOX).arg("--list").output().unwrap();
+    drop(starting);
     for applet in String::from_utf8(output.stdout).unwrap().lines().filter(|&applet| applet != "busybox") {
         symlink("busybox", directory.join("bin").join(applet)).unwrap();
     }
