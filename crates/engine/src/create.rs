@@ -57,7 +57,7 @@ impl Engine {
     pub fn create(&self, mut request: CreateRequest) -> Result<Created> {
         let CreateRequest { image, config, host_config, level, .. } = &mut request;
         spec::merge(config, &image.config.config);
-        host_config.isolation = level.as_str().to_owned();
+        spec::complete(host_config, *level)?;
         let mut record = Record {
             id: names::fresh_id()?,
             name: String::new(),

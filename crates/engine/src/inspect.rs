@@ -1,10 +1,12 @@
 //! An instance in the shape of Docker's `inspect`, plus `IsolationLevel`.
 
+use std::path::PathBuf;
+
 use proa_protocol::instance::{InstanceConfig, IsolationLevel, LOG_FILE, Status};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::engine::{Engine, Instance};
-use crate::error::Result;
 use crate::mounts;
 use crate::parse::{rfc3339_nano, rfc3339_or_zero};
 use crate::trees;
@@ -19,49 +21,79 @@ pub fn status_word(status: Status) -> &'static str {
     }
 }
 
+/// The document, its fields in Docker's order.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Document {
+    id: String,
+    created: String,
+    path: String,
+    args: Vec<String>,
+    state: Value,
+    image: String,
+    resolv_conf_path: &'static str,
+    hostname_path: &'static str,
+    hosts_path: &'static str,
+    log_path: PathBuf,
+    name: String,
+    restart_count: u32,
+    driver: &'static str,
+    platform: &'static str,
+    mount_label: &'static str,
+    process_label: &'static str,
+    app_armor_profile: &'static str,
+    #[serde(rename = "ExecIDs")]
+    exec_ids: Value,
+    host_config: Value,
+    graph_driver: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_rw: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_root_fs: Option<u64>,
+    mounts: Vec<Value>,
+    config: Value,
+    network_settings: Value,
+    isolation_level: &'static str,
+}
+
 impl Engine {
     /// The document for one instance; with its size on disk if asked for.
-    ///
-    /// # Errors
-    /// What is stored of it cannot be read.
-    pub fn inspect(&self, instance: &Instance, size: bool) -> Result<Value> {
+    pub fn inspect(&self, instance: &Instance, size: bool) -> Document {
         let record = &instance.record;
         let directory = self.paths.instance(&record.id);
         // An instance whose making was cut short has no configuration; it is still there to be looked at.
         let config = self.read_config(&record.id).unwrap_or_default();
-        let args = config.spec.process.as_ref().map(|process| process.args.clone()).unwrap_or_default();
-        let mut document = json!({
-            "Id": record.id,
-            "Created": rfc3339_nano(record.created_ns),
-            "Path": args.first().cloned().unwrap_or_default(),
-            "Args": args.iter().skip(1).collect::<Vec<_>>(),
-            "State": state(instance),
-            "Image": record.image_id,
-            "ResolvConfPath": "",
-            "HostnamePath": "",
-            "HostsPath": "",
-            "LogPath": directory.join(LOG_FILE),
-            "Name": format!("/{}", record.name),
-            "RestartCount": 0,
-            "Driver": "erofs",
-            "Platform": "linux",
-            "MountLabel": "",
-            "ProcessLabel": "",
-            "AppArmorProfile": "",
-            "ExecIDs": Value::Null,
-            "HostConfig": host_config(instance, &config),
-            "GraphDriver": graph_driver(&directory, &config),
-            "Mounts": mount_points(instance),
-            "Config": record.config,
-            "NetworkSettings": network_settings(&record.host_config.network_mode),
-            "IsolationLevel": record.level.as_str(),
-        });
-        if size {
-            let (own, root) = self.sizes(instance);
-            document["SizeRw"] = json!(own);
-            document["SizeRootFs"] = json!(root);
+        let process = config.spec.process.as_ref();
+        let mut args = process.map(|process| process.args.clone()).unwrap_or_default().into_iter();
+        let sizes = size.then(|| self.sizes(instance));
+        Document {
+            id: record.id.clone(),
+            created: rfc3339_nano(record.created_ns),
+            path: args.next().unwrap_or_default(),
+            args: args.collect(),
+            state: state(instance),
+            image: record.image_id.clone(),
+            resolv_conf_path: "",
+            hostname_path: "",
+            hosts_path: "",
+            log_path: directory.join(LOG_FILE),
+            name: format!("/{}", record.name),
+            restart_count: 0,
+            driver: "erofs",
+            platform: "linux",
+            mount_label: "",
+            process_label: "",
+            app_armor_profile: "",
+            exec_ids: Value::Null,
+            host_config: host_config(instance, &config),
+            graph_driver: graph_driver(&directory, &config),
+            size_rw: sizes.map(|(own, _)| own),
+            size_root_fs: sizes.map(|(_, root)| root),
+            mounts: mount_points(instance),
+            config: container_config(instance),
+            network_settings: network_settings(&record.host_config.network_mode),
+            isolation_level: record.level.as_str(),
         }
-        Ok(document)
     }
 
     /// Bytes of an instance's writable layer, and of that and its image.
@@ -107,7 +139,48 @@ fn host_config(instance: &Instance, config: &InstanceConfig) -> Value {
     if host["NetworkMode"] == "default" {
         host["NetworkMode"] = json!("none");
     }
+    let whole = json!({
+        "BlkioWeight": 0,
+        "Cgroup": "",
+        "CgroupParent": "",
+        "CgroupnsMode": "private",
+        "CpuCount": 0,
+        "DeviceCgroupRules": null,
+        "DeviceRequests": null,
+        "GroupAdd": null,
+        "IpcMode": "private",
+        "Links": null,
+        "MemorySwappiness": null,
+        "OomKillDisable": null,
+        "PidMode": "",
+        "PortBindings": {},
+        "PublishAllPorts": false,
+        "Runtime": "proa",
+        "UTSMode": "",
+        "UsernsMode": "",
+        "VolumeDriver": "",
+        "VolumesFrom": null,
+    });
+    add_missing(&mut host, whole);
     host
+}
+
+/// What scripts written for Docker look for, as it is where nothing was asked for.
+fn add_missing(document: &mut Value, defaults: Value) {
+    if let (Value::Object(document), Value::Object(defaults)) = (document, defaults) {
+        for (key, value) in defaults {
+            document.entry(key).or_insert(value);
+        }
+    }
+}
+
+fn container_config(instance: &Instance) -> Value {
+    let mut config = json!(instance.record.config);
+    add_missing(
+        &mut config,
+        json!({ "OnBuild": null, "Volumes": null, "ExposedPorts": null, "StopSignal": "" }),
+    );
+    config
 }
 
 fn graph_driver(directory: &std::path::Path, config: &InstanceConfig) -> Value {

@@ -1,6 +1,8 @@
 //! `proa inspect`: all about instances or images.
 
 use proa_engine::Kind;
+use proa_engine::inspect::Document;
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::context::Context;
@@ -74,23 +76,43 @@ fn inspect(context: &Context, args: &Args, kind: &str) -> Outcome {
         Some(template) => {
             let mut text = String::new();
             for document in &documents {
-                text.push_str(&template.render(document)?);
+                text.push_str(&template.render(&serde_json::json!(document))?);
                 text.push('\n');
             }
             text
         }
-        None if args.format.as_deref() == Some("json") => format!("{}\n", Value::Array(documents)),
-        None => serde_json::to_string_pretty(&documents).unwrap_or_default() + "\n",
+        None if args.format.as_deref() == Some("json") => {
+            serde_json::to_string(&documents).unwrap_or_default() + "\n"
+        }
+        None => pretty(&documents) + "\n",
     };
     format::print(&text)?;
     Ok(code)
 }
 
-fn find(context: &Context, name: &str, kind: &str, size: bool) -> Result<Value, Failure> {
+/// What can be looked at.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Found {
+    Instance(Box<Document>),
+    Image(Value),
+}
+
+/// Indented by four, as Docker does.
+fn pretty(documents: &[Found]) -> String {
+    let mut bytes = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
+    // Plain data, written to memory, does not fail.
+    let _ = documents.serialize(&mut serializer);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn find(context: &Context, name: &str, kind: &str, size: bool) -> Result<Found, Failure> {
     let engine = context.engine()?;
     if kind != "image" {
         match engine.find(name) {
-            Ok(instance) => return Ok(engine.inspect(&instance, size)?),
+            Ok(instance) => return Ok(Found::Instance(Box::new(engine.inspect(&instance, size)))),
             Err(error) if kind == "container" || error.kind() != Kind::NotFound => return Err(error.into()),
             Err(_) => {}
         }
@@ -100,6 +122,6 @@ fn find(context: &Context, name: &str, kind: &str, size: bool) -> Result<Value, 
             Err(Failure::new(format!("no such instance or image: {name}"))
                 .with_hint("`proa ps -a` and `proa images` list them"))
         }
-        other => other,
+        other => other.map(Found::Image),
     }
 }

@@ -25,6 +25,15 @@ pub enum Ownership {
     AsInArchive,
 }
 
+/// How the names of entries become places.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Names<'a> {
+    /// Take the first part away.
+    pub(super) strip: bool,
+    /// Put this before the rest.
+    pub(super) first: Option<&'a str>,
+}
+
 struct Extractor {
     base: OwnedFd,
     base_path: PathBuf,
@@ -34,11 +43,11 @@ struct Extractor {
     left_out: Vec<String>,
 }
 
-/// Unpacks below `base`, the first part of each name replaced by `name`, or taken away.
+/// Unpacks below `base`.
 pub(super) fn extract(
     stream: &mut dyn Read,
     base: &Path,
-    name: Option<&str>,
+    names: Names<'_>,
     owners: Ownership,
 ) -> Result<Vec<String>> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -56,11 +65,11 @@ pub(super) fn extract(
     for entry in archive.entries().map_err(unreadable)? {
         let mut entry = entry.map_err(unreadable)?;
         let path = entry.path().map_err(unreadable)?.into_owned();
-        let Some(place) = place(&path, name) else {
+        let Some(place) = place(&path, names) else {
             return Err(Error::invalid(format!("the instance sent an entry with the name {path:?}")));
         };
         extractor
-            .unpack(&mut entry, &place, name)
+            .unpack(&mut entry, &place, names)
             .map_err(|error| Error::io("write", &base.join(&place), error))?;
     }
     extractor.finish_directories();
@@ -68,7 +77,7 @@ pub(super) fn extract(
 }
 
 /// Where an entry goes; `None` for a name that leads out.
-fn place(path: &Path, name: Option<&str>) -> Option<PathBuf> {
+fn place(path: &Path, names: Names<'_>) -> Option<PathBuf> {
     let mut parts: Vec<&OsStr> = Vec::new();
     for component in path.components() {
         match component {
@@ -77,17 +86,12 @@ fn place(path: &Path, name: Option<&str>) -> Option<PathBuf> {
             Component::ParentDir | Component::Prefix(_) => return None,
         }
     }
-    let rest = parts.into_iter().skip(1);
-    Some(name.map(OsStr::new).into_iter().chain(rest).collect())
+    let rest = parts.into_iter().skip(usize::from(names.strip));
+    Some(names.first.map(OsStr::new).into_iter().chain(rest).collect())
 }
 
 impl Extractor {
-    fn unpack(
-        &mut self,
-        entry: &mut Entry<'_, impl Read>,
-        place: &Path,
-        name: Option<&str>,
-    ) -> io::Result<()> {
+    fn unpack(&mut self, entry: &mut Entry<'_, impl Read>, place: &Path, names: Names<'_>) -> io::Result<()> {
         let header = entry.header();
         let mode = Mode::from_raw_mode(header.mode()? & 0o7777);
         let mtime = header.mtime()?;
@@ -110,7 +114,7 @@ impl Extractor {
                 rustix::fs::symlinkat(&target, &parent, leaf)?;
             }
             EntryType::Link => {
-                let target = place_of_link(&link_name(entry)?, name)?;
+                let target = place_of_link(&link_name(entry)?, names)?;
                 let from = self.open_parent(&target)?;
                 let source = target.file_name().ok_or(io::ErrorKind::InvalidData)?;
                 remove_file(&parent, leaf)?;
@@ -191,8 +195,8 @@ fn link_name(entry: &Entry<'_, impl Read>) -> io::Result<PathBuf> {
     Ok(entry.link_name()?.ok_or(io::ErrorKind::InvalidData)?.into_owned())
 }
 
-fn place_of_link(target: &Path, name: Option<&str>) -> io::Result<PathBuf> {
-    place(target, name)
+fn place_of_link(target: &Path, names: Names<'_>) -> io::Result<PathBuf> {
+    place(target, names)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a hard link that leads out"))
 }
 
@@ -257,7 +261,7 @@ mod tests {
     }
 
     fn unpack(base: &Path, name: Option<&str>, entries: &[(&str, EntryType, &str)]) -> Result<Vec<String>> {
-        extract(&mut archive(entries).as_slice(), base, name, Ownership::Ours)
+        extract(&mut archive(entries).as_slice(), base, Names { strip: true, first: name }, Ownership::Ours)
     }
 
     #[test]
@@ -326,6 +330,24 @@ mod tests {
     }
 
     #[test]
+    fn a_root_has_no_name_to_strip() {
+        let base = tempfile::tempdir().unwrap();
+        let entries = [
+            ("./", EntryType::Directory, ""),
+            ("bin/sh", EntryType::Regular, "x"),
+            ("./bin/ls", EntryType::Link, "bin/sh"),
+        ];
+        let mut with_parent = vec![("./", EntryType::Directory, ""), ("bin/", EntryType::Directory, "")];
+        with_parent.extend(&entries[1..]);
+        for first in [None, Some("copy")] {
+            let names = Names { strip: false, first };
+            extract(&mut archive(&with_parent).as_slice(), base.path(), names, Ownership::Ours).unwrap();
+            let at = base.path().join(first.unwrap_or("")).join("bin/ls");
+            assert_eq!(fs::read_to_string(at).unwrap(), "x");
+        }
+    }
+
+    #[test]
     fn devices_are_left_out() {
         let base = tempfile::tempdir().unwrap();
         let left = unpack(base.path(), Some("x"), &[("x", EntryType::Block, "")]).unwrap();
@@ -337,7 +359,12 @@ mod tests {
     fn a_cut_off_archive_is_an_error() {
         let base = tempfile::tempdir().unwrap();
         let whole = archive(&[("x", EntryType::Regular, "some text")]);
-        let error = extract(&mut &whole[..515], base.path(), Some("x"), Ownership::Ours);
+        let error = extract(
+            &mut &whole[..515],
+            base.path(),
+            Names { strip: true, first: Some("x") },
+            Ownership::Ours,
+        );
         assert!(error.is_err());
     }
 }

@@ -183,11 +183,18 @@ impl Engine {
         options: CopyOptions,
     ) -> Result<Vec<String>> {
         let mut channel = self.open_files(instance)?;
-        let (source, destination) = (Given::new(path), Given::new(to));
+        let (mut source, destination) = (Given::new(path), Given::new(to));
         let (path, stat) = self.source_inside(instance, &mut channel, &source, options)?;
+        // The root has no name to give to a copy.
+        let is_root = path == "/";
+        source.contents |= is_root;
         let place = PathBuf::from(if destination.path.is_empty() { "." } else { destination.path });
         let found = std::fs::metadata(&place).ok().map(|metadata| metadata.is_dir());
-        let name = base_name(if path == "/" { &stat.name } else { &path }).to_owned();
+        // A link that is followed lends its name to the copy.
+        let name = match base_name(source.path) {
+            "" => base_name(&stat.name).to_owned(),
+            given => given.to_owned(),
+        };
         let target = target(&source, is_directory(&stat), &name, &destination, found)?;
         let directory = Path::new(&target.directory);
         if !directory.is_dir() {
@@ -195,7 +202,8 @@ impl Engine {
         }
         let owners = if options.archive { Ownership::AsInArchive } else { Ownership::Ours };
         let mut archive = stream::ArchiveReader::open(&mut channel, &path)?;
-        let left_out = extract::extract(&mut archive, directory, target.name.as_deref(), owners)?;
+        let names = extract::Names { strip: !is_root, first: target.name.as_deref() };
+        let left_out = extract::extract(&mut archive, directory, names, owners)?;
         archive.finish()?;
         Ok(left_out)
     }

@@ -52,6 +52,20 @@ impl Network {
     }
 }
 
+/// Writes out what the user left to a rule, so that it is seen: names of capabilities, swap, the level.
+///
+/// # Errors
+/// There is no such capability.
+pub fn complete(host: &mut HostConfig, level: IsolationLevel) -> Result<()> {
+    level.as_str().clone_into(&mut host.isolation);
+    host.cap_add = security::normalize(&host.cap_add)?;
+    host.cap_drop = security::normalize(&host.cap_drop)?;
+    if host.memory > 0 && host.memory_swap == 0 {
+        host.memory_swap = host.memory.saturating_mul(2);
+    }
+    Ok(())
+}
+
 /// What a monitor runs, from what was asked for. `config` is already merged with the image's.
 ///
 /// # Errors

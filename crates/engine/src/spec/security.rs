@@ -80,7 +80,7 @@ fn held_capabilities() -> Vec<String> {
     names.filter(|(number, _)| held >> number & 1 == 1).map(|(_, name)| (*name).to_owned()).collect()
 }
 
-fn normalize(names: &[String]) -> Result<Vec<String>> {
+pub(super) fn normalize(names: &[String]) -> Result<Vec<String>> {
     names.iter().flat_map(|list| list.split(',')).map(normalize_one).collect()
 }
 
