@@ -161,8 +161,13 @@ impl Frame {
     /// Reads one frame, blocking; `None` at the end of the stream between frames.
     pub fn read_from(mut reader: impl Read) -> io::Result<Option<Self>> {
         let mut header = [0; HEADER];
-        if reader.read(&mut header[..1])? == 0 {
-            return Ok(None);
+        loop {
+            match reader.read(&mut header[..1]) {
+                Ok(0) => return Ok(None),
+                Ok(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
         reader.read_exact(&mut header[1..])?;
         let (length, channel, kind) = parse_header(&header)?;
