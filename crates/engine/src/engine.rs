@@ -245,6 +245,14 @@ impl Engine {
         monitor::wait_lock(&self.paths, id)?.ok_or_else(|| Error::MonitorGone(names::short(id).to_owned()))
     }
 
+    /// Whether an instance has a monitor: it runs, starts, ends, or its files are being worked on.
+    ///
+    /// # Errors
+    /// The lock's file cannot be opened.
+    pub fn has_monitor(&self, id: &str) -> Result<bool> {
+        Ok(monitor::try_lock(&self.paths, id)?.is_none())
+    }
+
     /// Waits until the monitor at the other end has ended.
     ///
     /// # Errors

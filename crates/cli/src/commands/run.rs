@@ -142,13 +142,12 @@ pub fn finish(engine: &Engine, id: &str, ended: Ended) -> Result<Finished, Failu
         Ended::Detached => Finished { code: 0, over: false },
         Ended::OutputClosed => Finished { code: code(SIGPIPE), over: false },
         Ended::Interrupted(signal) => {
-            let instance = engine.find(id)?;
-            if instance.is_live() {
-                context::notice(&format!("left; instance {} runs on", instance.record.name));
-                return Ok(Finished { code: code(signal), over: false });
+            let over = !engine.has_monitor(id)?;
+            if !over {
+                let name = engine.find(id).map_or_else(|_| id.to_owned(), |instance| instance.record.name);
+                context::notice(&format!("left; instance {name} goes on"));
             }
-            // It had not started yet, and is not wanted any more.
-            Finished { code: code(signal), over: true }
+            Finished { code: code(signal), over }
         }
     })
 }

@@ -86,6 +86,8 @@ struct Relay {
     started: bool,
     input_open: bool,
     insistence: u32,
+    /// The signal that called the start off before it was made: what starts is killed at once.
+    called_off: Option<i32>,
 }
 
 /// Relays until the process ends or the user leaves. Attach and start requests must have been sent; `started` is
@@ -120,6 +122,7 @@ pub fn relay(channel: Channel, options: &Options, started: impl FnOnce()) -> Res
         started: options.running,
         input_open: options.stdin,
         insistence: 0,
+        called_off: None,
     };
     let mut started = Some(started);
     let ended = relay.run(&mut || {
@@ -140,7 +143,7 @@ impl Relay {
                 if let Some(status) = self.take(frame, started)? {
                     self.out.finish();
                     self.err.finish();
-                    return Ok(Ended::Exited(status));
+                    return Ok(self.called_off.map_or(Ended::Exited(status), Ended::Interrupted));
                 }
             }
             if self.out.is_closed() || self.err.is_closed() {
@@ -165,6 +168,9 @@ impl Relay {
                 Some(Response::Started { .. }) => {
                     self.started = true;
                     started();
+                    if self.called_off.is_some() {
+                        self.pass_on(signals::KILL);
+                    }
                 }
                 _ => {}
             },
@@ -255,18 +261,20 @@ impl Relay {
                 continue;
             }
             let ends = [signals::INT, signals::TERM, signals::HUP, signals::QUIT].contains(&signal);
-            if ends {
-                self.insistence += 1;
-            }
-            // Before the start there is nothing to pass it to.
-            if ends && (!self.started || self.insistence > PATIENCE) {
+            self.insistence += u32::from(ends);
+            if self.started && self.insistence <= PATIENCE {
+                self.pass_on(signal);
+            } else if self.started || (ends && self.called_off.is_some()) {
                 return Ok(Some(Ended::Interrupted(signal)));
-            }
-            if self.started {
-                Request::Signal { signal, all: false }.frame(0).encode(&mut self.unsent);
+            } else if ends {
+                self.called_off = Some(signal);
             }
         }
         Ok(None)
+    }
+
+    fn pass_on(&mut self, signal: i32) {
+        Request::Signal { signal, all: false }.frame(0).encode(&mut self.unsent);
     }
 
     fn read_input(&mut self) -> Result<Option<Ended>, Failure> {

@@ -190,3 +190,15 @@ fn logs_of_an_instance_that_goes_on() {
     assert!(std::fs::metadata(log(&proa, "many") + ".1").is_ok(), "the log was rotated");
     assert_eq!(proa.run(&["rm", "slow", "many"]).code, 0);
 }
+
+#[test]
+fn a_start_can_be_called_off() {
+    let proa = Proa::with_busybox();
+    // A guest takes seconds to start: time enough to think again.
+    let running = proa.spawn(&["run", "--rm", "--isolation", "vm", "busybox", "sleep", "1000"]);
+    proa.wait_for("the monitor", || !proa.monitors().is_empty());
+    send(running.pid(), rustix::process::Signal::INT);
+    let output = running.finish();
+    assert_eq!(output.code, 130, "{output:?}");
+    assert_eq!(proa.run(&["ps", "-aq"]).stdout, "");
+}
