@@ -143,6 +143,12 @@ impl Engine {
         }
         self.settle_all()?;
         self.unmount_layers()?;
+        // What is not empty belongs to instances that are kept, or to a command that has just begun.
+        for directory in
+            [self.paths.run.join("instances"), self.paths.run.join("layers"), self.paths.run.clone()]
+        {
+            let _ = std::fs::remove_dir(directory);
+        }
         Ok(live.into_iter().map(|instance| instance.record.name).collect())
     }
 
