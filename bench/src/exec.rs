@@ -25,7 +25,12 @@ fn compare(setup: &Setup, rounds: usize) -> Result<()> {
     for runtime in &runtimes {
         let state = setup.text(&format!("{runtime}-state"));
         let name = format!("idle-{runtime}");
-        run(&[runtime, "--root", &state, "run", "-d", "-b", &bundle, &name].map(String::from))?;
+        if let Err(error) =
+            run(&[runtime, "--root", &state, "run", "-d", "-b", &bundle, &name].map(String::from))
+        {
+            eprintln!("bench: {runtime} is left out: {error:#}");
+            continue;
+        }
         contenders.push(Contender::new(runtime, &[runtime, "--root", &state, "exec", &name, "true"]));
     }
     let docker = Docker::start(&setup.path("docker"))?;
@@ -48,7 +53,8 @@ fn compare(setup: &Setup, rounds: usize) -> Result<()> {
     let result = interleave(&mut contenders, rounds);
     for runtime in &runtimes {
         let state = setup.text(&format!("{runtime}-state"));
-        output(&[runtime, "--root", &state, "delete", "-f", &format!("idle-{runtime}")])?;
+        // One that never started is not there to be deleted.
+        drop(output(&[runtime, "--root", &state, "delete", "-f", &format!("idle-{runtime}")]));
     }
     if let Some(docker) = &docker {
         run(&docker.argv(&["rm", "-f", "idle"]))?;

@@ -37,16 +37,27 @@ pub fn percentile(times: &[Duration], percent: usize) -> Duration {
 }
 
 /// Runs each contender once a round, each round beginning with another one, so that a machine whose speed
-/// drifts treats all alike. The first round warms up and does not count.
-pub fn interleave(contenders: &mut [Contender], rounds: usize) -> Result<()> {
+/// drifts treats all alike. A first run warms up and does not count; a peer that fails it does not work on this
+/// host and is left out, with its own words. Ours, the first, must not fail.
+pub fn interleave(contenders: &mut Vec<Contender>, rounds: usize) -> Result<()> {
+    let ours = contenders.first().map(|contender| contender.name.clone());
+    for index in (0..contenders.len()).rev() {
+        let contender = &contenders[index];
+        match run(&contender.argv) {
+            Ok(()) => {}
+            Err(error) if Some(&contender.name) == ours.as_ref() => return Err(error),
+            Err(error) => {
+                eprintln!("bench: {} is left out: {error:#}", contender.name);
+                contenders.remove(index);
+            }
+        }
+    }
     let count = contenders.len();
-    for round in 0..=rounds {
+    for round in 0..rounds {
         for turn in 0..count {
             let contender = &mut contenders[(turn + round) % count];
             let time = time(&contender.argv)?;
-            if round > 0 {
-                contender.times.push(time);
-            }
+            contender.times.push(time);
         }
     }
     Ok(())

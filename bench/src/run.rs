@@ -22,6 +22,11 @@ pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
         let state = setup.text(&format!("{runtime}-state"));
         contenders.push(Contender::new(runtime, &[runtime, "--root", &state, "run", "-b", &bundle, "bench"]));
     }
+    if installed("crun") {
+        let without = ["crun", "--cgroup-manager", "disabled", "--root", &setup.text("crun-state")];
+        let run = ["run", "-b", &bundle, "bench"];
+        contenders.push(Contender::new("crun, no cgroup", &[&without[..], &run].concat()));
+    }
     if installed("podman") {
         let podman = setup.podman();
         run(&[&podman[..], &["import".into(), "-q".into(), setup.text("rootfs.tar"), "busybox".into()]]

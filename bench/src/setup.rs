@@ -75,6 +75,8 @@ impl Setup {
         let id = self.proa(&[&create[..], command].concat())?;
         let config = fs::read(self.path("proa/instances").join(&id).join("instance.json"))?;
         let mut spec = serde_json::from_slice::<serde_json::Value>(&config)?["spec"].take();
+        // Older runtimes refuse a version they do not know, whatever the document holds.
+        spec["ociVersion"] = "1.0.2".into();
         spec["root"] = serde_json::json!({ "path": self.text("rootfs") });
         let bundle = self.path("bundle");
         fs::create_dir_all(&bundle)?;
