@@ -26,7 +26,9 @@ pub fn bench(setup: &Setup, count: usize) -> Result<()> {
         let podman = setup.podman();
         run(&[&podman[..], &["import".into(), "-q".into(), setup.text("rootfs.tar"), "busybox".into()]]
             .concat())?;
-        measure("podman", count, &podman, "conmon", None)?;
+        if let Err(error) = measure("podman", count, &podman, "conmon", None) {
+            eprintln!("bench: podman is left out: {error:#}");
+        }
     }
     if let Some(docker) = Docker::start(&setup.path("docker"))? {
         run(&docker.argv(&["import", &setup.text("rootfs.tar"), "busybox"]))?;

@@ -46,6 +46,7 @@ fn the_vmm_has_no_privileges_and_sees_nothing() {
 /// The child of the next test: starts a guest, tells its processes, and waits to be killed.
 #[test]
 #[ignore = "run by the test below as a process of its own"]
+#[allow(clippy::print_stderr, reason = "the test that started this process reads it")]
 fn holds_a_guest() {
     let mut setup = Setup::new("busybox sleep 1000");
     let host = tempfile::tempdir().unwrap();
