@@ -142,7 +142,7 @@ fn longer_layer() {
     let (proa, pull) = pull_through(Lie::Longer);
     // The announced length bounds what is read, so a tail is never seen; either way nothing wrong is stored.
     if pull.code == 0 {
-        assert_eq!(proa.run(&["run", "--rm", &pull.stdout.trim().to_owned(), "true"]).code, 0);
+        assert_eq!(proa.run(&["run", "--rm", pull.stdout.trim(), "true"]).code, 0);
     } else {
         assert_refused(&proa, &pull, 1, "sha256:");
     }
