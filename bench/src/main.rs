@@ -9,6 +9,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool's output")]
 
 mod exec;
+mod isolate;
 mod measure;
 mod memory;
 mod pull;
@@ -22,6 +23,7 @@ use setup::Setup;
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let what = arguments.first().map_or("all", String::as_str);
+    isolate::hide_unified_cgroups()?;
     let rounds: Option<usize> = arguments.get(1).map(|text| text.parse()).transpose()?;
     let setup = Setup::new()?;
     for peer in ["crun", "runc", "podman", "dockerd"] {

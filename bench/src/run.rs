@@ -31,7 +31,8 @@ pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
         let podman = setup.podman();
         run(&[&podman[..], &["import".into(), "-q".into(), setup.text("rootfs.tar"), "busybox".into()]]
             .concat())?;
-        let command = ["run", "--rm", "--network", "none", "busybox", "true"].map(String::from);
+        let command =
+            ["run", "--rm", "--network", "none", "--ulimit", "host", "busybox", "true"].map(String::from);
         contenders.push(Contender {
             name: "podman".into(),
             argv: [&podman[..], &command].concat(),

@@ -136,20 +136,52 @@ impl Engine {
     fn observe(&self, record: Record) -> Result<Option<Instance>> {
         let mut state = self.read_state(&record.id)?;
         if matches!(state.status, Status::Running | Status::Paused) {
-            let Some(lock) = monitor::try_lock(&self.paths, &record.id)? else {
-                return Ok(Some(Instance { record, state }));
-            };
-            drop(lock);
+            match self.try_lock(&record.id) {
+                Ok(None) => return Ok(Some(Instance { record, state })),
+                Ok(Some(lock)) => drop(lock),
+                Err(Error::NoSuchInstance(_)) => return Ok(None),
+                Err(error) => return Err(error),
+            }
             self.repair(&record.id)?;
             state = self.read_state(&record.id)?;
         }
         if record.auto_remove && state.status == Status::Exited {
-            if let Some(lock) = monitor::try_lock(&self.paths, &record.id)? {
-                self.remove_locked(&record.id, lock)?;
+            match self.try_lock(&record.id) {
+                Ok(Some(lock)) => self.remove_locked(&record.id, lock)?,
+                Ok(None) | Err(Error::NoSuchInstance(_)) => {}
+                Err(error) => return Err(error),
             }
             return Ok(None);
         }
         Ok(Some(Instance { record, state }))
+    }
+
+    /// The proof that an instance has no monitor, if it has none.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchInstance`]: it was removed meanwhile.
+    pub(crate) fn try_lock(&self, id: &str) -> Result<Option<monitor::Lock>> {
+        monitor::try_lock(&self.paths, id)?.map(|lock| self.of_a_known(id, lock)).transpose()
+    }
+
+    /// Opening a lock makes its directory: where the instance is gone, that must go as well.
+    fn of_a_known(&self, id: &str, lock: monitor::Lock) -> Result<monitor::Lock> {
+        if self.db.by_id(id)?.is_some() {
+            return Ok(lock);
+        }
+        self.remove_run_directory(id)?;
+        Err(Error::NoSuchInstance(names::short(id).to_owned()))
+    }
+
+    fn remove_run_directory(&self, id: &str) -> Result<()> {
+        let directory = self.paths.instance_run(id);
+        loop {
+            match trees::remove(&directory) {
+                // Somebody has just opened the lock's file anew.
+                Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+                other => return other.map_err(|error| Error::io("remove", &directory, error)),
+            }
+        }
     }
 
     fn repair(&self, id: &str) -> Result<()> {
@@ -157,11 +189,11 @@ impl Engine {
             Ok(()) => Ok(()),
             // Another command repairs it at this moment, or it was started again.
             Err(_) if self.read_state(id).is_ok_and(|state| state.status == Status::Exited) => Ok(()),
-            Err(_) if monitor::try_lock(&self.paths, id)?.is_none() => {
-                drop(monitor::wait_lock(&self.paths, id)?);
-                Ok(())
-            }
-            Err(error) => Err(error),
+            Err(error) => match self.try_lock(id) {
+                Ok(None) => monitor::wait_lock(&self.paths, id).map(drop),
+                Err(Error::NoSuchInstance(_)) => Ok(()),
+                Ok(Some(_)) | Err(_) => Err(error),
+            },
         }
     }
 
@@ -234,15 +266,16 @@ impl Engine {
     /// Waits for a monitor that is ending, and returns the proof that there is none.
     ///
     /// # Errors
-    /// There is one that does not end.
+    /// There is one that does not end; [`Error::NoSuchInstance`] where the instance was removed meanwhile.
     pub(crate) fn settle(&self, id: &str) -> Result<monitor::Lock> {
-        if let Some(lock) = monitor::try_lock(&self.paths, id)? {
+        if let Some(lock) = self.try_lock(id)? {
             return Ok(lock);
         }
         if let Some(mut channel) = monitor::connect(&self.paths, id, self.notice)? {
             self.wait_monitor(&mut channel)?;
         }
-        monitor::wait_lock(&self.paths, id)?.ok_or_else(|| Error::MonitorGone(names::short(id).to_owned()))
+        let lock = monitor::wait_lock(&self.paths, id)?;
+        self.of_a_known(id, lock.ok_or_else(|| Error::MonitorGone(names::short(id).to_owned()))?)
     }
 
     /// Whether an instance has a monitor: it runs, starts, ends, or its files are being worked on.
@@ -250,7 +283,10 @@ impl Engine {
     /// # Errors
     /// The lock's file cannot be opened.
     pub fn has_monitor(&self, id: &str) -> Result<bool> {
-        Ok(monitor::try_lock(&self.paths, id)?.is_none())
+        match self.try_lock(id) {
+            Err(Error::NoSuchInstance(_)) => Ok(false),
+            other => other.map(|lock| lock.is_none()),
+        }
     }
 
     /// Waits until the monitor at the other end has ended.
@@ -272,16 +308,20 @@ impl Engine {
     /// # Errors
     /// It has a monitor.
     pub fn remove_ended(&self, id: &str) -> Result<()> {
-        let lock = self.settle(id)?;
-        self.remove_locked(id, lock)
+        match self.settle(id) {
+            Ok(lock) => self.remove_locked(id, lock),
+            Err(Error::NoSuchInstance(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Files first, the record last: whoever is interrupted leaves something that can be removed again.
+    /// Files first, then the record: whoever is interrupted leaves something that can be removed again. The lock
+    /// goes last, so that whoever takes it after us finds that there is no record.
     pub(crate) fn remove_locked(&self, id: &str, lock: monitor::Lock) -> Result<()> {
-        for directory in [self.paths.instance(id), self.paths.instance_run(id)] {
-            trees::remove(&directory).map_err(|error| Error::io("remove", &directory, error))?;
-        }
+        let directory = self.paths.instance(id);
+        trees::remove(&directory).map_err(|error| Error::io("remove", &directory, error))?;
         self.db.delete(id)?;
+        self.remove_run_directory(id)?;
         drop(lock);
         Ok(())
     }

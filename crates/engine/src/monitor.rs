@@ -139,9 +139,11 @@ pub fn wait_lock(paths: &Paths, id: &str) -> Result<Option<Lock>> {
 
 fn lock(paths: &Paths, id: &str, operation: FlockOperation) -> Result<Option<Lock>> {
     let directory = paths.instance_run(id);
-    let file = open_lock(&directory)?;
     loop {
+        let file = open_lock(&directory)?;
         match flock(&file, operation) {
+            // Whoever held it may have removed the instance, and this file with it.
+            Ok(()) if proa_sys::lock::is_unlinked(&file) => {}
             Ok(()) => return Ok(Some(Lock { _file: file })),
             Err(Errno::WOULDBLOCK) => return Ok(None),
             Err(Errno::INTR) => {}
@@ -152,13 +154,13 @@ fn lock(paths: &Paths, id: &str, operation: FlockOperation) -> Result<Option<Loc
 
 fn open_lock(directory: &Path) -> Result<File> {
     let path = directory.join(LOCK_FILE);
-    let open = || OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
-    match open() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-            made.map_err(|error| Error::io("make directory", directory, error))?;
-            open().map_err(|error| Error::io("open", &path, error))
+    loop {
+        match OpenOptions::new().create(true).append(true).mode(0o600).open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+                made.map_err(|error| Error::io("make directory", directory, error))?;
+            }
+            other => return other.map_err(|error| Error::io("open", &path, error)),
         }
-        other => other.map_err(|error| Error::io("open", &path, error)),
     }
 }

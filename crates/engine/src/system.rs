@@ -59,7 +59,11 @@ impl Engine {
     fn check_instances(&self, repair: bool, problems: &mut Vec<Problem>) -> Result<()> {
         for record in self.db.all()? {
             let label = format!("instance {} ({})", record.name, names::short(&record.id));
-            let Some(lock) = monitor::try_lock(&self.paths, &record.id)? else { continue };
+            let lock = match self.try_lock(&record.id) {
+                Ok(Some(lock)) => lock,
+                Ok(None) | Err(Error::NoSuchInstance(_)) => continue,
+                Err(error) => return Err(error),
+            };
             let state = self.read_state(&record.id);
             let complete = self.paths.instance(&record.id).join(CONFIG_FILE).exists();
             let what = match &state {
@@ -155,10 +159,9 @@ impl Engine {
     /// Waits for monitors that are ending, or that hold files for a moment.
     fn settle_all(&self) -> Result<()> {
         for id in entries(&self.paths.run.join("instances"))? {
-            drop(self.settle(&id)?);
-            if self.db.by_id(&id)?.is_none() {
-                let path = self.paths.instance_run(&id);
-                trees::remove(&path).map_err(|error| Error::io("remove", &path, error))?;
+            match self.settle(&id) {
+                Ok(_) | Err(Error::NoSuchInstance(_)) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())

@@ -50,21 +50,48 @@ impl Record {
     pub fn lock(root: &Path, run: &Path, id: &str) -> Result<Self, Error> {
         let dir = instance_dir(root, id);
         let run_dir = instance_dir(run, id);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&run_dir).at(&run_dir)?;
-        let path = run_dir.join(LOCK_FILE);
-        let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).at(&path)?;
         let mut record = Self { dir, run_dir, lock: None };
         let deadline = Instant::now() + ENDING;
         loop {
+            let lock = record.open_lock()?;
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
+                // The instance was removed, and this file with it.
+                Ok(()) if proa_sys::lock::is_unlinked(&lock) => {}
+                Ok(()) => {
+                    record.lock = Some(lock);
+                    break;
+                }
                 Err(Errno::WOULDBLOCK) if record.is_ending() && Instant::now() < deadline => pause(),
                 Err(Errno::WOULDBLOCK) => return Err(Error::HasMonitor),
-                Err(error) => return Err(error).at(&path),
+                Err(error) => return Err(error).at(&record.run_dir.join(LOCK_FILE)),
             }
         }
-        record.lock = Some(lock);
         Ok(record)
+    }
+
+    fn open_lock(&self) -> Result<File, Error> {
+        let path = self.run_dir.join(LOCK_FILE);
+        loop {
+            match OpenOptions::new().create(true).append(true).mode(0o600).open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let mut builder = fs::DirBuilder::new();
+                    builder.recursive(true).mode(0o700).create(&self.run_dir).at(&self.run_dir)?;
+                }
+                other => return other.at(&path),
+            }
+        }
+    }
+
+    /// Where the instance is gone, the directory that the lock made for itself goes too.
+    ///
+    /// # Errors
+    /// The instance is gone.
+    pub fn check_dir(&self) -> Result<(), Error> {
+        let gone = fs::metadata(&self.dir).err().filter(|error| error.kind() == io::ErrorKind::NotFound);
+        let Some(error) = gone else { return Ok(()) };
+        // Others may have opened the file anew: it is theirs to remove then.
+        let _ = fs::remove_file(self.run_dir.join(LOCK_FILE)).and_then(|()| fs::remove_dir(&self.run_dir));
+        Err(error).at(&self.dir)
     }
 
     /// Whether the monitor that holds the lock has written down the end of its instance.

@@ -11,6 +11,7 @@ pub mod jail;
 pub mod job;
 pub mod kvm;
 pub mod layer_mount;
+pub mod lock;
 pub mod memory;
 pub mod mount;
 pub mod net;
