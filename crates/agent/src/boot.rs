@@ -48,29 +48,15 @@ pub fn prepare() -> Result<(), Error> {
     rustix::process::chdir(NEW_ROOT).at("enter", NEW_ROOT)?;
     mount_move(".", "/").at("move", NEW_ROOT)?;
     rustix::process::chroot(".").at("change the root to", NEW_ROOT)?;
-    pseudo("devpts", "/dev/pts", "mode=600,ptmxmode=666")?;
-    pseudo("tmpfs", "/dev/shm", "mode=1777")?;
-    pseudo("mqueue", "/dev/mqueue", "")?;
-    cgroups()
+    // The runtime hands its controllers down.
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount_at("cgroup2", "/sys/fs/cgroup", flags, "")
 }
 
 /// The kernel's limit for its first process is less than what services give to theirs.
 fn raise_limits() -> Result<(), Error> {
     let files = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { maximum: Some(MAX_FILES), ..files }).at("raise", "RLIMIT_NOFILE")
-}
-
-/// The unified hierarchy with every controller handed down that the kernel has.
-fn cgroups() -> Result<(), Error> {
-    const ROOT: &str = "/sys/fs/cgroup";
-    mount_at("cgroup2", ROOT, MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, "")?;
-    let controllers =
-        fs::read_to_string(format!("{ROOT}/cgroup.controllers")).at("read the controllers of", ROOT)?;
-    for controller in controllers.split_whitespace() {
-        // One that cannot be handed down is missed by name when a limit asks for it.
-        let _ = fs::write(format!("{ROOT}/cgroup.subtree_control"), format!("+{controller}"));
-    }
-    Ok(())
 }
 
 fn load_modules() -> Result<(), Error> {

@@ -14,6 +14,8 @@ use rustix::fs::{SeekFrom as At, copy_file_range, seek};
 use crate::VmError;
 use crate::store::{Store, publish};
 
+/// Changes when new disks shall differ from those made before.
+const FORMAT: &str = "2";
 /// Smaller file systems hold next to nothing.
 pub(crate) const SMALLEST: u64 = 32 * 1024 * 1024;
 /// What the agent wants to find: overlayfs's upper and work directories. Made here, they cost the guest no writes.
@@ -62,7 +64,7 @@ fn template(store: &Store, size: u64) -> Result<std::path::PathBuf, VmError> {
             "a writable disk of {size} bytes cannot be had: at least {SMALLEST}, in steps of 4096"
         )));
     }
-    let path = store.path("disks").join(format!("ext4-{size}.img"));
+    let path = store.path("disks").join(format!("{FORMAT}-ext4-{size}.img"));
     if path.exists() {
         return Ok(path);
     }

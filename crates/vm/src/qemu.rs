@@ -190,7 +190,8 @@ fn kernel_command_line(machine: &Machine) -> String {
     // The self-tests of the kernel's ciphers take a quarter of an emulated boot. `reboot=t` with `-no-reboot`
     // ends the machine, with or without ACPI.
     let quiet = "console=ttyS0 quiet loglevel=3 8250.nr_uarts=1";
-    let mut words = vec![format!("{quiet} panic=-1 reboot=t cryptomgr.notests")];
+    // To free the pages of the initramfs takes longer than to fill them, and the guest has no need of them.
+    let mut words = vec![format!("{quiet} panic=-1 reboot=t cryptomgr.notests retain_initrd")];
     if machine.cpus == 1 {
         words.push("noreplace-smp".to_owned());
     }

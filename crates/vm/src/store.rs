@@ -5,7 +5,7 @@
 //!     kernels/<format>-<key>/        image, modules/, kernel.json; or only `unfit`, with the reason
 //!     kernels/<format>-distribution  key of the kernel that was fetched from the distribution
 //!     initramfs/<hash>.cpio
-//!     disks/ext4-<size>.img          an empty file system, copied for each instance
+//!     disks/<format>-ext4-<size>.img an empty file system, copied for each instance
 //!     accelerator.json
 //! ```
 //!

@@ -10,7 +10,10 @@ use rustix::fs::{Mode, OFlags};
 use super::{devices, field, make_dir, pause_ms, pids, read, read_number, remove_dir, try_write, write};
 use crate::{Error, Result};
 
-const CONTROLLERS: &[&str] = &["cpu", "memory", "pids", "io", "cpuset", "hugetlb"];
+/// What counts an instance's use, and can limit it.
+const COUNTING: &[&str] = &["cpu", "memory", "pids", "io"];
+/// What only limits it. Each controller makes each cgroup dearer.
+const LIMITING: &[&str] = &["cpuset", "hugetlb"];
 
 /// The container's directory.
 #[derive(Debug)]
@@ -30,7 +33,7 @@ impl Cgroup {
         let cgroup = Self { mount: mount.to_owned(), path: path.to_owned() };
         let dir = make_dir(mount, path)?;
         // Even where nothing is limited the controllers count.
-        cgroup.hand_down();
+        cgroup.hand_down(limited);
         let mut set_up = || {
             if limited {
                 limit(&dir, resources, warnings)?;
@@ -50,7 +53,7 @@ impl Cgroup {
 
     /// Lets every level above the container's hand its controllers down. What cannot be had shows when a limit is
     /// set: its file is missing then.
-    fn hand_down(&self) {
+    fn hand_down(&self, limited: bool) {
         let mut levels: Vec<_> = self.path.ancestors().skip(1).collect();
         levels.reverse();
         for level in levels {
@@ -59,11 +62,18 @@ impl Cgroup {
                 read(&dir, file).unwrap_or_default().split_whitespace().map(ToOwned::to_owned).collect()
             };
             let (available, enabled) = (has("cgroup.controllers"), has("cgroup.subtree_control"));
-            for controller in &available {
-                if CONTROLLERS.contains(&controller.as_str()) && !enabled.contains(controller) {
-                    // One by one: a single one that cannot be had would spoil all.
-                    let _ = try_write(&dir, "cgroup.subtree_control", &format!("+{controller}"));
-                }
+            let wanted = COUNTING.iter().chain(LIMITING.iter().filter(|_| limited));
+            let missing: Vec<String> = wanted
+                .filter(|name| available.iter().any(|other| other == *name))
+                .filter(|name| !enabled.iter().any(|other| other == *name))
+                .map(|name| format!("+{name}"))
+                .collect();
+            if missing.is_empty() || try_write(&dir, "cgroup.subtree_control", &missing.join(" ")).is_ok() {
+                continue;
+            }
+            // A single one that cannot be had spoils all.
+            for controller in missing {
+                let _ = try_write(&dir, "cgroup.subtree_control", &controller);
             }
         }
     }
