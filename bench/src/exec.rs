@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::measure::{Contender, interleave, output, print, run};
+use crate::measure::{Contender, detach, interleave, output, print, run};
 use crate::setup::{Docker, Setup, installed};
 
 /// Runs the comparison.
@@ -25,9 +25,7 @@ fn compare(setup: &Setup, rounds: usize) -> Result<()> {
     for runtime in &runtimes {
         let state = setup.text(&format!("{runtime}-state"));
         let name = format!("idle-{runtime}");
-        if let Err(error) =
-            run(&[runtime, "--root", &state, "run", "-d", "-b", &bundle, &name].map(String::from))
-        {
+        if let Err(error) = detach(&[runtime, "--root", &state, "run", "-d", "-b", &bundle, &name]) {
             eprintln!("bench: {runtime} is left out: {error:#}");
             continue;
         }

@@ -85,6 +85,21 @@ pub fn run(argv: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Runs a command that leaves a process behind, which would keep a pipe of ours open.
+pub fn detach(argv: &[&str]) -> Result<()> {
+    let status = Command::new(argv[0])
+        .args(&argv[1..])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .with_context(|| format!("cannot run {}", argv[0]))?;
+    if !status.success() {
+        bail!("{} failed ({status})", argv.join(" "));
+    }
+    Ok(())
+}
+
 /// Standard output of a command that must succeed.
 pub fn output(argv: &[&str]) -> Result<String> {
     let output = Command::new(argv[0])

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result};
 
 use crate::measure::run;
-use crate::setup::{Docker, Setup, installed};
+use crate::setup::{Docker, PODMAN_LIMITS, Setup, installed};
 
 /// Bytes of a set of processes.
 #[derive(Default)]
@@ -21,30 +21,38 @@ pub fn bench(setup: &Setup, count: usize) -> Result<()> {
     println!("{:<12} {:>12} {:>12} {:>12}", "", "private", "PSS", "processes");
     let root = setup.text("proa");
     let proa = [&setup.proa, "--root", &root].map(String::from);
-    measure("proa", count, &proa, "proa-monitor", setup.path("proa").to_str())?;
+    measure("proa", count, &proa, &[], "proa-monitor", setup.path("proa").to_str())?;
     if installed("podman") {
         let podman = setup.podman();
         run(&[&podman[..], &["import".into(), "-q".into(), setup.text("rootfs.tar"), "busybox".into()]]
             .concat())?;
-        if let Err(error) = measure("podman", count, &podman, "conmon", None) {
+        if let Err(error) = measure("podman", count, &podman, &PODMAN_LIMITS, "conmon", None) {
             eprintln!("bench: podman is left out: {error:#}");
         }
     }
     if let Some(docker) = Docker::start(&setup.path("docker"))? {
         run(&docker.argv(&["import", &setup.text("rootfs.tar"), "busybox"]))?;
-        measure("docker", count, &docker.argv(&[]), "containerd-shim", None)?;
+        measure("docker", count, &docker.argv(&[]), &[], "containerd-shim", None)?;
     }
     Ok(())
 }
 
-fn measure(name: &str, count: usize, tool: &[String], helper: &str, mark: Option<&str>) -> Result<()> {
+fn measure(
+    name: &str,
+    count: usize,
+    tool: &[String],
+    options: &[&str],
+    helper: &str,
+    mark: Option<&str>,
+) -> Result<()> {
     let call = |arguments: &[&str]| {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         run(&[tool, &arguments].concat())
     };
     for number in 0..count {
         let instance = format!("memory-{number}");
-        call(&["run", "-d", "--name", &instance, "--network", "none", "busybox", "sleep", "100000"])?;
+        let run = ["run", "-d", "--name", &instance, "--network", "none"];
+        call(&[&run[..], options, &["busybox", "sleep", "100000"]].concat())?;
     }
     let memory = helpers(helper, mark)?;
     for number in 0..count {

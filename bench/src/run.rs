@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::measure::{Contender, interleave, print, run};
-use crate::setup::{Docker, Setup, installed};
+use crate::setup::{Docker, PODMAN_LIMITS, Setup, installed};
 
 /// Runs the comparison.
 pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
@@ -32,7 +32,8 @@ pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
         run(&[&podman[..], &["import".into(), "-q".into(), setup.text("rootfs.tar"), "busybox".into()]]
             .concat())?;
         let command =
-            ["run", "--rm", "--network", "none", "--ulimit", "host", "busybox", "true"].map(String::from);
+            [&["run", "--rm", "--network", "none"], &PODMAN_LIMITS[..], &["busybox", "true"]].concat();
+        let command: Vec<String> = command.into_iter().map(String::from).collect();
         contenders.push(Contender {
             name: "podman".into(),
             argv: [&podman[..], &command].concat(),

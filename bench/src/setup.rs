@@ -10,6 +10,9 @@ use tempfile::TempDir;
 
 use crate::measure::{output, run};
 
+/// Podman's own defaults raise limits, which root may not do everywhere.
+pub const PODMAN_LIMITS: [&str; 4] = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000"];
+
 /// Directories and programs shared by all benchmarks; removed at the end.
 pub struct Setup {
     work: TempDir,
