@@ -1,4 +1,5 @@
-/* The smallest guest: PID 1 that says it is there and switches the machine off. */
+/* The smallest guest: PID 1 that says it is there and ends the machine: with -no-reboot a restart is the end, with or
+ * without ACPI. */
 #include <stdio.h>
 #include <sys/reboot.h>
 #include <unistd.h>
@@ -7,6 +8,6 @@ int main(void)
 {
 	puts("guest is up");
 	fflush(stdout);
-	reboot(RB_POWER_OFF);
+	reboot(RB_AUTOBOOT);
 	return 0;
 }
