@@ -1,8 +1,11 @@
-//! The socket between a runtime and the process that it sets up, and the five messages on it.
+//! The socket between a runtime and the process that it sets up, and the messages on it.
 //!
 //! ```text
 //!   parent                         child
 //!     ├─ Root (descriptor) ──────────▶│   not for exec
+//!     ├─ Source (descriptor) … ──────▶│   in a user namespace: what is bound
+//!     │◀──────────────────────── Hooks ┤   where the spec has hooks for the runtime
+//!     ├─ HooksDone ──────────────────▶│
 //!     │◀── Ready (warnings, terminal) ┤   or Failed
 //!     ├─ Go (seccomp program) ───────▶│
 //!     │◀─────────────── end of stream ┤   the exec happened; or Failed
@@ -23,11 +26,24 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
 };
 
+use crate::seccomp::Filter;
 use crate::{Error, Result};
 
 /// One end of the socket.
 #[derive(Debug)]
 pub(crate) struct Channel(OwnedFd);
+
+/// The word to run the program: the filter before it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Go {
+    pub program: Vec<Insn>,
+    pub flags: u64,
+    /// For the listener, if the filter has one.
+    pub message: String,
+}
+
+/// Flags and length of the message.
+const GO_HEAD: usize = 16;
 
 /// A message as it comes: its sort, its body, a descriptor.
 type Message = (u8, Vec<u8>, Option<OwnedFd>);
@@ -37,6 +53,8 @@ type Message = (u8, Vec<u8>, Option<OwnedFd>);
 pub(crate) enum Report {
     /// All is set up.
     Ready { warnings: Vec<String>, terminal: Option<OwnedFd> },
+    /// The hooks of the runtime are to be run.
+    Hooks,
     /// A step failed; the child has ended or is about to.
     Failed(Error),
     /// The child's end is closed: it runs the program, or was killed.
@@ -51,24 +69,80 @@ pub(crate) fn pair() -> Result<(Channel, Channel)> {
 }
 
 impl Channel {
-    /// Parent: here is your root; `None` for one that the child must mount.
-    pub(crate) fn send_root(&self, root: Option<BorrowedFd>) -> Result<(), Errno> {
-        self.send(b"R", &[], root)
+    /// The same end once more.
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        self.0.try_clone().map(Self).map_err(|error| Error::call("dup", error))
+    }
+
+    /// Parent: here is your root; `None` for one that the child must mount. Then so many bind sources.
+    pub(crate) fn send_root(&self, root: Option<BorrowedFd>, sources: &[OwnedFd]) -> Result<(), Errno> {
+        let count = if sources.is_empty() { Vec::new() } else { sources.len().to_ne_bytes().to_vec() };
+        self.send(b"R", &count, root)?;
+        sources.iter().try_for_each(|source| self.send(b"s", &[], Some(source.as_fd())))
+    }
+
+    /// Child: waits for a bind source.
+    fn receive_source(&self) -> Result<OwnedFd> {
+        match self.receive()? {
+            Some((b's', _, Some(source))) => Ok(source),
+            Some(_) => Err(Error::internal("unexpected message from the runtime")),
+            None => proa_sys::clone::exit_now(125),
+        }
+    }
+
+    /// Child: the parent's hooks may run now. Returns when they have; ends the process where the parent has gone.
+    pub(crate) fn wait_for_hooks(&self) -> Result<()> {
+        self.send(b"h", &[], None).map_err(|errno| Error::call("sendmsg", errno))?;
+        match self.receive()? {
+            Some((b'H', ..)) => Ok(()),
+            Some(_) => Err(Error::internal("unexpected message from the runtime")),
+            None => proa_sys::clone::exit_now(125),
+        }
+    }
+
+    /// Parent: the hooks have run.
+    pub(crate) fn send_hooks_done(&self) -> Result<(), Errno> {
+        self.send(b"H", &[], None)
+    }
+
+    /// A process between: this is the process that was to be forked.
+    pub(crate) fn send_forked(&self, pid: u32, pidfd: BorrowedFd) -> Result<(), Errno> {
+        self.send(b"p", &pid.to_ne_bytes(), Some(pidfd))
+    }
+
+    /// Parent: waits for what a process between has forked.
+    pub(crate) fn receive_forked(&self) -> Result<(u32, OwnedFd)> {
+        match self.receive()? {
+            Some((b'p', pid, Some(pidfd))) if pid.len() == 4 => {
+                Ok((u32::from_ne_bytes([pid[0], pid[1], pid[2], pid[3]]), pidfd))
+            }
+            Some((b'f', bytes, _)) if !bytes.is_empty() => {
+                Err(Error::new(kind_from(bytes[0]), String::from_utf8_lossy(&bytes[1..])))
+            }
+            _ => Err(Error::internal("the process that joins namespaces was killed")),
+        }
     }
 
     /// Child: waits for the root. Ends the process where the parent has gone.
-    pub(crate) fn receive_root(&self) -> Result<Option<OwnedFd>> {
+    pub(crate) fn receive_root(&self) -> Result<(Option<OwnedFd>, Vec<OwnedFd>)> {
         match self.receive()? {
-            Some((b'R', _, root)) => Ok(root),
+            Some((b'R', count, root)) => {
+                let count = count.try_into().map_or(0, usize::from_ne_bytes);
+                Ok((root, (0..count).map(|_| self.receive_source()).collect::<Result<_>>()?))
+            }
             Some(_) => Err(Error::internal("unexpected message from the runtime")),
             None => proa_sys::clone::exit_now(125),
         }
     }
 
     /// Parent: run the program, behind this filter.
-    pub(crate) fn send_go(&self, filter: &[Insn]) -> Result<(), Errno> {
-        let mut bytes = Vec::with_capacity(filter.len() * 8);
-        for insn in filter {
+    pub(crate) fn send_go(&self, filter: &Filter) -> Result<(), Errno> {
+        let message = filter.listener.as_ref().map_or("", |listener| &listener.message);
+        let mut bytes = Vec::with_capacity(GO_HEAD + message.len() + filter.program.len() * 8);
+        bytes.extend_from_slice(&filter.flags.to_ne_bytes());
+        bytes.extend_from_slice(&(message.len() as u64).to_ne_bytes());
+        bytes.extend_from_slice(message.as_bytes());
+        for insn in &filter.program {
             bytes.extend_from_slice(&insn.code.to_ne_bytes());
             bytes.extend_from_slice(&[insn.jt, insn.jf]);
             bytes.extend_from_slice(&insn.k.to_ne_bytes());
@@ -77,7 +151,7 @@ impl Channel {
     }
 
     /// Child: waits for the word to run. Ends the process where the parent has gone.
-    pub(crate) fn receive_go(&self) -> Result<Vec<Insn>> {
+    pub(crate) fn receive_go(&self) -> Result<Go> {
         let bytes = match self.receive()? {
             Some((b'G', bytes, None)) => bytes,
             Some(_) => return Err(Error::internal("unexpected message from the runtime")),
@@ -89,7 +163,14 @@ impl Channel {
             jf: b[3],
             k: u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
         };
-        Ok(bytes.chunks_exact(8).map(insn).collect())
+        let broken = || Error::internal("unexpected message from the runtime");
+        let number = |at: usize| {
+            let bytes = bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+            bytes.map(u64::from_ne_bytes).ok_or_else(broken)
+        };
+        let end = GO_HEAD.saturating_add(number(8)? as usize);
+        let message = String::from_utf8_lossy(bytes.get(GO_HEAD..end).ok_or_else(broken)?).into_owned();
+        Ok(Go { flags: number(0)?, message, program: bytes[end..].chunks_exact(8).map(insn).collect() })
     }
 
     /// Child: all is set up.
@@ -111,6 +192,7 @@ impl Channel {
                 let warnings = String::from_utf8_lossy(&text).lines().map(ToOwned::to_owned).collect();
                 Report::Ready { warnings, terminal }
             }
+            Some((b'h', ..)) => Report::Hooks,
             Some((b'f', bytes, _)) if !bytes.is_empty() => {
                 Report::Failed(Error::new(kind_from(bytes[0]), String::from_utf8_lossy(&bytes[1..])))
             }
@@ -191,11 +273,17 @@ mod tests {
     #[test]
     fn messages_arrive_as_they_were_sent() {
         let (parent, child) = pair().unwrap();
-        parent.send_root(Some(parent.as_fd())).unwrap();
-        assert!(child.receive_root().unwrap().is_some());
+        parent.send_root(Some(parent.as_fd()), &[]).unwrap();
+        let (root, sources) = child.receive_root().unwrap();
+        assert!(root.is_some() && sources.is_empty());
+        let sources = [(); 3].map(|()| child.as_fd().try_clone_to_owned().unwrap());
+        parent.send_root(None, &sources).unwrap();
+        let (root, sources) = child.receive_root().unwrap();
+        assert!(root.is_none() && sources.len() == 3);
         let filter = [Insn { code: 6, jt: 1, jf: 2, k: 0x7fff_0000 }];
-        parent.send_go(&filter).unwrap();
-        assert_eq!(child.receive_go().unwrap(), filter);
+        let program = filter.to_vec();
+        parent.send_go(&Filter { program: program.clone(), flags: 2, listener: None }).unwrap();
+        assert_eq!(child.receive_go().unwrap(), Go { program, flags: 2, message: String::new() });
         child.send_ready(&["one".into(), "two".into()], Some(child.as_fd())).unwrap();
         let Report::Ready { warnings, terminal: Some(_) } = parent.receive_report().unwrap() else {
             panic!()
@@ -206,7 +294,7 @@ mod tests {
         assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::CommandNotFound, "no such thing"));
         // What was said is heard, though the child ends without having heard us.
         child.send_failure(&Error::invalid("last words"));
-        parent.send_go(&[]).unwrap();
+        parent.send_go(&Filter::default()).unwrap();
         drop(child);
         let Report::Failed(error) = parent.receive_report().unwrap() else { panic!() };
         assert_eq!(error.to_string(), "last words");

@@ -1,11 +1,11 @@
 //! One container, from creation to removal.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use proa_oci::runtime::{ConsoleSize, Linux, Process, Spec};
+use proa_oci::runtime::{ConsoleSize, Hooks, Linux, Process, Spec};
+use proa_oci::state::{State as OciState, Status};
 use proa_protocol::message::{ErrorKind, ProcessInfo, Stats};
-use proa_sys::process::Insn;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -15,12 +15,14 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::cgroup::{Cgroup, Wanted};
 use crate::channel::Channel;
 use crate::fork::{
-    can_remount, end, fork, fork_first, go, is_running, open_namespace, try_wait, wait_program, wait_ready,
-    write_id_maps,
+    can_remount, end, fork, fork_first, go, help_in_user_namespace, is_running, open_namespace, try_wait,
+    wait_program, wait_ready, write_id_maps,
 };
+use crate::hooks::{self, HookKind};
 use crate::init::{Job, Place};
 use crate::plan::{Plan, ProcessPlan, namespaces};
-use crate::{Error, Result, processes, rootfs};
+use crate::seccomp::Filter;
+use crate::{Error, Result, processes, rootfs, sources};
 
 /// Where the root file system comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +94,11 @@ pub struct Create<'a> {
     pub init: bool,
     /// Whether it gets cgroups.
     pub cgroup: CgroupPolicy,
+    /// Absolute path of its bundle, for hooks and seccomp listeners.
+    pub bundle: &'a Path,
+    /// Whether the root and all mounts are `nodev` unless the spec says `dev` (invariant 11). Otherwise they are what
+    /// the spec says.
+    pub nodev: bool,
 }
 
 /// A process started by [`Container::exec`]; a child of the caller, who must reap it.
@@ -126,7 +133,10 @@ pub struct Container {
     namespaces: u64,
     /// Killing the first process kills all.
     owns_pids: bool,
-    filter: Vec<Insn>,
+    filter: Filter,
+    /// What its hooks and listeners are told.
+    oci_state: OciState,
+    hooks: Option<Hooks>,
     /// Processes that `exec` started.
     children: Vec<(u32, OwnedFd)>,
     warnings: Vec<String>,
@@ -162,7 +172,11 @@ impl Container {
     fn make(create: &Create, run: bool) -> Result<(Self, Handles)> {
         let none = Linux::default();
         let linux = create.spec.linux.as_ref().unwrap_or(&none);
-        let plan = Plan::new(create.id, create.spec, linux)?;
+        let mut plan = Plan::new(create.id, create.spec, linux)?;
+        plan.state.bundle = create.bundle.display().to_string();
+        if create.nodev {
+            plan.bind_devices();
+        }
         let mut warnings = Vec::new();
         let at_once = !plan.namespaces.new_pid() || can_remount(&plan.process.capabilities);
         let wanted = Wanted { id: create.id, linux, policy: create.cgroup, at_once };
@@ -171,15 +185,18 @@ impl Container {
             // The error that counts is the first.
             let _ = cgroup.remove();
         })?;
+        let pid = forked.pid;
         let mut container = Self {
-            pid: forked.pid,
+            pid,
             pidfd: forked.pidfd,
             mount_namespace: None,
             state: State::Created(forked.channel),
             cgroup,
             namespaces: plan.namespaces.all,
             owns_pids: plan.namespaces.new_pid(),
-            filter: Vec::new(),
+            filter: Filter::default(),
+            oci_state: OciState { pid, ..plan.state.clone() },
+            hooks: plan.hooks.cloned(),
             children: Vec::new(),
             warnings,
         };
@@ -197,22 +214,33 @@ impl Container {
     fn set_up(&mut self, rootfs: &Rootfs, plan: &Plan, mut handles: Handles, run: bool) -> Result<Handles> {
         let channel = self.channel()?;
         if plan.namespaces.new_user() {
-            write_id_maps(self.pid, plan.linux)?;
+            write_id_maps(self.pid, [&plan.linux.uid_mappings, &plan.linux.gid_mappings])?;
         }
-        let root = rootfs::mount(rootfs)?;
+        let mut refused = Vec::new();
+        if plan.namespaces.has_user() {
+            refused = help_in_user_namespace(self.pid, plan.process.spec.oom_score_adj, &handles)?;
+        }
+        let sources = if plan.takes_sources() { sources::take_outside(plan, self.pid)? } else { Vec::new() };
+        let root = rootfs::mount(rootfs, plan)?;
         // It may have failed already: then its report says why, and these errors count after it.
-        let sent = channel.send_root(root.as_ref().map(AsFd::as_fd));
-        drop(root);
+        let sent = channel.send_root(root.as_ref().map(AsFd::as_fd), &sources);
+        drop((root, sources));
         let namespace = open_namespace(self.pid);
-        let filter =
-            plan.linux.seccomp.as_ref().map(crate::seccomp::compile).transpose()?.unwrap_or_default();
+        let filter = plan.linux.seccomp.as_ref().map(Filter::new).transpose()?.unwrap_or_default();
         self.cgroup.attach(self.pid)?;
-        let gone = if run { go(channel, &filter) } else { Ok(()) };
-        let (terminal, warnings) = wait_ready(channel)?;
+        // Given early, the word saves a stop; but where hooks run, they answer first.
+        let early = run && !plan.runtime_hooks();
+        let word = || go(channel, &filter.for_process(self.pid, &self.oci_state));
+        let gone = if early { word() } else { Ok(()) };
+        let hooks = plan.hooks.map(|hooks| (hooks, &self.oci_state));
+        let (terminal, warnings) = wait_ready(channel, || runtime_hooks(hooks))?;
         sent.map_err(|errno| Error::call("sendmsg", errno))?;
         gone?;
+        if run && !early {
+            word()?;
+        }
         handles.terminal = terminal;
-        self.warnings.extend(warnings);
+        self.warnings.extend(refused.into_iter().chain(warnings));
         self.mount_namespace = Some(namespace?);
         self.filter = filter;
         Ok(handles)
@@ -229,7 +257,9 @@ impl Container {
     fn started(&mut self) -> Result<()> {
         wait_program(self.channel()?)?;
         self.state = State::Started;
-        Ok(())
+        self.oci_state.status = Status::Running;
+        let Some(hooks) = &self.hooks else { return Ok(()) };
+        hooks::run(HookKind::Poststart, hooks, &self.oci_state)
     }
 
     /// Lets the first process `exec` the program.
@@ -237,7 +267,8 @@ impl Container {
     /// # Errors
     /// The kind tells "not found" (127) from "cannot be run" (126). The container must then be deleted.
     pub fn start(&mut self) -> Result<()> {
-        go(self.channel()?, &self.filter)?;
+        self.oci_state.status = Status::Created;
+        go(self.channel()?, &self.filter.for_process(self.pid, &self.oci_state))?;
         self.started()
     }
 
@@ -247,15 +278,21 @@ impl Container {
     /// As for [`Container::start`].
     pub fn exec(&mut self, process: &Process, user: &str, stdio: Stdio) -> Result<(Child, Handles)> {
         let plan = ProcessPlan::new(process)?;
-        let place =
-            Place::Existing { pidfd: self.pidfd.as_fd(), namespaces: self.namespaces & !namespaces::PID };
+        let place = Place::Existing {
+            pidfd: self.pidfd.as_fd(),
+            namespaces: self.namespaces & !namespaces::PID,
+            listener: self.filter.listener.as_ref().map(|listener| listener.path.as_str()),
+        };
         let job = Job { process: &plan, user, stdio, init: None, place };
         let join_pid = (self.namespaces & namespaces::PID != 0).then(|| self.pidfd.as_fd());
         let (forked, mut handles) = fork(&job, 0, join_pid, self.cgroup.fork_target()?)?;
         let run = || {
+            if self.namespaces & namespaces::USER != 0 {
+                help_in_user_namespace(forked.pid, process.oom_score_adj, &handles)?;
+            }
             self.cgroup.attach(forked.pid)?;
-            let gone = go(&forked.channel, &self.filter);
-            let (terminal, _) = wait_ready(&forked.channel)?;
+            let gone = go(&forked.channel, &self.filter.for_process(forked.pid, &self.oci_state));
+            let (terminal, _) = wait_ready(&forked.channel, || Ok(()))?;
             gone.and_then(|()| wait_program(&forked.channel)).map(|()| terminal)
         };
         match run() {
@@ -465,7 +502,11 @@ impl Container {
         if !end(self.pidfd.as_fd()) {
             return Err(Error::internal(format!("process {} did not end within 10 s of SIGKILL", self.pid)));
         }
-        self.cgroup.remove()
+        self.cgroup.remove()?;
+        let Some(hooks) = &self.hooks else { return Ok(()) };
+        let state = OciState { pid: 0, ..self.oci_state.clone() };
+        hooks::run(HookKind::Poststop, hooks, &state)
+            .map_err(|error| error.context("the container is gone, but"))
     }
 
     /// Without a pid namespace of its own: kill until nobody is left to fork another.
@@ -479,4 +520,11 @@ impl Container {
             let _ = self.cgroup.freeze(false);
         }
     }
+}
+
+/// Those that run before `pivot_root`, in our namespaces.
+fn runtime_hooks(hooks: Option<(&Hooks, &OciState)>) -> Result<()> {
+    let Some((hooks, state)) = hooks else { return Ok(()) };
+    hooks::run(HookKind::Prestart, hooks, state)?;
+    hooks::run(HookKind::CreateRuntime, hooks, state)
 }

@@ -2,9 +2,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use proa_oci::runtime::{IdMapping, Linux};
-use proa_sys::clone::{Fork, fork_into};
-use proa_sys::process::Insn;
+use proa_oci::runtime::IdMapping;
+use proa_sys::clone::{ExitOnDrop, Fork, exit_now, fork_into, fork_sibling};
 use proa_sys::seal::Sealed;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, Timespec};
@@ -21,6 +20,7 @@ use crate::channel::{self, Channel, Report};
 use crate::container::{Create, Handles};
 use crate::init::{self, Job, Place};
 use crate::plan::{CapabilityPlan, Plan};
+use crate::seccomp::Filter;
 use crate::{Error, Result, stdio};
 
 /// A process that sets itself up.
@@ -39,6 +39,9 @@ pub(crate) fn fork_first(create: &Create, plan: &Plan, cgroup: &Cgroup) -> Resul
     let place = Place::New { plan, rootfs: &create.rootfs, cgroups: &view };
     let job = Job { process: &plan.process, user: create.user, stdio: create.stdio, init, place };
     let target = cgroup.fork_target()?;
+    if plan.namespaces.join_between() {
+        return fork_between(&job, plan, target);
+    }
     let Some(path) = plan.namespaces.join_pid() else {
         return fork(&job, plan.namespaces.at_clone, None, target);
     };
@@ -48,6 +51,50 @@ pub(crate) fn fork_first(create: &Create, plan: &Plan, cgroup: &Cgroup) -> Resul
     let forked = fork(&job, plan.namespaces.at_clone, None, target);
     leave(&back)?;
     forked
+}
+
+/// Forks a process that joins namespaces and there forks the one that does the job, as a child of ours.
+fn fork_between(job: &Job, plan: &Plan, cgroup: Option<OwnedFd>) -> Result<(Forked, Handles)> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|errno| Error::call("prctl", errno))?;
+    let (handles, ends) = stdio::open(job.stdio)?;
+    let (ours, theirs) = channel::pair()?;
+    let (report, between) = channel::pair()?;
+    // SAFETY: this crate's callers have one thread (invariant 4); its documentation asks for that.
+    let forked = unsafe { fork_into(0, cgroup.as_ref().map(AsFd::as_fd)) };
+    match forked.map_err(|error| Error::call("clone3", error))? {
+        Fork::Child => {
+            let _guard = ExitOnDrop;
+            drop((ours, handles, report));
+            if let Err(error) = join_and_fork(job, plan, &between, theirs, ends) {
+                between.send_failure(&error);
+            }
+            exit_now(0)
+        }
+        Fork::Parent { pidfd: intermediate, .. } => {
+            drop((theirs, ends, between));
+            let forked = report.receive_forked();
+            end(intermediate.as_fd());
+            let (pid, pidfd) = forked?;
+            Ok((Forked { pid, pidfd, channel: ours }, handles))
+        }
+    }
+}
+
+fn join_and_fork(
+    job: &Job,
+    plan: &Plan,
+    between: &Channel,
+    channel: Channel,
+    ends: stdio::ChildEnds,
+) -> Result<()> {
+    init::namespaces::join(&plan.namespaces).map_err(|error| error.context("namespaces"))?;
+    // SAFETY: a fork of a process with one thread has one.
+    match unsafe { fork_sibling(plan.namespaces.at_clone) }.map_err(|error| Error::call("clone3", error))? {
+        Fork::Child => init::run(job, channel, ends),
+        Fork::Parent { pid, pidfd } => {
+            between.send_forked(pid, pidfd.as_fd()).map_err(|errno| Error::call("sendmsg", errno))
+        }
+    }
 }
 
 /// Forks a process that does a job; `join_pid` is a process in whose pid namespace it is to be.
@@ -103,18 +150,29 @@ fn leave(back: &OwnedFd) -> Result<()> {
 
 /// Gives the word to run the program, behind this filter. It may be given before the process is set up, which
 /// then does not stop.
-pub(crate) fn go(channel: &Channel, filter: &[Insn]) -> Result<()> {
+pub(crate) fn go(channel: &Channel, filter: &Filter) -> Result<()> {
     channel.send_go(filter).map_err(|errno| match errno {
         Errno::PIPE => Error::internal("the process was killed before its program ran"),
         errno => Error::call("sendmsg", errno),
     })
 }
 
-/// Waits until the process is set up; its terminal and what could not be granted.
-pub(crate) fn wait_ready(channel: &Channel) -> Result<(Option<OwnedFd>, Vec<String>)> {
-    match channel.receive_report()? {
+/// Waits until the process is set up; its terminal and what could not be granted. On the way it runs the hooks of
+/// the runtime.
+pub(crate) fn wait_ready(
+    channel: &Channel,
+    hooks: impl FnOnce() -> Result<()>,
+) -> Result<(Option<OwnedFd>, Vec<String>)> {
+    let mut report = channel.receive_report()?;
+    if matches!(report, Report::Hooks) {
+        hooks()?;
+        channel.send_hooks_done().map_err(|errno| Error::call("sendmsg", errno))?;
+        report = channel.receive_report()?;
+    }
+    match report {
         Report::Ready { warnings, terminal } => Ok((terminal, warnings)),
         Report::Failed(error) => Err(error),
+        Report::Hooks => Err(Error::internal("unexpected message from the process")),
         Report::Closed => Err(Error::internal("the process ended before it was set up")),
     }
 }
@@ -124,7 +182,7 @@ pub(crate) fn wait_program(channel: &Channel) -> Result<()> {
     match channel.receive_report()? {
         Report::Closed => Ok(()),
         Report::Failed(error) => Err(error),
-        Report::Ready { .. } => Err(Error::internal("unexpected message from the process")),
+        Report::Ready { .. } | Report::Hooks => Err(Error::internal("unexpected message from the process")),
     }
 }
 
@@ -136,15 +194,52 @@ pub(crate) fn can_remount(capabilities: &CapabilityPlan) -> bool {
 }
 
 /// Tells the kernel how ids inside a new user namespace translate.
-pub(crate) fn write_id_maps(pid: u32, linux: &Linux) -> Result<()> {
+pub(crate) fn write_id_maps(pid: u32, [uids, gids]: [&[IdMapping]; 2]) -> Result<()> {
     let write = |file: &str, mappings: &[IdMapping]| {
         let line = |m: &IdMapping| format!("{} {} {}\n", m.container_id, m.host_id, m.size);
         let path = format!("/proc/{pid}/{file}");
         std::fs::write(&path, mappings.iter().map(line).collect::<String>())
             .map_err(|error| Error::at(&path, error))
     };
-    write("uid_map", &linux.uid_mappings)?;
-    write("gid_map", &linux.gid_mappings)
+    write("uid_map", uids)?;
+    write("gid_map", gids)
+}
+
+/// What the process inside a user namespace may not do for itself: its files in `/proc` and its pipes are those of
+/// the root outside.
+pub(crate) fn help_in_user_namespace(
+    pid: u32,
+    oom_score: Option<i32>,
+    handles: &Handles,
+) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    if let Some(score) = oom_score
+        && std::fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()).is_err()
+    {
+        warnings.push(init::oom::not_granted(score));
+    }
+    let (Some(uid), Some(gid)) = (root_outside(pid, "uid_map"), root_outside(pid, "gid_map")) else {
+        return Ok(warnings);
+    };
+    for pipe in [&handles.stdin, &handles.stdout, &handles.stderr].into_iter().flatten() {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+        match rustix::fs::fchown(pipe, Some(uid), Some(gid)) {
+            // Without rights of ours the program cannot open its streams anew; nothing else is lost.
+            Ok(()) | Err(Errno::PERM) => {}
+            Err(errno) => return Err(Error::call("owner of the streams", errno)),
+        }
+    }
+    Ok(warnings)
+}
+
+/// The id outside of a user namespace that is 0 inside.
+fn root_outside(pid: u32, file: &str) -> Option<u32> {
+    let map = std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+    let mut rows = map.lines().map(|line| line.split_whitespace().map(str::parse).collect::<Vec<_>>());
+    rows.find_map(|row| match row[..] {
+        [Ok(0), Ok(outside), Ok(_)] => Some(outside),
+        _ => None,
+    })
 }
 
 /// The mount namespace of a child that has not been reaped.

@@ -47,6 +47,7 @@ mod channel;
 mod container;
 mod error;
 mod fork;
+pub mod hooks;
 mod init;
 mod inroot;
 mod mini_init;
@@ -54,6 +55,7 @@ mod plan;
 mod processes;
 mod rootfs;
 pub mod seccomp;
+mod sources;
 mod stdio;
 mod user;
 

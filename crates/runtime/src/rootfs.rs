@@ -13,22 +13,23 @@ use rustix::mount::{
 };
 
 use crate::container::Rootfs;
+use crate::plan::Plan;
 use crate::{Error, Result};
 
-/// Mounts the root, in no place; `nodev` (invariant 11). The mount lives as long as the descriptor, or as the
+/// Mounts the root, in no place; `nodev` for invariant 11. The mount lives as long as the descriptor, or as the
 /// mount namespace that it is moved into. `None` where the kernel cannot do that for an overlay (before 6.7):
 /// then [`mount_in_child`] must.
-pub(crate) fn mount(rootfs: &Rootfs) -> Result<Option<OwnedFd>> {
+pub(crate) fn mount(rootfs: &Rootfs, plan: &Plan) -> Result<Option<OwnedFd>> {
     match rootfs {
-        Rootfs::Overlay { lowers, upper, work } => overlay(lowers, upper, work),
-        Rootfs::Directory(path) => directory(path).map(Some),
+        Rootfs::Overlay { lowers, upper, work } => overlay(lowers, upper, work, plan),
+        Rootfs::Directory(path) => directory(path, plan).map(Some),
     }
 }
 
 /// Mounts an overlay by `mount(2)` in the mount namespace of the child, and returns a detached clone of it; the
 /// place it was mounted at goes away with the host's tree. Paths are given by descriptor, since all options
 /// together must fit a page.
-pub(crate) fn mount_in_child(rootfs: &Rootfs) -> Result<OwnedFd> {
+pub(crate) fn mount_in_child(rootfs: &Rootfs, plan: &Plan) -> Result<OwnedFd> {
     let Rootfs::Overlay { lowers, upper, work } = rootfs else {
         return Err(Error::internal("only overlays are mounted in the child"));
     };
@@ -40,26 +41,29 @@ pub(crate) fn mount_in_child(rootfs: &Rootfs) -> Result<OwnedFd> {
     let (upper_fd, work_fd) = (open(upper)?, open(work)?);
     let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let lower = lowers.iter().map(name).collect::<Vec<_>>().join(":");
-    let options = format!("lowerdir={lower},upperdir={},workdir={}", name(&upper_fd), name(&work_fd));
+    let label = plan.label().map_or_else(String::new, |label| format!(",context=\"{label}\""));
+    let (upper_name, work_name) = (name(&upper_fd), name(&work_fd));
+    let options = format!("lowerdir={lower},upperdir={upper_name},workdir={work_name}{label}");
     let options = CString::new(options).map_err(|error| Error::call("overlay", error))?;
-    rustix::mount::mount("overlay", upper, "overlay", MountFlags::NODEV, options.as_c_str()).map_err(
-        |errno| {
-            Error::at(upper, errno)
-                .context(format!("overlay of {} layers (Linux 6.7 takes more)", lowers.len()))
-        },
-    )?;
+    let flags = if plan.nodev { MountFlags::NODEV } else { MountFlags::empty() };
+    rustix::mount::mount("overlay", upper, "overlay", flags, options.as_c_str()).map_err(|errno| {
+        Error::at(upper, errno).context(format!("overlay of {} layers (Linux 6.7 takes more)", lowers.len()))
+    })?;
     let root = open(upper)?;
     clone_handle(root.as_fd(), false).map_err(|errno| Error::at(upper, errno))
 }
 
-fn directory(path: &Path) -> Result<OwnedFd> {
+fn directory(path: &Path, plan: &Plan) -> Result<OwnedFd> {
     let tree = clone_tree(CWD, path).map_err(|errno| Error::at(path, errno).context("root file system"))?;
-    let attr = MountAttr { set: NODEV, propagation: mount::PRIVATE, ..MountAttr::default() };
+    let set = if plan.nodev { NODEV } else { 0 };
+    // A slave must not have been private meanwhile; what is shared cannot be pivoted to, and becomes so later.
+    let propagation = if plan.propagation.0 == mount::SLAVE { mount::SLAVE } else { mount::PRIVATE };
+    let attr = MountAttr { set, propagation, ..MountAttr::default() };
     mount::set(tree.as_fd(), true, &attr).map_err(|error| Error::at(path, error))?;
     Ok(tree)
 }
 
-fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path) -> Result<Option<OwnedFd>> {
+fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, plan: &Plan) -> Result<Option<OwnedFd>> {
     if lowers.is_empty() {
         // CVE-2026-24054: an image without layers must not become something else.
         return Err(Error::invalid("the image has no layers"));
@@ -76,7 +80,12 @@ fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path) -> Result<Option<Owned
     lowers.iter().rev().try_for_each(|lower| set("lowerdir+", lower))?;
     set("upperdir", upper)?;
     set("workdir", work)?;
-    finish(context, MountAttrFlags::MOUNT_ATTR_NODEV).map(Some).map_err(|error| {
+    if let Some(label) = plan.label() {
+        fsconfig_set_string(context.as_fd(), "context", label)
+            .map_err(|errno| explain(&context, errno).context("mountLabel"))?;
+    }
+    let attr = if plan.nodev { MountAttrFlags::MOUNT_ATTR_NODEV } else { MountAttrFlags::empty() };
+    finish(context, attr).map(Some).map_err(|error| {
         error.context(format!("overlay of {} layers under {}", lowers.len(), upper.display()))
     })
 }

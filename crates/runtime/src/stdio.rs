@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Gid, Uid};
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
@@ -63,15 +64,16 @@ impl ChildEnds {
             .map_err(|errno| Error::call("stderr", errno))
     }
 
-    /// Lets a user other than root open `/dev/stdout` and the like again. The null device stays root's.
-    pub(crate) fn give_to(&self, uid: u32) -> Result<()> {
+    /// Lets a user other than root open `/dev/stdout` and the like again. The null device stays root's. In a user
+    /// namespace a stream may belong to nobody inside: then it stays what it is.
+    pub(crate) fn give_to(&self, uid: u32, in_user_namespace: bool) -> Result<()> {
         if uid == 0 {
             return Ok(());
         }
         let owner = Some(Uid::from_raw(uid));
-        let give = |fd: BorrowedFd| {
-            rustix::fs::fchown(fd, owner, None::<Gid>)
-                .map_err(|errno| Error::call("owner of the streams", errno))
+        let give = |fd: BorrowedFd| match rustix::fs::fchown(fd, owner, None::<Gid>) {
+            Err(Errno::PERM | Errno::INVAL) if in_user_namespace => Ok(()),
+            other => other.map_err(|errno| Error::call("owner of the streams", errno)),
         };
         if self.terminal {
             return give(rustix::stdio::stdin());

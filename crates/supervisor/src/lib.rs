@@ -363,6 +363,8 @@ impl Supervisor {
             stdio,
             init: run && launch.init,
             cgroup: config.cgroup,
+            bundle: &config.scratch,
+            nodev: true,
         };
         let (container, handles) = if run { Container::run(create)? } else { Container::create(create)? };
         let own_pids = has_own_pids(spec);

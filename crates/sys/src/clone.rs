@@ -31,12 +31,31 @@ pub enum Fork {
 /// The process must have one thread only: the child keeps a copy of the caller's memory, in which a lock held
 /// by another thread (the allocator's, say) would stay locked for ever.
 pub unsafe fn fork_into(flags: u64, cgroup: Option<BorrowedFd>) -> io::Result<Fork> {
+    // SAFETY: one thread only, as the caller promises.
+    unsafe { clone(flags, libc::SIGCHLD as u64, cgroup) }
+}
+
+/// The same, but the new process is a child of the caller's parent.
+///
+/// # Errors
+/// `clone3(2)` failed.
+///
+/// # Safety
+/// As for [`fork_into`].
+pub unsafe fn fork_sibling(flags: u64) -> io::Result<Fork> {
+    // SAFETY: one thread only, as the caller promises. The end raises the signal that the caller's own raises.
+    unsafe { clone(flags | libc::CLONE_PARENT as u64, 0, None) }
+}
+
+/// # Safety
+/// As for [`fork_into`].
+unsafe fn clone(flags: u64, exit_signal: u64, cgroup: Option<BorrowedFd>) -> io::Result<Fork> {
     let mut pidfd: libc::c_int = -1;
     // SAFETY: clone_args is plain integers, for which zero means "not used".
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = flags | libc::CLONE_PIDFD as u64 | CLEAR_SIGHAND;
     args.pidfd = &raw mut pidfd as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    args.exit_signal = exit_signal;
     if let Some(cgroup) = cgroup {
         args.flags |= INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;

@@ -1,6 +1,7 @@
 //! What a process says about itself: descriptors, namespaces, keyring, scheduling, filters.
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 
 fn check(result: libc::c_long) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -123,6 +124,37 @@ pub fn install_filter(program: &[Insn], flags: u64) -> io::Result<()> {
     check(unsafe {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER as usize, flags, &raw const program)
     })
+}
+
+/// The same, and returns the descriptor by which somebody answers the calls that the filter notifies of.
+///
+/// # Errors
+/// As for [`install_filter`]; there is another such filter already.
+pub fn install_filter_with_listener(program: &[Insn], flags: u64) -> io::Result<OwnedFd> {
+    let length = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program =
+        libc::sock_fprog { len: length, filter: program.as_ptr().cast::<libc::sock_filter>().cast_mut() };
+    let flags = flags | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    // SAFETY: as in `install_filter`.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER as usize, flags, &raw const program)
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just returned this descriptor; it is close-on-exec and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Sets the NUMA memory policy of the calling thread: a mode with its flags, and the nodes as a bit mask.
+///
+/// # Errors
+/// `set_mempolicy(2)` failed; `ENOSYS` where the kernel has no NUMA.
+pub fn set_memory_policy(mode: u32, nodes: &[u64]) -> io::Result<()> {
+    let (pointer, bits) =
+        if nodes.is_empty() { (std::ptr::null(), 0) } else { (nodes.as_ptr(), nodes.len() * 64 + 1) };
+    // SAFETY: the kernel reads as many words as the number of bits (which it counts one less) says.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode as usize, pointer, bits) })
 }
 
 /// Puts signal handling back to what a new program expects: every signal at its default, none blocked, however

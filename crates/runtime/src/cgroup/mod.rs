@@ -20,7 +20,7 @@ pub use leftovers::remove_leftovers;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use proa_oci::runtime::{Linux, Resources};
+use proa_oci::runtime::{Linux, Rdma, Resources};
 use proa_protocol::message::Stats;
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -195,12 +195,15 @@ impl Cgroup {
 /// Whether something in it must hold before the program starts. Device rules alone need not: all that a
 /// container can make a node on is `nodev`.
 fn is_limited(resources: &Resources) -> bool {
-    let Resources { devices: _, memory, cpu, pids, block_io, hugepage_limits, unified } = resources;
+    let Resources { devices: _, memory, cpu, pids, block_io, hugepage_limits, network, rdma, unified } =
+        resources;
     memory.as_ref().is_some_and(|memory| *memory != Default::default())
         || cpu.as_ref().is_some_and(|cpu| *cpu != Default::default())
         || pids.is_some_and(|pids| pids.limit > 0)
         || block_io.as_ref().is_some_and(|block| *block != Default::default())
         || !hugepage_limits.is_empty()
+        || network.as_ref().is_some_and(|network| *network != Default::default())
+        || !rdma.is_empty()
         || !unified.is_empty()
 }
 
@@ -214,12 +217,44 @@ fn relative_path(id: &str, asked: Option<&str>) -> Result<PathBuf> {
     let path = Path::new(asked.trim_start_matches('/'));
     let is_plain = |part| matches!(part, std::path::Component::Normal(_));
     if asked.contains(':') {
-        return Err(Error::unsupported(format!("cgroupsPath '{asked}': systemd's slices are not supported")));
+        if Path::new("/run/systemd/system").is_dir() {
+            return Err(Error::unsupported(format!(
+                "cgroupsPath '{asked}': systemd owns that place: use a plain path (cgroupfs)"
+            )));
+        }
+        return systemd_path(&asked);
     }
     if path.as_os_str().is_empty() || !path.components().all(is_plain) {
         return Err(Error::invalid(format!("cgroupsPath '{asked}' is not a path below the root")));
     }
     Ok(path.to_owned())
+}
+
+/// Where systemd would put `slice:prefix:name`, if it ran: a slice's name holds the names of those above it.
+fn systemd_path(asked: &str) -> Result<PathBuf> {
+    let invalid = || Error::invalid(format!("cgroupsPath '{asked}' is not slice:prefix:name"));
+    let parts: Vec<&str> = asked.split(':').collect();
+    let [slice, prefix, name] = parts[..] else { return Err(invalid()) };
+    let slice = if slice.is_empty() { "system.slice" } else { slice };
+    let stem = slice.strip_suffix(".slice").ok_or_else(invalid)?;
+    let mut path = PathBuf::new();
+    // `-.slice` is the root.
+    if stem != "-" {
+        if stem.split('-').any(str::is_empty) || [slice, prefix, name].iter().any(|part| part.contains('/')) {
+            return Err(invalid());
+        }
+        let ends = stem.match_indices('-').map(|(at, _)| at).chain([stem.len()]);
+        path.extend(ends.map(|end| format!("{}.slice", &stem[..end])));
+    }
+    if name.is_empty() || name == ".." || name == "." {
+        return Err(invalid());
+    }
+    path.push(match (prefix, name.ends_with(".slice")) {
+        (_, true) => name.to_owned(),
+        ("", false) => format!("{name}.scope"),
+        (prefix, false) => format!("{prefix}-{name}.scope"),
+    });
+    Ok(path)
 }
 
 /// Makes an empty cgroup directory with its parents. One that a crash left is made anew, so that it has no old
@@ -291,6 +326,17 @@ fn pause_ms(milliseconds: i64) {
     let _ = rustix::event::poll(&mut [], Some(&time));
 }
 
+/// A line of `rdma.max`.
+fn rdma_line(device: &str, limit: &Rdma) -> Result<String> {
+    if device.is_empty() || device.contains(char::is_whitespace) {
+        return Err(Error::invalid(format!("rdma: '{device}' is not a device")));
+    }
+    let part =
+        |key: &str, value: Option<u32>| value.map_or_else(String::new, |value| format!(" {key}={value}"));
+    let (handles, objects) = (part("hca_handle", limit.hca_handles), part("hca_object", limit.hca_objects));
+    Ok(format!("{device}{handles}{objects}"))
+}
+
 /// Writes a file of the cgroup.
 fn write(dir: &Path, file: &str, value: &str) -> Result<()> {
     try_write(dir, file, value)
@@ -347,8 +393,28 @@ mod tests {
     fn paths_stay_below_the_root() {
         assert_eq!(relative_path("a", None).unwrap(), Path::new("proa/a"));
         assert_eq!(relative_path("a", Some("/x/y")).unwrap(), Path::new("x/y"));
-        for path in ["/", "../x", "x/../../y", "system.slice:docker:id"] {
+        for path in ["/", "../x", "x/../../y"] {
             assert!(relative_path("a", Some(path)).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn slices_are_where_systemd_would_put_them() {
+        let path = |asked| systemd_path(asked).unwrap();
+        assert_eq!(path("system.slice:docker:id"), Path::new("system.slice/docker-id.scope"));
+        assert_eq!(path("a-b-c.slice:crio:x"), Path::new("a.slice/a-b.slice/a-b-c.slice/crio-x.scope"));
+        assert_eq!(path(":p:x"), Path::new("system.slice/p-x.scope"));
+        assert_eq!(path("-.slice::x"), Path::new("x.scope"));
+        for bad in [
+            "a:b",
+            "a.slice:b:..",
+            "a/b.slice:c:d",
+            "a--b.slice:c:d",
+            "x:y:z",
+            "a.slice:b:c:d",
+            "a.slice:../b:c",
+        ] {
+            assert!(systemd_path(bad).is_err(), "{bad}");
         }
     }
 

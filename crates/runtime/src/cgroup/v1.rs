@@ -7,7 +7,8 @@ use proa_protocol::message::Stats;
 use rustix::io::Errno;
 
 use super::{
-    View, devices, field, make_dir, pause_ms, pids, read, read_number, remove_dir, try_write, write,
+    View, devices, field, make_dir, pause_ms, pids, rdma_line, read, read_number, remove_dir, try_write,
+    write,
 };
 use crate::{Error, Result};
 
@@ -106,9 +107,25 @@ impl Cgroup {
         if let Some(block) = resources.block_io.as_ref().filter(|block| **block != BlockIo::default()) {
             limit_block(&self.need("blkio")?, block)?;
         }
+        self.limit_network(resources)?;
+        for (device, limit) in &resources.rdma {
+            write(&self.need("rdma")?, "rdma.max", &rdma_line(device, limit)?)?;
+        }
         for page in &resources.hugepage_limits {
             let file = format!("hugetlb.{}.limit_in_bytes", page.page_size);
             write(&self.need("hugetlb")?, &file, &page.limit.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn limit_network(&self, resources: &Resources) -> Result<()> {
+        let Some(network) = &resources.network else { return Ok(()) };
+        if let Some(class) = network.class_id.filter(|class| *class != 0) {
+            write(&self.need("net_cls")?, "net_cls.classid", &class.to_string())?;
+        }
+        for interface in &network.priorities {
+            let line = format!("{} {}", interface.name, interface.priority);
+            write(&self.need("net_prio")?, "net_prio.ifpriomap", &line)?;
         }
         Ok(())
     }
@@ -287,7 +304,11 @@ impl Cgroup {
 fn find_hierarchies(mount: &Path, resources: &Resources) -> Result<Vec<String>> {
     let wants_cpuset = resources.cpu.as_ref().is_some_and(|cpu| cpu.cpus.is_some() || cpu.mems.is_some());
     let wants = |part: &str| {
+        let network = resources.network.as_ref();
         ALWAYS.contains(&part)
+            || part == "net_cls" && network.is_some_and(|network| network.class_id.is_some())
+            || part == "net_prio" && network.is_some_and(|network| !network.priorities.is_empty())
+            || part == "rdma" && !resources.rdma.is_empty()
             || part == "cpuset" && wants_cpuset
             || part == "hugetlb" && !resources.hugepage_limits.is_empty()
     };
@@ -324,6 +345,16 @@ fn limit_memory(dir: &Path, memory: &Memory, warnings: &mut Vec<String>) -> Resu
     }
     if let Some(swappiness) = memory.swappiness {
         write(dir, "memory.swappiness", &swappiness.to_string())?;
+    }
+    if let Some(wanted) = memory.use_hierarchy {
+        // Since Linux 5.11 there is no other way than to count what children use.
+        match try_write(dir, "memory.use_hierarchy", if wanted { "1" } else { "0" }) {
+            Err(Errno::INVAL | Errno::NOENT) if !wanted => {
+                return Err(Error::unsupported("useHierarchy cannot be false: the kernel always counts so"));
+            }
+            Ok(()) | Err(Errno::BUSY | Errno::NOENT) if wanted => {}
+            other => other.map_err(|errno| Error::at(dir.join("memory.use_hierarchy"), errno))?,
+        }
     }
     if memory.disable_oom_killer == Some(true) {
         write(dir, "memory.oom_control", "1")?;

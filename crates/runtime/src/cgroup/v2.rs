@@ -7,13 +7,15 @@ use proa_oci::runtime::{BlockIo, Cpu, Memory, Resources, ThrottleDevice};
 use proa_protocol::message::Stats;
 use rustix::fs::{Mode, OFlags};
 
-use super::{devices, field, make_dir, pause_ms, pids, read, read_number, remove_dir, try_write, write};
+use super::{
+    devices, field, make_dir, pause_ms, pids, rdma_line, read, read_number, remove_dir, try_write, write,
+};
 use crate::{Error, Result};
 
 /// What counts an instance's use, and can limit it.
 const COUNTING: &[&str] = &["cpu", "memory", "pids", "io"];
 /// What only limits it. Each controller makes each cgroup dearer.
-const LIMITING: &[&str] = &["cpuset", "hugetlb"];
+const LIMITING: &[&str] = &["cpuset", "hugetlb", "rdma"];
 
 /// The container's directory.
 #[derive(Debug)]
@@ -149,6 +151,12 @@ fn limit(dir: &Path, resources: &Resources, warnings: &mut Vec<String>) -> Resul
     if let Some(block) = &resources.block_io {
         limit_io(dir, block)?;
     }
+    if resources.network.as_ref().is_some_and(|network| *network != Default::default()) {
+        return Err(Error::unsupported("network classes and priorities need cgroup v1; this host has v2"));
+    }
+    for (device, limit) in &resources.rdma {
+        write(dir, "rdma.max", &rdma_line(device, limit)?)?;
+    }
     for page in &resources.hugepage_limits {
         write(dir, &format!("hugetlb.{}.max", page.page_size), &page.limit.to_string())?;
     }
@@ -173,6 +181,9 @@ fn limit_memory(dir: &Path, memory: &Memory, warnings: &mut Vec<String>) -> Resu
     }
     if let Some(reservation) = memory.reservation {
         write(dir, "memory.low", &text(reservation))?;
+    }
+    if memory.use_hierarchy == Some(false) {
+        return Err(Error::unsupported("useHierarchy cannot be false: cgroup v2 always counts so"));
     }
     if memory.swappiness.is_some() || memory.disable_oom_killer == Some(true) {
         return Err(Error::unsupported(

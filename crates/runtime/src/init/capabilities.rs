@@ -25,7 +25,8 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
         inheritable: CapabilitySet::from_bits_retain(wanted.inheritable) & held,
     };
     set_capabilities(None, sets).map_err(|errno| Error::call("capset", errno))?;
-    for number in (0..64).filter(|number| wanted.ambient & 1 << number != 0) {
+    let ambient = wanted.ambient & held.bits();
+    for number in (0..64).filter(|number| ambient & 1 << number != 0) {
         configure_capability_in_ambient_set(CapabilitySet::from_bits_retain(1 << number), true)
             .map_err(|errno| Error::call("ambient capabilities", errno))?;
     }

@@ -36,7 +36,7 @@ pub(super) fn mount(root: BorrowedFd, plan: &MountPlan, view: &View) -> Result<(
             mounts::attach(tmpfs.as_fd(), target.as_fd())?;
             for (name, path) in hierarchies {
                 let own = rootfs::clone_tree(CWD, path).map_err(|errno| Error::at(path, errno))?;
-                let attr = MountAttr { propagation: PRIVATE, set: plan.attr.set | RDONLY, ..plan.attr };
+                let attr = MountAttr { propagation: PRIVATE, ..plan.attr };
                 mount::set(own.as_fd(), true, &attr).map_err(|error| Error::at(path, error))?;
                 let target = inroot::make_dir_all(tmpfs.as_fd(), name, 0o755)?;
                 mounts::attach(own.as_fd(), target.as_fd())?;

@@ -41,10 +41,15 @@ pub(super) fn make(tmpfs: BorrowedFd, plan: &Plan) -> Result<Nodes> {
     let mut nodes = Vec::with_capacity(DEFAULT.len() + plan.linux.devices.len());
     for (name, major, minor) in DEFAULT.iter().filter(|(name, ..)| !asked(name)) {
         let made = node(tmpfs, name, FileType::CharacterDevice, 0o666, makedev(*major, *minor));
-        nodes.push((format!("/dev/{name}"), clone(tmpfs, name, plan, made)?));
+        let path = format!("/dev/{name}");
+        if let Some(node) = clone(tmpfs, name, plan, made, &path, makedev(*major, *minor))? {
+            nodes.push((path, node));
+        }
     }
     for (at, device) in plan.linux.devices.iter().enumerate() {
-        nodes.push((device.path.clone(), extra(tmpfs, at, device, plan)?));
+        if let Some(node) = extra(tmpfs, at, device, plan)? {
+            nodes.push((device.path.clone(), node));
+        }
     }
     Ok(nodes)
 }
@@ -109,7 +114,7 @@ fn links(dev: BorrowedFd) -> Result<()> {
 }
 
 /// A device of the spec, in a corner of the tmpfs that the container sees no name for but its own.
-fn extra(tmpfs: BorrowedFd, at: usize, device: &Device, plan: &Plan) -> Result<OwnedFd> {
+fn extra(tmpfs: BorrowedFd, at: usize, device: &Device, plan: &Plan) -> Result<Option<OwnedFd>> {
     let name = match device.path.strip_prefix("/dev/") {
         Some(name) if !name.contains('/') => name.to_owned(),
         _ => format!(".device{at}"),
@@ -129,26 +134,42 @@ fn extra(tmpfs: BorrowedFd, at: usize, device: &Device, plan: &Plan) -> Result<O
         rustix::fs::chownat(tmpfs, name.as_str(), uid, gid, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|errno| Error::at(&device.path, errno))?;
     }
-    clone(tmpfs, &name, plan, made).map_err(|error| error.context(&device.path))
+    clone(tmpfs, &name, plan, made, &device.path, number).map_err(|error| error.context(&device.path))
 }
 
 fn node(tmpfs: BorrowedFd, name: &str, kind: FileType, mode: u32, number: u64) -> Result<(), Errno> {
     rustix::fs::mknodat(tmpfs, name, kind, Mode::from_raw_mode(mode & 0o7777), number)
 }
 
-/// A mount of one node. A user namespace may not make nodes: there it is the host's, whose mode and owner an
-/// outer root's are.
-fn clone(tmpfs: BorrowedFd, name: &str, plan: &Plan, made: Result<(), Errno>) -> Result<OwnedFd> {
+/// A mount of one node; none where the node itself may be opened. A user namespace may not make nodes: there it is the host's of the same path, whose mode and
+/// owner an outer root's are.
+fn clone(
+    tmpfs: BorrowedFd,
+    name: &str,
+    plan: &Plan,
+    made: Result<(), Errno>,
+    path: &str,
+    number: u64,
+) -> Result<Option<OwnedFd>> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = match made {
-        Ok(()) => open_tree(tmpfs, name, flags).map_err(|errno| Error::at(name, errno))?,
-        Err(Errno::PERM) if plan.namespaces.new_user() => {
-            let path = format!("/dev/{name}");
-            open_tree(CWD, path.as_str(), flags).map_err(|errno| Error::at(&path, errno))?
+    match made {
+        Ok(()) if plan.opens_nodes() && path.strip_prefix("/dev/") == Some(name) => Ok(None),
+        Ok(()) => open_tree(tmpfs, name, flags).map(Some).map_err(|errno| Error::at(name, errno)),
+        Err(Errno::PERM) if plan.namespaces.has_user() => {
+            let tree = open_tree(CWD, path, flags).map_err(|errno| Error::at(path, errno))?;
+            let stat = inroot::stat(tree.as_fd()).map_err(|errno| Error::at(path, errno))?;
+            if stat.st_rdev != number {
+                return Err(Error::unsupported(
+                    "in a user namespace a device must be one that the host has under the same name",
+                ));
+            }
+            // Something to mount it on.
+            let create = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            rustix::fs::openat(tmpfs, name, create, Mode::empty()).map_err(|errno| Error::at(path, errno))?;
+            Ok(Some(tree))
         }
-        Err(errno) => return Err(Error::at(name, errno)),
-    };
-    Ok(tree)
+        Err(errno) => Err(Error::at(name, errno)),
+    }
 }
 
 /// The container's null device, surely that and nothing else (CVE-2025-31133): a handle, for the masks.

@@ -19,16 +19,27 @@ pub(super) fn host_proc(job: &Job) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// The root directory and a `/proc` to trust.
-pub(super) fn run(job: &Job, channel: &Channel, host_proc: Option<OwnedFd>) -> Result<(OwnedFd, OwnedFd)> {
+/// What is there to work with.
+pub(super) struct Entered {
+    /// The root directory.
+    pub root: OwnedFd,
+    /// A `/proc` to trust.
+    pub proc: OwnedFd,
+    /// Bind sources, if the parent has taken them.
+    pub sources: Vec<OwnedFd>,
+}
+
+/// Waits for the root, makes a `/proc`.
+pub(super) fn run(job: &Job, channel: &Channel, host_proc: Option<OwnedFd>) -> Result<Entered> {
     let Place::New { plan, rootfs, cgroups } = &job.place else {
         let proc = host_proc.ok_or_else(|| Error::internal("no /proc to join with"))?;
-        return Ok((open_dir("/")?, proc));
+        return Ok(Entered { root: open_dir("/")?, proc, sources: Vec::new() });
     };
     // The parent has mounted it meanwhile.
-    let root = match channel.receive_root()? {
+    let (root, sources) = channel.receive_root()?;
+    let root = match root {
         Some(root) => root,
-        None => rootfs::mount_in_child(rootfs)?,
+        None => rootfs::mount_in_child(rootfs, plan)?,
     };
     if plan.namespaces.new_cgroup() && cgroups.namespace_at_once() {
         namespaces::unshare(flags::CGROUP)?;
@@ -40,7 +51,12 @@ pub(super) fn run(job: &Job, channel: &Channel, host_proc: Option<OwnedFd>) -> R
     if plan.namespaces.new_time() {
         time(&proc, plan)?;
     }
-    Ok((root, proc))
+    // The parent has written the maps before it sent the root. The files of `/proc` above are those of the root
+    // outside, so this comes after them.
+    if plan.namespaces.has_user() {
+        namespaces::become_root()?;
+    }
+    Ok(Entered { root, proc, sources })
 }
 
 fn open_dir(path: &str) -> Result<OwnedFd> {

@@ -1,8 +1,19 @@
 //! The system call filter, as late as can be: without `no_new_privs` installing it needs `CAP_SYS_ADMIN`, so it
 //! comes before the last capabilities go; with it, after them. Either way only what starts the program follows.
 
-use super::Init;
-use crate::{Error, Result};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+use proa_sys::process::{install_filter, install_filter_with_listener};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType, sendmsg, socket_with,
+};
+
+use super::{Init, Job, Place};
+use crate::channel::Go;
+use crate::{Error, Result, seccomp};
 
 pub(super) fn before_capabilities(init: &mut Init) -> Result<()> {
     if init.job.process.spec.no_new_privileges { Ok(()) } else { install(init) }
@@ -12,10 +23,36 @@ pub(super) fn after_capabilities(init: &mut Init) -> Result<()> {
     if init.job.process.spec.no_new_privileges { install(init) } else { Ok(()) }
 }
 
-fn install(init: &Init) -> Result<()> {
-    if init.filter.is_empty() {
+fn install(init: &mut Init) -> Result<()> {
+    let Go { program, flags, message } = &init.go;
+    if program.is_empty() {
         return Ok(());
     }
-    proa_sys::process::install_filter(&init.filter, 0)
-        .map_err(|error| Error::call("install the filter", error))
+    let fail = |error| Error::call("install the filter", error);
+    let Some(listener) = init.listener.take() else {
+        return install_filter(program, *flags).map_err(fail);
+    };
+    let notifications = install_filter_with_listener(program, *flags).map_err(fail)?;
+    let fds = [notifications.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    // From here on a call may wait for the listener, which has all it needs with this one.
+    sendmsg(&listener, &[IoSlice::new(message.as_bytes())], &mut control, SendFlags::NOSIGNAL)
+        .map(drop)
+        .map_err(|errno| Error::call("seccomp listener", errno))
+}
+
+/// Connects to the listener, before the process is where its path means something else.
+pub(super) fn connect(job: &Job) -> Result<Option<OwnedFd>> {
+    let path = match &job.place {
+        Place::New { plan, .. } => plan.linux.seccomp.as_ref().and_then(seccomp::listener_path),
+        Place::Existing { listener, .. } => *listener,
+    };
+    let Some(path) = path else { return Ok(None) };
+    let fail = |errno| Error::at(path, errno).context("seccomp listener");
+    let socket =
+        socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(fail)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path).map_err(fail)?).map_err(fail)?;
+    Ok(Some(socket))
 }

@@ -11,7 +11,7 @@ use rustix::thread::{
     set_thread_res_gid, set_thread_res_uid,
 };
 
-use super::{Init, Place};
+use super::Init;
 use crate::user::{self, Identity};
 use crate::{Error, Result};
 
@@ -19,7 +19,7 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
     let spec = init.job.process.spec;
     let want_home = !spec.env.iter().any(|entry| entry.starts_with("HOME="));
     let identity = user::resolve(init.root.as_fd(), init.job.user, &spec.user, want_home)?;
-    init.streams.give_to(identity.uid)?;
+    init.streams.give_to(identity.uid, init.in_user_namespace())?;
     rustix::process::umask(Mode::from_raw_mode(spec.user.umask.unwrap_or(0o022)));
     warn_of_missing(init)?;
     become_user(init, &identity)?;
@@ -44,7 +44,7 @@ fn become_user(init: &Init, identity: &Identity) -> Result<()> {
     match set_thread_groups(&groups) {
         Ok(()) => {}
         // A user namespace whose groups are mapped without privilege denies it.
-        Err(Errno::PERM) if groups.is_empty() || is_new_user_namespace(init) => {}
+        Err(Errno::PERM) if groups.is_empty() || init.in_user_namespace() => {}
         Err(errno) => return Err(Error::call("setgroups", errno)),
     }
     let gid = rustix::process::Gid::from_raw(identity.gid);
@@ -62,10 +62,6 @@ fn become_user(init: &Init, identity: &Identity) -> Result<()> {
         set_capabilities(None, CapabilitySets { effective: needed, ..sets }).map_err(fail("capset"))?;
     }
     Ok(())
-}
-
-fn is_new_user_namespace(init: &Init) -> bool {
-    matches!(&init.job.place, Place::New { plan, .. } if plan.namespaces.new_user())
 }
 
 fn drop_bounding(keep: u64) -> Result<()> {

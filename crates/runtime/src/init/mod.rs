@@ -13,19 +13,23 @@
 //! ```
 //! It dies with its parent, before its program runs and after.
 
+mod affinity;
 mod capabilities;
 mod cgroup;
+mod copyup;
 mod devices;
 mod enter;
 mod filter;
+mod hooks;
 mod identity;
+mod label;
 mod limits;
 mod loopback;
 mod masks;
 mod mounts;
 mod names;
-mod namespaces;
-mod oom;
+pub(crate) mod namespaces;
+pub(crate) mod oom;
 mod pivot;
 mod program;
 mod root;
@@ -38,11 +42,10 @@ mod workdir;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use proa_sys::clone::{ExitOnDrop, exit_now};
-use proa_sys::process::Insn;
 use proa_sys::seal::Sealed;
 
 use crate::cgroup::View;
-use crate::channel::Channel;
+use crate::channel::{Channel, Go};
 use crate::container::{Rootfs, Stdio};
 use crate::plan::{Plan, ProcessPlan};
 use crate::stdio::ChildEnds;
@@ -82,6 +85,8 @@ pub(crate) enum Place<'a> {
         pidfd: BorrowedFd<'a>,
         /// Which namespaces to join.
         namespaces: u64,
+        /// Socket of the seccomp listener.
+        listener: Option<&'a str>,
     },
 }
 
@@ -99,7 +104,12 @@ pub struct Init<'a> {
     /// Master of its terminal, for the parent.
     terminal: Option<OwnedFd>,
     identity: Identity,
-    filter: Vec<Insn>,
+    /// The word to run the program, when it has come.
+    go: Go,
+    /// Socket of the seccomp listener.
+    listener: Option<OwnedFd>,
+    /// To wait for the runtime's hooks by.
+    hooks_channel: Option<Channel>,
     warnings: Vec<String>,
 }
 
@@ -153,6 +163,7 @@ const fn step(
 pub const STEPS: &[Step] = {
     use Phase::{Container, Last, Process};
     &[
+        alone("initial CPUs", "config: process.execCPUAffinity", affinity::initial),
         alone("namespaces", "config-linux: namespaces", namespaces::run),
         alone("session", "runtime: create", session::run),
         alone("loopback", "config-linux: namespaces", loopback::run),
@@ -160,19 +171,28 @@ pub const STEPS: &[Step] = {
         step(Container, "mounts", "config: mounts", mounts::run),
         step(Container, "host name", "config: hostname, domainname", names::run),
         step(Container, "sysctl", "config-linux: sysctl", sysctl::run),
+        step(Container, "hooks", "config: hooks.createRuntime, createContainer", hooks::before_pivot),
         step(Process, "streams", "config: process.terminal", streams::run),
         step(Container, "masked paths", "config-linux: maskedPaths", masks::masked),
         step(Container, "read-only paths", "config-linux: readonlyPaths", masks::readonly),
         step(Container, "pivot", "config: root, rootfsPropagation", pivot::run),
         step(Process, "oom score", "config: process.oomScoreAdj", oom::run),
-        step(Process, "scheduling", "config: process.scheduler, ioPriority, personality", scheduling::run),
+        step(
+            Process,
+            "scheduling",
+            "config: process.scheduler, ioPriority, personality, memoryPolicy",
+            scheduling::run,
+        ),
         step(Process, "resource limits", "config: process.rlimits", limits::run),
         step(Process, "working directory", "config: process.cwd", workdir::run),
         step(Process, "user", "config: process.user, capabilities.bounding", identity::run),
         step(Last, "cgroup namespace", "config-linux: namespaces", cgroup::late_namespace),
+        step(Last, "final CPUs", "config: process.execCPUAffinity", affinity::last),
+        step(Last, "label", "config: process.apparmorProfile, selinuxLabel", label::run),
         step(Last, "seccomp", "config-linux: seccomp", filter::before_capabilities),
         step(Last, "capabilities", "config: process.capabilities, noNewPrivileges", capabilities::run),
         step(Last, "seccomp", "config-linux: seccomp", filter::after_capabilities),
+        step(Last, "hooks", "config: hooks.startContainer", hooks::before_program),
         step(Last, "start", "config: process.args", program::run),
     ]
 };
@@ -193,21 +213,28 @@ enum Never {}
 
 fn work(job: &Job, channel: &Channel, streams: ChildEnds) -> Result<Never> {
     let host_proc = enter::host_proc(job)?;
+    let listener = filter::connect(job)?;
     for Step { name, run, .. } in STEPS {
         let Run::Alone(run) = run else { break };
         run(job).map_err(|error| error.context(name))?;
     }
-    let (root, proc) = enter::run(job, channel, host_proc)?;
+    let enter::Entered { root, proc, sources } = enter::run(job, channel, host_proc)?;
+    let hooks_channel = match &job.place {
+        Place::New { plan, .. } if plan.runtime_hooks() => Some(channel.try_clone()?),
+        _ => None,
+    };
     let mut init = Init {
         job,
         root,
         proc,
-        sources: Vec::new(),
+        sources,
         streams,
         terminal: None,
         identity: Identity::default(),
-        filter: Vec::new(),
-        warnings: Vec::new(),
+        go: Go::default(),
+        listener,
+        hooks_channel,
+        warnings: job.process.warnings.clone(),
     };
     if matches!(job.place, Place::New { .. }) {
         // The order of the table, so the phases of a new container interleave.
@@ -224,7 +251,7 @@ fn work(job: &Job, channel: &Channel, streams: ChildEnds) -> Result<Never> {
         .send_ready(&init.warnings, terminal.as_ref().map(AsFd::as_fd))
         .map_err(|errno| Error::call("sendmsg", errno))?;
     drop(terminal);
-    init.filter = channel.receive_go()?;
+    init.go = channel.receive_go()?;
     init.steps(&[Phase::Last])?;
     Err(Error::internal("the program was not run"))
 }
@@ -237,6 +264,14 @@ impl<'a> Init<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the process is in a user namespace other than the runtime's.
+    fn in_user_namespace(&self) -> bool {
+        match &self.job.place {
+            Place::New { plan, .. } => plan.namespaces.has_user(),
+            Place::Existing { namespaces, .. } => namespaces & crate::plan::namespaces::USER != 0,
+        }
     }
 
     /// The container's plan, in steps of the container's phase.
@@ -267,7 +302,7 @@ mod tests {
             "user",
             "start",
         ]);
-        ordered(&["mounts", "streams", "pivot"]);
+        ordered(&["mounts", "hooks", "streams", "pivot"]);
         ordered(&["user", "seccomp", "capabilities", "start"]);
         ordered(&["namespaces", "loopback", "root"]);
         assert!(STEPS.iter().all(|step| !step.section.is_empty()));

@@ -6,10 +6,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use proa_sys::mount::{self, MountAttr, NODEV, NOEXEC, NOSUID, RDONLY};
 use rustix::fs::FileType;
 use rustix::io::Errno;
-use rustix::mount::{MountAttrFlags, MoveMountFlags, fsconfig_set_flag, fsconfig_set_string, move_mount};
+use rustix::mount::{
+    FsPickFlags, MountAttrFlags, MoveMountFlags, fsconfig_reconfigure, fsconfig_set_flag,
+    fsconfig_set_string, fspick, move_mount,
+};
 
-use super::{Init, cgroup, devices};
-use crate::plan::{Bind, Filesystem, MountPlan, MountSource};
+use super::{Init, cgroup, copyup, devices};
+use crate::plan::{Bind, Filesystem, FsOption, MountPlan, MountSource};
 use crate::{Error, Result, inroot, rootfs};
 
 /// Files of `/proc` that may be covered by a bind mount: views of resources, as LXCFS gives.
@@ -23,6 +26,8 @@ const PROC_VIEWS: &[&str] = &[
     "/proc/swaps",
     "/proc/uptime",
     "/proc/net/dev",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
 ];
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 /// What our `/proc` has from the start.
@@ -48,31 +53,40 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
             MountSource::New(new) if plan.destination == "/dev" && new.kind == "tmpfs" => {
                 dev(init, plan, new).map(|made| nodes = Some(made))
             }
-            MountSource::New(new) => filesystem(init.root.as_fd(), plan, new),
+            MountSource::New(new) => filesystem(init, plan, new),
+            MountSource::Remount(options) => remount(init.root.as_fd(), plan, options),
         };
         made.map_err(|error| error.context(plan.destination))?;
     }
     devices::run(init, nodes).map_err(|error| error.context("/dev"))
 }
 
-/// `/dev` and the nodes in it, which are opened through mounts of their own (invariant 11). Returns the nodes
-/// that belong elsewhere.
+/// `/dev` and the nodes in it, which are opened through mounts of their own where it is `nodev` (invariant 11).
+/// Returns the nodes that belong elsewhere.
 fn dev(init: &Init, plan: &MountPlan, new: &Filesystem) -> Result<devices::Nodes> {
     let target = target_dir(init.root.as_fd(), plan)?;
-    let tree = instance(new, plan.attr.set & !(NODEV | RDONLY), None)?;
+    let last = plan.attr.set & (NODEV | RDONLY);
+    let tree = instance(init, new, plan.attr.set & !last, None)?;
     // Attached first: before 6.15 the nodes of a mount that is in no place could not be cloned.
     attach(tree.as_fd(), target.as_fd())?;
+    if new.copy_up {
+        copyup::run(target.as_fd(), tree.as_fd())?;
+    }
     let nodes = devices::make(tree.as_fd(), init.plan()?)?;
     let nodes = devices::attach_own(tree.as_fd(), nodes)?;
-    let attr = MountAttr { set: NODEV | plan.attr.set & RDONLY, ..MountAttr::default() };
-    mount::set(tree.as_fd(), false, &attr).map_err(|error| Error::call("mount_setattr", error))?;
-    Ok(nodes)
+    if last != 0 {
+        set(&tree, false, &MountAttr { set: last, ..MountAttr::default() })?;
+    }
+    afterwards(&tree, plan, new).map(|()| nodes)
 }
 
-fn filesystem(root: BorrowedFd, plan: &MountPlan, new: &Filesystem) -> Result<()> {
-    let target = target_dir(root, plan)?;
-    match instance(new, plan.attr.set, Some(target.as_fd())) {
-        Ok(tree) => attach(tree.as_fd(), target.as_fd()),
+fn filesystem(init: &Init, plan: &MountPlan, new: &Filesystem) -> Result<()> {
+    let target = target_dir(init.root.as_fd(), plan)?;
+    if !plan.must_be_real() || plan.destination.contains("proc/") {
+        refuse_in_proc(target.as_fd(), plan.destination)?;
+    }
+    let tree = match instance(init, new, plan.attr.set & !late(new), Some(target.as_fd())) {
+        Ok(tree) => tree,
         // A user namespace without a network namespace of its own may not make a new sysfs.
         Err(_)
             if new.kind == "sysfs"
@@ -81,43 +95,82 @@ fn filesystem(root: BorrowedFd, plan: &MountPlan, new: &Filesystem) -> Result<()
             let tree = rootfs::clone_tree(rustix::fs::CWD, "/sys".as_ref())
                 .map_err(|errno| Error::at("/sys", errno))?;
             set(&tree, true, &plan.attr)?;
-            attach(tree.as_fd(), target.as_fd())
+            tree
         }
-        Err(error) => Err(error),
+        Err(error) => return Err(error),
+    };
+    attach(tree.as_fd(), target.as_fd())?;
+    if new.copy_up {
+        copyup::run(target.as_fd(), tree.as_fd())?;
+        set(&tree, false, &MountAttr { set: plan.attr.set & late(new), ..MountAttr::default() })?;
     }
+    afterwards(&tree, plan, new)
+}
+
+/// What must wait until all is copied.
+fn late(new: &Filesystem) -> u64 {
+    if new.copy_up { RDONLY } else { 0 }
+}
+
+/// What can only be said of a mount that exists.
+fn afterwards(tree: &OwnedFd, plan: &MountPlan, new: &Filesystem) -> Result<()> {
+    set(tree, true, &plan.recursive)?;
+    // A new mount is private.
+    let propagation = new.propagation.filter(|kind| *kind != mount::PRIVATE).unwrap_or(0);
+    set(tree, false, &MountAttr { propagation, ..MountAttr::default() })
 }
 
 /// A new instance of a file system. A tmpfs without a mode takes the mode of the directory that it covers.
-fn instance(new: &Filesystem, attr: u64, covers: Option<BorrowedFd>) -> Result<OwnedFd> {
+fn instance(init: &Init, new: &Filesystem, attr: u64, covers: Option<BorrowedFd>) -> Result<OwnedFd> {
     let context = rootfs::open_context(new.kind)?;
-    for (name, value) in &new.options {
-        let done = match value {
-            Some(value) => fsconfig_set_string(context.as_fd(), *name, *value),
-            None => fsconfig_set_flag(context.as_fd(), *name),
-        };
-        done.map_err(|errno| rootfs::explain(&context, errno).context(format!("option {name}")))?;
+    if let Some(source) = new.source {
+        option(&context, &("source", Some(source)))?;
     }
+    if let Some(label) = init.plan()?.label_of(new) {
+        option(&context, &("context", Some(label)))?;
+    }
+    new.options.iter().try_for_each(|pair| option(&context, pair))?;
     let has_mode = new.options.iter().any(|(name, _)| *name == "mode");
     if let (Some(covers), "tmpfs", false) = (covers, new.kind, has_mode) {
         let stat = inroot::stat(covers).map_err(|errno| Error::call("stat", errno))?;
         let mode = format!("{:o}", stat.st_mode & 0o7777);
-        fsconfig_set_string(context.as_fd(), "mode", mode.as_str())
-            .map_err(|errno| rootfs::explain(&context, errno))?;
+        option(&context, &("mode", Some(&mode)))?;
     }
     rootfs::finish(context, MountAttrFlags::from_bits_retain(attr as u32))
+}
+
+fn option(context: &OwnedFd, (name, value): &FsOption) -> Result<()> {
+    let done = match value {
+        Some(value) => fsconfig_set_string(context.as_fd(), *name, *value),
+        None => fsconfig_set_flag(context.as_fd(), *name),
+    };
+    done.map_err(|errno| rootfs::explain(context, errno).context(format!("option {name}")))
+}
+
+/// Other attributes and options for what is mounted at a path.
+fn remount(root: BorrowedFd, plan: &MountPlan, options: &[FsOption]) -> Result<()> {
+    let target = inroot::handle(root, plan.destination).map_err(|errno| Error::call("open", errno))?;
+    set(&target, false, &plan.attr)?;
+    set(&target, true, &plan.recursive)?;
+    if options.is_empty() {
+        return Ok(());
+    }
+    let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+    let context = fspick(target.as_fd(), c"", flags).map_err(|errno| Error::call("fspick", errno))?;
+    options.iter().try_for_each(|pair| option(&context, pair))?;
+    fsconfig_reconfigure(context.as_fd()).map_err(|errno| rootfs::explain(&context, errno))
 }
 
 /// A clone of a host path over a file or directory of the container.
 fn bind(root: BorrowedFd, plan: &MountPlan, source: &OwnedFd) -> Result<()> {
     let MountSource::Bind(Bind { recursive, propagation, .. }) = plan.source else { return Ok(()) };
-    let attr = MountAttr { propagation, ..plan.attr };
-    // Propagation and `nodev` hold for all that comes with it; the rest for the mount alone.
+    // Propagation holds for all that comes with it; attributes for the mount alone, unless they begin with `r`.
     if recursive {
-        let all =
-            MountAttr { set: plan.attr.set & NODEV | plan.recursive.set, propagation, ..plan.recursive };
-        set(source, true, &all)?;
+        set(source, true, &MountAttr { propagation, ..plan.recursive })?;
     }
-    set(source, false, &attr)?;
+    let own =
+        MountAttr { set: plan.recursive.set & !plan.attr.clear | plan.attr.set, propagation, ..plan.attr };
+    set(source, false, &own)?;
     let is_dir = inroot::stat(source.as_fd()).is_ok_and(|stat| inroot::is(&stat, FileType::Directory));
     let target = if is_dir {
         inroot::make_dir_all(root, plan.destination, 0o755)?

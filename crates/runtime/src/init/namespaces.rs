@@ -2,45 +2,77 @@
 
 use std::os::fd::AsFd;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
 use rustix::thread::{
     LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
+    set_thread_res_gid, set_thread_res_uid,
 };
 
 use super::{Job, Place};
 use crate::plan::{Namespaces, namespaces as flags};
 use crate::{Error, Result};
 
+/// How the kernel shows an id that is not mapped.
+const OVERFLOW_ID: u32 = 65534;
+
 pub(super) fn run(job: &Job) -> Result<()> {
     match &job.place {
         Place::New { plan, .. } => {
-            join(&plan.namespaces)?;
+            if !plan.namespaces.join_between() {
+                join(&plan.namespaces)?;
+            }
             unshare(plan.namespaces.unshare_first())
         }
-        Place::Existing { pidfd, namespaces } => {
+        Place::Existing { pidfd, namespaces, .. } => {
             let kinds = ThreadNameSpaceType::from_bits_retain(*namespaces as u32);
-            move_into_thread_name_spaces(*pidfd, kinds).map_err(|errno| Error::call("setns", errno))
+            move_into_thread_name_spaces(*pidfd, kinds).map_err(|errno| Error::call("setns", errno))?;
+            if namespaces & flags::USER == 0 { Ok(()) } else { become_root() }
         }
     }
 }
 
-fn join(namespaces: &Namespaces) -> Result<()> {
-    // The pid namespace was joined before the fork.
-    for (path, flag) in namespaces.join.iter().filter(|(_, flag)| *flag != flags::PID) {
+/// Joins what has a path: the mount namespace late, since it changes what paths mean, and the user namespace last,
+/// since the others may belong to the one we come from.
+pub(crate) fn join(namespaces: &Namespaces) -> Result<()> {
+    let mut opened = Vec::new();
+    // Where nobody stands between, the pid namespace was joined before the fork.
+    let is_wanted = |flag: u64| flag != flags::PID || namespaces.join_between();
+    for (path, flag) in namespaces.join.iter().filter(|(_, flag)| is_wanted(*flag)) {
         let fd = rustix::fs::open(*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| Error::at(path, errno))?;
-        move_into_link_name_space(fd.as_fd(), link_type(*flag)).map_err(|errno| Error::at(path, errno))?;
+        opened.push((*path, *flag, fd));
+    }
+    opened.sort_by_key(|(_, flag, _)| match *flag {
+        flags::USER => 2,
+        flags::MOUNT => 1,
+        _ => 0,
+    });
+    for (path, flag, fd) in opened {
+        move_into_link_name_space(fd.as_fd(), link_type(flag)).map_err(|errno| Error::at(path, errno))?;
     }
     Ok(())
 }
 
 fn link_type(flag: u64) -> Option<LinkNameSpaceType> {
     use LinkNameSpaceType::{
-        ControlGroup, HostNameAndNISDomainName, InterProcessCommunication, Network, Time,
+        ControlGroup, HostNameAndNISDomainName, InterProcessCommunication, Mount, Network, ProcessID, Time,
+        User,
     };
-    [ControlGroup, HostNameAndNISDomainName, InterProcessCommunication, Network, Time]
+    [ControlGroup, HostNameAndNISDomainName, InterProcessCommunication, Mount, Network, ProcessID, Time, User]
         .into_iter()
         .find(|kind| *kind as u64 == flag)
+}
+
+/// In a user namespace: be its root, so that what is made there has an owner inside. A map without 0 leaves us who
+/// we are, if that is in it.
+pub(super) fn become_root() -> Result<()> {
+    let (uid, gid) = (Uid::ROOT, Gid::ROOT);
+    match set_thread_res_gid(gid, gid, gid).and_then(|()| set_thread_res_uid(uid, uid, uid)) {
+        Ok(()) => Ok(()),
+        Err(Errno::INVAL) if rustix::process::getuid().as_raw() != OVERFLOW_ID => Ok(()),
+        Err(errno) => Err(Error::call("become root of the user namespace (is 0 mapped?)", errno)),
+    }
 }
 
 pub(super) fn unshare(flags: u64) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Scheduler, I/O priority and execution domain.
+//! Scheduler, I/O priority, memory policy and execution domain.
 
 use super::{Init, Place};
 use crate::{Error, Result};
@@ -13,6 +13,10 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
             .map_err(|error| Error::call("I/O priority", error))?;
     }
     let Place::New { plan, .. } = &init.job.place else { return Ok(()) };
+    if let Some((mode, nodes)) = &plan.memory_policy {
+        proa_sys::process::set_memory_policy(*mode, nodes)
+            .map_err(|error| Error::call("memory policy", error))?;
+    }
     let Some(personality) = &plan.linux.personality else { return Ok(()) };
     let domain = match personality.domain.as_str() {
         "LINUX" => 0,

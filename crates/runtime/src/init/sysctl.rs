@@ -11,21 +11,20 @@ use crate::plan::has_own;
 use crate::{Error, Result, inroot};
 
 const IPC: &[&str] = &[
-    "kernel.msgmax",
-    "kernel.msgmnb",
-    "kernel.msgmni",
-    "kernel.sem",
-    "kernel.shmall",
-    "kernel.shmmax",
-    "kernel.shmmni",
-    "kernel.shm_rmid_forced",
+    "kernel/msgmax",
+    "kernel/msgmnb",
+    "kernel/msgmni",
+    "kernel/sem",
+    "kernel/shmall",
+    "kernel/shmmax",
+    "kernel/shmmni",
+    "kernel/shm_rmid_forced",
 ];
 
 pub(super) fn run(init: &mut Init) -> Result<()> {
     let linux = init.plan()?.linux;
     for (name, value) in &linux.sysctl {
-        check(linux, name)?;
-        write(&init.proc, &format!("sys/{}", name.replace('.', "/")), value)?;
+        write(&init.proc, &format!("sys/{}", check(linux, name)?), value)?;
     }
     Ok(())
 }
@@ -39,22 +38,45 @@ pub(super) fn write(proc: &OwnedFd, path: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
-fn check(linux: &Linux, name: &str) -> Result<()> {
+/// The path of a parameter below `/proc/sys`, if it may be set. Whichever of `.` and `/` comes first in a name divides
+/// it, as for sysctl(8); the other is part of a name then (`net/ipv4/conf/eth0.1/forwarding`).
+fn check(linux: &Linux, name: &str) -> Result<String> {
     let refuse = |why: &str| Err(Error::invalid(format!("sysctl '{name}': {why}")));
-    if name.contains('/') || name.split('.').any(str::is_empty) {
+    let path: String = match name.find(['.', '/']).map(|at| name.as_bytes()[at]) {
+        Some(b'.') => name
+            .chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect(),
+        _ => name.to_owned(),
+    };
+    if path.split('/').any(|part| matches!(part, "" | "." | "..")) || path.contains('\0') {
         return refuse("not a name");
     }
-    let kind = if name.starts_with("net.") {
+    let kind = if path.starts_with("net/") {
         NamespaceKind::Network
-    } else if IPC.contains(&name) || name.starts_with("fs.mqueue.") {
+    } else if IPC.contains(&path.as_str()) || path.starts_with("fs/mqueue/") {
         NamespaceKind::Ipc
+    } else if path == "kernel/domainname" {
+        NamespaceKind::Uts
+    } else if path.starts_with("user/") {
+        NamespaceKind::User
+    } else if path == "kernel/hostname" {
+        return refuse("set the spec's hostname");
     } else {
-        return refuse("it would change the host: only those of the ipc and network namespaces can be set");
+        return refuse("it would change the host: only those of the container's namespaces can be set");
     };
     if !has_own(linux, kind) {
         return refuse("the container shares this namespace with the host");
     }
-    Ok(())
+    Ok(path)
 }
 
 #[cfg(test)]
@@ -68,17 +90,28 @@ mod tests {
             namespaces: vec![Namespace { kind: NamespaceKind::Ipc, path: None }],
             ..Linux::default()
         };
-        check(&linux, "kernel.sem").unwrap();
+        assert_eq!(check(&linux, "kernel.sem").unwrap(), "kernel/sem");
+        assert_eq!(check(&linux, "kernel/sem").unwrap(), "kernel/sem");
         check(&linux, "fs.mqueue.queues_max").unwrap();
         for name in [
             "kernel.core_pattern",
             "vm.swappiness",
             "net.ipv4.ip_forward",
             "net..x",
-            "kernel/sem",
+            "kernel.hostname",
+            "kernel/../kernel/core_pattern",
+            "kernel.sem/../../sysrq-trigger",
+            "/kernel/sem",
             "net.../x",
         ] {
             assert!(check(&linux, name).is_err(), "{name}");
         }
+        let linux = Linux {
+            namespaces: vec![Namespace { kind: NamespaceKind::Network, path: None }],
+            ..Linux::default()
+        };
+        let both = ["net/ipv4/conf/eth0.1/forwarding", "net.ipv4.conf.eth0/1.forwarding"];
+        assert!(both.iter().all(|name| check(&linux, name).unwrap() == both[0]));
+        assert!(check(&linux, "net.../x").is_err());
     }
 }

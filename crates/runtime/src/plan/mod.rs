@@ -3,16 +3,18 @@
 
 mod mounts;
 pub(crate) mod namespaces;
+mod numbers;
 mod process;
 
-pub(crate) use mounts::{Bind, Filesystem, MountPlan, MountSource};
+pub(crate) use mounts::{Bind, Filesystem, FsOption, IdMap, MountPlan, MountSource};
 pub(crate) use namespaces::Namespaces;
-pub(crate) use process::{CapabilityPlan, ProcessPlan};
+pub(crate) use process::{CapabilityPlan, Label, ProcessPlan};
 
-use proa_oci::runtime::{Linux, Namespace, NamespaceKind, Spec};
+use proa_oci::runtime::{Hooks, Linux, MemoryPolicy, Namespace, NamespaceKind, SPEC_VERSION, Spec};
+use proa_oci::state::State;
 use proa_sys::mount;
 
-use crate::{Error, Result};
+use crate::{Error, Result, hooks};
 
 /// What the first process of a container sets up.
 #[derive(Debug)]
@@ -21,6 +23,10 @@ pub(crate) struct Plan<'a> {
     pub id: &'a str,
     /// The spec's Linux section.
     pub linux: &'a Linux,
+    /// Its hooks, if it has any.
+    pub hooks: Option<&'a Hooks>,
+    /// What hooks and listeners are told, but for the status, the process and the bundle.
+    pub state: State,
     /// Host and domain name.
     pub names: [Option<&'a str>; 2],
     /// Namespaces to make and to join.
@@ -29,8 +35,12 @@ pub(crate) struct Plan<'a> {
     pub mounts: Vec<MountPlan<'a>>,
     /// Propagation of the root mount, and whether that is recursive.
     pub propagation: (u64, bool),
+    /// Mounts are `nodev` unless the spec says otherwise (invariant 11).
+    pub nodev: bool,
     /// Make the root read-only.
     pub readonly_root: bool,
+    /// NUMA memory policy: mode with flags, nodes.
+    pub memory_policy: Option<(u32, Vec<u64>)>,
     /// The first process.
     pub process: ProcessPlan<'a>,
 }
@@ -38,7 +48,8 @@ pub(crate) struct Plan<'a> {
 impl<'a> Plan<'a> {
     /// Checks the spec.
     pub(crate) fn new(id: &'a str, spec: &'a Spec, linux: &'a Linux) -> Result<Self> {
-        refuse_unsupported(spec, linux)?;
+        refuse_unsupported(linux)?;
+        spec.hooks.as_ref().map_or(Ok(()), hooks::check)?;
         let process = spec.process.as_ref().ok_or_else(|| Error::invalid("the spec has no process"))?;
         let namespaces = Namespaces::new(linux)?;
         if (spec.hostname.is_some() || spec.domainname.is_some()) && !has_own(linux, NamespaceKind::Uts) {
@@ -49,13 +60,59 @@ impl<'a> Plan<'a> {
         Ok(Self {
             id,
             linux,
+            hooks: spec.hooks.as_ref().filter(|hooks| **hooks != Hooks::default()),
+            state: State {
+                oci_version: SPEC_VERSION.to_owned(),
+                id: id.to_owned(),
+                annotations: spec.annotations.clone(),
+                ..State::default()
+            },
             names: [spec.hostname.as_deref(), spec.domainname.as_deref()],
+            mounts: mounts(spec, &namespaces)?,
             namespaces,
-            mounts: spec.mounts.iter().map(MountPlan::new).collect::<Result<_>>()?,
             propagation: propagation(linux.rootfs_propagation.as_deref())?,
+            nodev: false,
             readonly_root: spec.root.as_ref().is_some_and(|root| root.readonly),
+            memory_policy: linux.memory_policy.as_ref().map(memory_policy).transpose()?,
             process: ProcessPlan::new(process)?,
         })
+    }
+}
+
+impl Plan<'_> {
+    /// Makes all `nodev` that the spec does not say `dev` of (invariant 11).
+    pub(crate) fn bind_devices(&mut self) {
+        self.nodev = true;
+        self.mounts.iter_mut().for_each(MountPlan::bind_devices);
+    }
+
+    /// Whether the nodes in `/dev` can be opened as they are: it is a tmpfs of the spec, and not `nodev`.
+    pub(crate) fn opens_nodes(&self) -> bool {
+        self.mounts.iter().any(|mount| {
+            let is_tmpfs = matches!(&mount.source, MountSource::New(new) if new.kind == "tmpfs");
+            is_tmpfs && mount.destination == "/dev" && mount.attr.set & mount::NODEV == 0
+        })
+    }
+
+    /// The SELinux label of a new file system; those that take none have the kernel's.
+    pub(crate) fn label_of(&self, new: &Filesystem) -> Option<&str> {
+        self.label().filter(|_| !matches!(new.kind, "proc" | "sysfs" | "mqueue"))
+    }
+
+    /// The SELinux label of what is mounted.
+    pub(crate) fn label(&self) -> Option<&str> {
+        self.linux.mount_label.as_deref().filter(|label| !label.is_empty())
+    }
+
+    /// Whether the parent takes what is bound: it may go where the root of a user namespace may not, and only it may
+    /// map ids.
+    pub(crate) fn takes_sources(&self) -> bool {
+        self.namespaces.has_user() || self.mounts.iter().any(|mount| mount.idmap.is_some())
+    }
+
+    /// Whether there are hooks that the runtime runs before `pivot_root`.
+    pub(crate) fn runtime_hooks(&self) -> bool {
+        self.hooks.is_some_and(|hooks| !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty())
     }
 }
 
@@ -69,17 +126,34 @@ pub(crate) fn namespace(linux: &Linux, kind: NamespaceKind) -> Option<&Namespace
     linux.namespaces.iter().find(|namespace| namespace.kind == kind)
 }
 
-fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<()> {
+fn mounts<'a>(spec: &'a Spec, namespaces: &Namespaces) -> Result<Vec<MountPlan<'a>>> {
+    let mounts = spec.mounts.iter().map(MountPlan::new).collect::<Result<Vec<_>>>()?;
+    let lacks_map = |mount: &&MountPlan| mount.idmap.as_ref().is_some_and(|map| map.maps[0].is_empty());
+    match mounts.iter().find(lacks_map) {
+        Some(mount) if !namespaces.has_user() => Err(Error::invalid(format!(
+            "mount {}: idmap needs uidMappings and gidMappings, or a user namespace",
+            mount.destination
+        ))),
+        _ => Ok(mounts),
+    }
+}
+
+fn refuse_unsupported(linux: &Linux) -> Result<()> {
     let refuse =
         |what: &str| Err(Error::unsupported(format!("{what} not supported: remove it from the spec")));
-    if spec.hooks.is_some() {
-        return refuse("hooks are");
+    if linux.intel_rdt.is_some() {
+        return refuse("intelRdt is");
     }
-    if linux.mount_label.is_some() {
-        return refuse("mountLabel (SELinux) is");
+    if !linux.net_devices.is_empty() {
+        return refuse("netDevices (moving interfaces into the container) are");
     }
-    if linux.seccomp.as_ref().is_some_and(|seccomp| seccomp.listener_path.is_some()) {
-        return refuse("a seccomp listener is");
+    if linux.personality.as_ref().is_some_and(|personality| !personality.flags.is_empty()) {
+        return refuse("flags of a personality are");
+    }
+    if let Some(label) = linux.mount_label.as_deref().filter(|label| !label.is_empty())
+        && !process::has_selinux()
+    {
+        return Err(process::no_selinux(label));
     }
     if let Some(device) =
         linux.devices.iter().find(|device| !matches!(device.kind.as_str(), "c" | "u" | "b" | "p"))
@@ -90,6 +164,27 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+fn memory_policy(policy: &MemoryPolicy) -> Result<(u32, Vec<u64>)> {
+    let unknown = |what: &str| Error::invalid(format!("memoryPolicy: '{what}' is not known"));
+    let mode = match policy.mode.as_str() {
+        "MPOL_DEFAULT" => 0,
+        "MPOL_PREFERRED" => 1,
+        "MPOL_BIND" => 2,
+        "MPOL_INTERLEAVE" => 3,
+        "MPOL_LOCAL" => 4,
+        "MPOL_PREFERRED_MANY" => 5,
+        "MPOL_WEIGHTED_INTERLEAVE" => 6,
+        mode => return Err(unknown(mode)),
+    };
+    let flags = policy.flags.iter().try_fold(0, |flags, flag| match flag.as_str() {
+        "MPOL_F_NUMA_BALANCING" => Ok(flags | 1 << 13),
+        "MPOL_F_RELATIVE_NODES" => Ok(flags | 1 << 14),
+        "MPOL_F_STATIC_NODES" => Ok(flags | 1 << 15),
+        flag => Err(unknown(flag)),
+    })?;
+    Ok((mode | flags, numbers::mask("memoryPolicy", &policy.nodes)?))
 }
 
 fn propagation(name: Option<&str>) -> Result<(u64, bool)> {
@@ -108,7 +203,7 @@ fn propagation(name: Option<&str>) -> Result<(u64, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proa_oci::runtime::Hooks;
+    use proa_oci::runtime::Hook;
 
     fn plan(spec: &Spec) -> Result<()> {
         Plan::new("id", spec, spec.linux.as_ref().unwrap()).map(drop)
@@ -127,13 +222,25 @@ mod tests {
             change(&mut spec);
             plan(&spec).unwrap_err().to_string()
         };
-        assert!(refused(|spec| spec.hooks = Some(Hooks::default())).contains("hooks"));
+        let hooks = refused(|spec| {
+            let hook = Hook { path: "relative".into(), ..Hook::default() };
+            spec.hooks = Some(Hooks { poststop: vec![hook], ..Hooks::default() });
+        });
+        assert!(hooks.contains("poststop hook 'relative'"));
         assert!(refused(|spec| spec.process = None).contains("no process"));
         assert!(refused(|spec| spec.linux_mut().rootfs_propagation = Some("loose".into())).contains("loose"));
-        assert!(
-            refused(|spec| spec.process.as_mut().unwrap().apparmor_profile = Some("x".into()))
-                .contains("AppArmor")
-        );
+        assert!(refused(|spec| spec.linux_mut().mount_label = Some("x".into())).contains("SELinux"));
+        assert!(refused(|spec| spec.linux_mut().intel_rdt = Some(Default::default())).contains("intelRdt"));
+        let moved =
+            |spec: &mut Spec| drop(spec.linux_mut().net_devices.insert("eth0".into(), Default::default()));
+        assert!(refused(moved).contains("netDevices"));
+        let policy = |mode: &str, nodes: &str| MemoryPolicy {
+            mode: mode.into(),
+            nodes: nodes.into(),
+            flags: vec!["MPOL_F_STATIC_NODES".into()],
+        };
+        assert_eq!(memory_policy(&policy("MPOL_BIND", "0-1")).unwrap(), (2 | 1 << 15, vec![3]));
+        assert!(memory_policy(&policy("MPOL_X", "")).is_err());
         assert!(
             refused(|spec| {
                 spec.hostname = Some("h".into());

@@ -1,6 +1,6 @@
 //! Mount options: which are attributes of the mount, which go to the file system.
 
-use proa_oci::runtime::Mount;
+use proa_oci::runtime::{IdMapping, Mount};
 use proa_sys::mount::{
     ATIME, MountAttr, NOATIME, NODEV, NODIRATIME, NOEXEC, NOSUID, NOSYMFOLLOW, PRIVATE, RDONLY, SHARED,
     SLAVE, STRICTATIME, UNBINDABLE,
@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// One mount, checked.
 #[derive(Debug, PartialEq)]
 pub(crate) struct MountPlan<'a> {
-    /// Absolute path inside the container.
+    /// Path inside the container; one that is not absolute is relative to the root.
     pub destination: &'a str,
     /// What is mounted.
     pub source: MountSource<'a>,
@@ -19,6 +19,8 @@ pub(crate) struct MountPlan<'a> {
     pub attr: MountAttr,
     /// Attributes of the mounts below it too (`rro` and the like); none is all zero.
     pub recursive: MountAttr,
+    /// Ids are mapped.
+    pub idmap: Option<IdMap<'a>>,
 }
 
 /// What is mounted.
@@ -30,12 +32,17 @@ pub(crate) enum MountSource<'a> {
     New(Filesystem<'a>),
     /// The container's own cgroups.
     Cgroup,
+    /// Nothing: what is mounted there already gets other attributes and options.
+    Remount(Vec<FsOption<'a>>),
 }
+
+/// An option of a file system and its value.
+pub(crate) type FsOption<'a> = (&'a str, Option<&'a str>);
 
 /// A bind mount.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Bind<'a> {
-    /// Host path.
+    /// Host path; one that is not absolute is relative to the bundle.
     pub path: &'a str,
     /// With the mounts below it.
     pub recursive: bool,
@@ -43,64 +50,117 @@ pub(crate) struct Bind<'a> {
     pub propagation: u64,
 }
 
+/// How ids of an id-mapped mount translate.
+#[derive(Debug, PartialEq)]
+pub(crate) struct IdMap<'a> {
+    /// Of users and of groups; empty for the map of the container's user namespace.
+    pub maps: [&'a [IdMapping]; 2],
+    /// For the mounts below it too.
+    pub recursive: bool,
+}
+
 /// A new instance of a file system.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Filesystem<'a> {
     /// Its type.
     pub kind: &'a str,
+    /// What it is made from, where that says more than the type.
+    pub source: Option<&'a str>,
     /// Its options.
-    pub options: Vec<(&'a str, Option<&'a str>)>,
+    pub options: Vec<FsOption<'a>>,
+    /// Propagation, where it is asked for.
+    pub propagation: Option<u64>,
+    /// A tmpfs that begins with what lies under it.
+    pub copy_up: bool,
 }
 
 impl<'a> MountPlan<'a> {
     pub(crate) fn new(mount: &'a Mount) -> Result<Self> {
-        let destination = mount.destination.as_str();
+        let destination = match mount.destination.trim_end_matches('/') {
+            "" if mount.destination.starts_with('/') => "/",
+            trimmed => trimmed,
+        };
         let invalid = |what: String| Err(Error::invalid(format!("mount {destination}: {what}")));
-        if !destination.starts_with('/') {
-            return invalid("the destination is not an absolute path".to_owned());
-        }
-        if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-            return Err(Error::unsupported(format!(
-                "mount {destination}: id-mapped mounts are not supported"
-            )));
+        if destination.is_empty() || destination == "/" {
+            return invalid("the destination must be below the root".to_owned());
         }
         let mut parsed = Options::default();
         mount.options.iter().for_each(|option| parsed.add(option));
-        let kind = mount.kind.as_deref().unwrap_or("bind");
+        let kind = mount.kind.as_deref().filter(|kind| !kind.is_empty()).unwrap_or("bind");
         let is_bind = parsed.bind.is_some() || matches!(kind, "bind" | "none" | "rbind");
         if is_bind && let Some((name, _)) = parsed.rest.first() {
             return invalid(format!("option '{name}' is not known for a bind mount"));
         }
-        let source = match (is_bind, kind, mount.source.as_deref()) {
-            (true, _, Some(path)) if path.starts_with('/') => {
+        if parsed.copy_up && (is_bind || kind != "tmpfs") {
+            return invalid("tmpcopyup is for a tmpfs".to_owned());
+        }
+        let idmap = idmap(mount, &parsed, is_bind)
+            .map_err(|what| Error::invalid(format!("mount {destination}: {what}")))?;
+        let source = match (is_bind, kind, mount.source.as_deref().filter(|source| !source.is_empty())) {
+            _ if parsed.remount => {
+                MountSource::Remount(parsed.superblock.into_iter().chain(parsed.rest).collect())
+            }
+            (true, _, Some(path)) => {
                 let recursive = parsed.bind.unwrap_or(kind == "rbind");
                 let propagation = parsed.propagation.unwrap_or(PRIVATE);
                 MountSource::Bind(Bind { path, recursive, propagation })
             }
-            (true, ..) => return invalid("the source is not an absolute path".to_owned()),
+            (true, ..) => return invalid("a bind mount has no source".to_owned()),
             (_, "cgroup" | "cgroup2", _) => MountSource::Cgroup,
-            (_, kind @ ("proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue"), _) => {
-                MountSource::New(Filesystem { kind, options: parsed.rest })
-            }
-            (_, kind, _) => return invalid(format!("file system '{kind}' is not supported")),
+            (_, kind, source) => MountSource::New(Filesystem {
+                kind,
+                source: source.filter(|source| *source != kind),
+                options: parsed.superblock.into_iter().chain(parsed.rest).collect(),
+                propagation: parsed.propagation,
+                copy_up: parsed.copy_up,
+            }),
         };
-        // Invariant 11: nodes that a container makes cannot be opened. On devpts none can be made, and its
-        // terminals must be.
-        if !matches!(&source, MountSource::New(Filesystem { kind: "devpts", .. })) {
-            parsed.attr.set |= NODEV & !parsed.attr.clear;
+        if source == MountSource::Cgroup {
+            // Each hierarchy is a mount below it.
+            change(&mut parsed.attr, parsed.recursive.set, parsed.recursive.clear);
         }
-        Ok(Self { destination, source, attr: parsed.attr, recursive: parsed.recursive })
+        Ok(Self { destination, source, attr: parsed.attr, recursive: parsed.recursive, idmap })
+    }
+
+    /// Invariant 11: nodes that a container makes cannot be opened, unless the spec says `dev`. On devpts none can
+    /// be made, and its terminals must be opened.
+    pub(crate) fn bind_devices(&mut self) {
+        match &self.source {
+            MountSource::New(Filesystem { kind: "devpts", .. }) | MountSource::Remount(_) => return,
+            MountSource::Bind(_) => self.recursive.set |= NODEV & !self.attr.clear & !self.recursive.clear,
+            _ => {}
+        }
+        self.attr.set |= NODEV & !self.attr.clear;
     }
 
     /// Whether a symbolic link in the destination would be an attack: the kernel's own file systems belong
     /// where they belong (CVE-2019-19921, CVE-2023-27561).
     pub(crate) fn must_be_real(&self) -> bool {
         match &self.source {
-            MountSource::Bind(_) => false,
+            MountSource::Bind(_) | MountSource::Remount(_) => false,
             MountSource::Cgroup => true,
-            MountSource::New(new) => new.kind != "tmpfs" || self.destination.starts_with("/dev"),
+            MountSource::New(new) => match new.kind {
+                "proc" | "sysfs" | "devpts" | "mqueue" => true,
+                _ => self.destination.trim_start_matches('/').starts_with("dev"),
+            },
         }
     }
+}
+
+/// The id map of a mount, if it has one.
+fn idmap<'a>(mount: &'a Mount, parsed: &Options, is_bind: bool) -> Result<Option<IdMap<'a>>, String> {
+    let maps = [&mount.uid_mappings[..], &mount.gid_mappings[..]];
+    let is_mapped = maps.iter().any(|map| !map.is_empty());
+    if parsed.idmap.is_none() && !is_mapped {
+        return Ok(None);
+    }
+    if maps[0].is_empty() != maps[1].is_empty() {
+        return Err("an id-mapped mount needs both uidMappings and gidMappings".to_owned());
+    }
+    if !is_bind || parsed.remount {
+        return Err("only bind mounts can be id-mapped".to_owned());
+    }
+    Ok(Some(IdMap { maps, recursive: parsed.idmap.unwrap_or(false) }))
 }
 
 #[derive(Default)]
@@ -108,8 +168,13 @@ struct Options<'a> {
     attr: MountAttr,
     recursive: MountAttr,
     bind: Option<bool>,
+    remount: bool,
+    idmap: Option<bool>,
+    copy_up: bool,
     propagation: Option<u64>,
-    rest: Vec<(&'a str, Option<&'a str>)>,
+    /// Flags of the file system itself.
+    superblock: Vec<FsOption<'a>>,
+    rest: Vec<FsOption<'a>>,
 }
 
 impl<'a> Options<'a> {
@@ -121,10 +186,18 @@ impl<'a> Options<'a> {
             return change(&mut self.recursive, set, clear);
         }
         match option {
-            // nodiratime's opposite and such are what a new mount has anyway.
-            "" | "defaults" | "async" | "nolazytime" => {}
+            // What a mount is anyway, or what only the kernel's log would tell.
+            "" | "defaults" | "norelatime" | "rnorelatime" | "iversion" | "noiversion" | "silent"
+            | "loud" => {}
+            "sync" | "async" | "dirsync" | "lazytime" | "nolazytime" | "mand" | "nomand" => {
+                self.superblock.push((option, None));
+            }
             "bind" => self.bind = Some(false),
             "rbind" => self.bind = Some(true),
+            "remount" => self.remount = true,
+            "idmap" => self.idmap = Some(false),
+            "ridmap" => self.idmap = Some(true),
+            "tmpcopyup" => self.copy_up = true,
             "private" | "rprivate" => self.propagation = Some(PRIVATE),
             "slave" | "rslave" => self.propagation = Some(SLAVE),
             "shared" | "rshared" => self.propagation = Some(SHARED),
@@ -184,7 +257,7 @@ mod tests {
         let plan = MountPlan::new(&tmpfs).unwrap();
         assert_eq!(
             plan.attr,
-            MountAttr { set: NOSUID | STRICTATIME | RDONLY | NODEV, clear: ATIME, ..MountAttr::default() }
+            MountAttr { set: NOSUID | STRICTATIME | RDONLY, clear: ATIME, ..MountAttr::default() }
         );
         let MountSource::New(new) = plan.source else { panic!() };
         assert_eq!(new.options, [("mode", Some("755")), ("size", Some("1k"))]);
@@ -199,16 +272,47 @@ mod tests {
 
     #[test]
     fn nodev_unless_asked_otherwise() {
-        assert_eq!(MountPlan::new(&mount("bind", &[])).unwrap().attr.set, NODEV);
-        let dev = MountPlan::new(&mount("bind", &["dev"])).unwrap().attr;
-        assert_eq!((dev.set, dev.clear), (0, NODEV));
+        let attr = |kind: &str, options: &[&str]| {
+            let mount = mount(kind, options);
+            let mut plan = MountPlan::new(&mount).unwrap();
+            plan.bind_devices();
+            (plan.attr.set & NODEV, plan.recursive.set & NODEV)
+        };
+        assert_eq!(attr("bind", &[]), (NODEV, NODEV));
+        assert_eq!(attr("bind", &["dev"]), (0, 0));
+        assert_eq!(attr("tmpfs", &[]), (NODEV, 0));
+        assert_eq!(attr("devpts", &[]), (0, 0));
+    }
+
+    #[test]
+    fn file_systems_of_any_kind() {
+        let ext4 = mount("ext4", &["sync", "data=journal", "rslave", "norelatime", "silent"]);
+        let MountSource::New(new) = MountPlan::new(&ext4).unwrap().source else { panic!() };
+        assert_eq!((new.kind, new.source, new.propagation), ("ext4", Some("/src"), Some(SLAVE)));
+        assert_eq!(new.options, [("sync", None), ("data", Some("journal"))]);
+        let remount = mount("tmpfs", &["remount", "ro", "size=1k"]);
+        let plan = MountPlan::new(&remount).unwrap();
+        assert_eq!(plan.source, MountSource::Remount(vec![("size", Some("1k"))]));
+        assert_eq!(plan.attr.set, RDONLY);
+    }
+
+    #[test]
+    fn id_maps_belong_to_bind_mounts() {
+        let map = || vec![IdMapping { container_id: 0, host_id: 1000, size: 1 }];
+        let mapped = Mount { uid_mappings: map(), gid_mappings: map(), ..mount("bind", &["ridmap"]) };
+        let plan = MountPlan::new(&mapped).unwrap();
+        assert!(plan.idmap.is_some_and(|idmap| idmap.recursive && idmap.maps[0][0].host_id == 1000));
+        let half = Mount { uid_mappings: map(), ..mount("bind", &[]) };
+        assert!(MountPlan::new(&half).unwrap_err().to_string().contains("both"));
+        let tmpfs = mount("tmpfs", &["idmap"]);
+        assert!(MountPlan::new(&tmpfs).unwrap_err().to_string().contains("bind"));
     }
 
     #[test]
     fn unknown_things_are_refused() {
         assert!(MountPlan::new(&mount("bind", &["sise=3"])).unwrap_err().to_string().contains("sise"));
-        assert!(MountPlan::new(&mount("nfs", &[])).is_err());
-        assert!(MountPlan::new(&Mount { destination: "data".into(), ..mount("bind", &[]) }).is_err());
-        assert!(MountPlan::new(&Mount { source: Some("rel".into()), ..mount("bind", &[]) }).is_err());
+        assert!(MountPlan::new(&mount("bind", &["tmpcopyup"])).is_err());
+        assert!(MountPlan::new(&Mount { destination: "/".into(), ..mount("bind", &[]) }).is_err());
+        assert!(MountPlan::new(&Mount { source: None, ..mount("bind", &[]) }).is_err());
     }
 }

@@ -57,10 +57,13 @@ impl<'a> Namespaces<'a> {
                 (None, _) => result.at_clone |= flag(*kind),
             }
         }
-        if result.at_clone & NEWNS == 0 {
+        if result.all & NEWNS == 0 {
             return Err(Error::unsupported(
-                "a container without a mount namespace of its own is not supported",
+                "a container without a mount namespace of its own is not supported: add one to the spec",
             ));
+        }
+        if result.all & NEWUSER == 0 && !(linux.uid_mappings.is_empty() && linux.gid_mappings.is_empty()) {
+            return Err(Error::invalid("uidMappings and gidMappings need a user namespace"));
         }
         if result.at_clone & NEWUSER != 0 && (linux.uid_mappings.is_empty() || linux.gid_mappings.is_empty())
         {
@@ -69,16 +72,24 @@ impl<'a> Namespaces<'a> {
         if !linux.time_offsets.is_empty() && result.in_child & NEWTIME == 0 {
             return Err(Error::invalid("timeOffsets need a new time namespace"));
         }
-        if result.join.iter().any(|(_, flag)| *flag == NEWUSER) {
-            // The namespaces made by clone3 would belong to ours.
-            return Err(Error::unsupported("joining a user namespace by path is not supported"));
-        }
         Ok(result)
     }
 
     /// Whether a new user namespace is made.
     pub(crate) fn new_user(&self) -> bool {
         self.at_clone & NEWUSER != 0
+    }
+
+    /// Whether the container has a user namespace other than ours, new or joined.
+    pub(crate) fn has_user(&self) -> bool {
+        self.all & NEWUSER != 0
+    }
+
+    /// Whether a process between us and the first one must join: what `clone3` makes has to belong to a joined user
+    /// namespace, and out of a new one the host's namespaces cannot be joined.
+    pub(crate) fn join_between(&self) -> bool {
+        let joins_user = self.join.iter().any(|(_, flag)| *flag == NEWUSER);
+        joins_user || self.new_user() && !self.join.is_empty()
     }
 
     /// Whether the container has a process table of its own, newly made: then killing its first process kills all.
@@ -113,6 +124,10 @@ pub(crate) const CGROUP: u64 = NEWCGROUP;
 pub(crate) const TIME: u64 = NEWTIME;
 /// Flag of the pid namespace.
 pub(crate) const PID: u64 = NEWPID;
+/// Flag of the user namespace.
+pub(crate) const USER: u64 = NEWUSER;
+/// Flag of the mount namespace.
+pub(crate) const MOUNT: u64 = NEWNS;
 
 #[cfg(test)]
 mod tests {
@@ -141,5 +156,16 @@ mod tests {
         assert!(Namespaces::new(&linux(&[(Pid, None)])).is_err());
         assert!(Namespaces::new(&linux(&[(Mount, None), (Mount, None)])).is_err());
         assert!(Namespaces::new(&linux(&[(Mount, None), (User, None)])).is_err());
+        let mut mapped = linux(&[(Mount, None)]);
+        mapped.uid_mappings = vec![proa_oci::runtime::IdMapping::default()];
+        assert!(Namespaces::new(&mapped).is_err());
+    }
+
+    #[test]
+    fn user_namespaces_and_paths_need_a_process_between() {
+        use NamespaceKind::{Mount, Network, User};
+        let between = |list| Namespaces::new(&linux(list)).unwrap().join_between();
+        assert!(between(&[(Mount, None), (User, Some("/x"))]));
+        assert!(!between(&[(Mount, None), (Network, Some("/x"))]));
     }
 }

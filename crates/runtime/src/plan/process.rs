@@ -1,10 +1,11 @@
 //! The process: capabilities, limits and scheduling by number.
 
 use proa_oci::defaults::ALL_CAPABILITIES;
-use proa_oci::runtime::{Capabilities, IoPriority, Process, Scheduler};
+use proa_oci::runtime::{Capabilities, CpuAffinity, IoPriority, Process, Scheduler};
 use proa_sys::process::SchedAttr;
 use rustix::process::Resource;
 
+use super::numbers;
 use crate::{Error, Result};
 
 /// A process, checked.
@@ -20,6 +21,21 @@ pub(crate) struct ProcessPlan<'a> {
     pub io_priority: Option<(u32, u32)>,
     /// Scheduling attributes.
     pub scheduler: Option<SchedAttr>,
+    /// Profile or label of the program.
+    pub label: Option<Label<'a>>,
+    /// CPUs of a process that joins, before and after it is in the cgroup; empty for no change.
+    pub affinity: [Vec<u64>; 2],
+    /// What was asked for and cannot be granted.
+    pub warnings: Vec<String>,
+}
+
+/// What the host's security module is told of the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Label<'a> {
+    /// An AppArmor profile.
+    AppArmor(&'a str),
+    /// An SELinux label.
+    Selinux(&'a str),
 }
 
 /// Capability sets as bits.
@@ -49,24 +65,13 @@ impl<'a> ProcessPlan<'a> {
         if let Some(text) = strings.into_iter().find(|text| text.contains('\0')) {
             return Err(Error::invalid(format!("{text:?} holds a NUL byte")));
         }
-        if spec
-            .apparmor_profile
-            .as_deref()
-            .is_some_and(|profile| !profile.is_empty() && profile != "unconfined")
-        {
-            return Err(Error::unsupported("AppArmor profiles are not supported yet: use 'unconfined'"));
-        }
-        if spec.selinux_label.as_deref().is_some_and(|label| !label.is_empty()) {
-            return Err(Error::unsupported("SELinux labels are not supported yet"));
-        }
+        let mut warnings = Vec::new();
+        let capabilities = spec.capabilities.as_ref().map(|names| CapabilityPlan::new(names, &mut warnings));
         Ok(Self {
             spec,
-            capabilities: spec
-                .capabilities
-                .as_ref()
-                .map(CapabilityPlan::new)
-                .transpose()?
-                .unwrap_or_default(),
+            capabilities: capabilities.unwrap_or_default(),
+            label: label(spec)?,
+            affinity: affinity(spec.exec_cpu_affinity.as_ref())?,
             rlimits: spec
                 .rlimits
                 .iter()
@@ -74,34 +79,88 @@ impl<'a> ProcessPlan<'a> {
                 .collect::<Result<_>>()?,
             io_priority: spec.io_priority.as_ref().map(io_priority).transpose()?,
             scheduler: spec.scheduler.as_ref().map(scheduler).transpose()?,
+            warnings,
         })
     }
 }
 
 impl CapabilityPlan {
-    fn new(names: &Capabilities) -> Result<Self> {
-        let plan = Self {
-            bounding: bits(&names.bounding)?,
-            effective: bits(&names.effective)?,
-            permitted: bits(&names.permitted)?,
-            inheritable: bits(&names.inheritable)?,
-            ambient: bits(&names.ambient)?,
+    /// What cannot be granted is left out with a warning, as the specification asks: names that nobody knows, and what
+    /// no process could hold.
+    fn new(names: &Capabilities, warnings: &mut Vec<String>) -> Self {
+        let mut plan = Self {
+            bounding: bits(&names.bounding, warnings),
+            effective: bits(&names.effective, warnings),
+            permitted: bits(&names.permitted, warnings),
+            inheritable: bits(&names.inheritable, warnings),
+            ambient: bits(&names.ambient, warnings),
         };
-        if plan.effective & !plan.permitted != 0 || plan.ambient & !(plan.permitted & plan.inheritable) != 0 {
-            return Err(Error::invalid(
-                "capabilities: effective must be permitted, ambient permitted and inheritable",
-            ));
-        }
-        Ok(plan)
+        leave_out(&mut plan.effective, plan.permitted, "effective, but not permitted", warnings);
+        let allowed = plan.permitted & plan.inheritable;
+        leave_out(&mut plan.ambient, allowed, "ambient, but not permitted and inheritable", warnings);
+        plan
     }
 }
 
-fn bits(names: &[String]) -> Result<u64> {
-    names.iter().try_fold(0, |bits, name| {
-        let number = ALL_CAPABILITIES.iter().position(|known| known == name);
-        let number = number.ok_or_else(|| Error::invalid(format!("capability '{name}' is not known")))?;
-        Ok(bits | 1 << number)
-    })
+fn leave_out(set: &mut u64, allowed: u64, what: &str, warnings: &mut Vec<String>) {
+    for (number, name) in ALL_CAPABILITIES.iter().enumerate() {
+        if *set & !allowed & 1 << number != 0 {
+            warnings.push(format!("{name} not granted: it is {what}"));
+        }
+    }
+    *set &= allowed;
+}
+
+fn bits(names: &[String], warnings: &mut Vec<String>) -> u64 {
+    let mut bits = 0;
+    for name in names {
+        match ALL_CAPABILITIES.iter().position(|known| known == name) {
+            Some(number) => bits |= 1 << number,
+            None => {
+                let warning = format!("{name} not granted: no such capability is known");
+                if !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
+            }
+        }
+    }
+    bits
+}
+
+/// A module that the kernel does not have is an error, not a downgrade; `unconfined` needs none.
+fn label(spec: &Process) -> Result<Option<Label<'_>>> {
+    let apparmor = spec.apparmor_profile.as_deref().filter(|profile| !profile.is_empty());
+    let selinux = spec.selinux_label.as_deref().filter(|label| !label.is_empty());
+    let has_apparmor =
+        || std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"));
+    match (apparmor, selinux) {
+        (None, None) => Ok(None),
+        (Some("unconfined"), None) => Ok(has_apparmor().then_some(Label::AppArmor("unconfined"))),
+        (Some(profile), None) if has_apparmor() => Ok(Some(Label::AppArmor(profile))),
+        (Some(profile), None) => Err(Error::unsupported(format!(
+            "AppArmor profile '{profile}': the kernel has no AppArmor: use 'unconfined'"
+        ))),
+        (None | Some("unconfined"), Some(label)) if has_selinux() => Ok(Some(Label::Selinux(label))),
+        (None | Some("unconfined"), Some(label)) => Err(no_selinux(label)),
+        (Some(_), Some(_)) => {
+            Err(Error::invalid("apparmorProfile and selinuxLabel are both set: no kernel has both"))
+        }
+    }
+}
+
+/// Whether SELinux is in force.
+pub(super) fn has_selinux() -> bool {
+    std::fs::exists("/sys/fs/selinux/enforce").unwrap_or(false)
+}
+
+pub(super) fn no_selinux(label: &str) -> Error {
+    Error::unsupported(format!("SELinux label '{label}': the kernel has no SELinux, or it is off"))
+}
+
+fn affinity(asked: Option<&CpuAffinity>) -> Result<[Vec<u64>; 2]> {
+    let Some(asked) = asked else { return Ok([const { Vec::new() }; 2]) };
+    let list = |list: &Option<String>| numbers::mask("execCPUAffinity", list.as_deref().unwrap_or_default());
+    Ok([list(&asked.initial)?, list(&asked.after)?])
 }
 
 fn resource(name: &str) -> Result<Resource> {
@@ -158,8 +217,12 @@ fn scheduler(scheduler: &Scheduler) -> Result<SchedAttr> {
             "SCHED_FLAG_DL_OVERRUN" => 0x04,
             "SCHED_FLAG_KEEP_POLICY" => 0x08,
             "SCHED_FLAG_KEEP_PARAMS" => 0x10,
-            "SCHED_FLAG_UTIL_CLAMP_MIN" => 0x20,
-            "SCHED_FLAG_UTIL_CLAMP_MAX" => 0x40,
+            // The specification has no field for the values that they need.
+            "SCHED_FLAG_UTIL_CLAMP_MIN" | "SCHED_FLAG_UTIL_CLAMP_MAX" => {
+                return Err(Error::unsupported(format!(
+                    "scheduler: the specification has no value for {flag}"
+                )));
+            }
             flag => return Err(unknown(flag)),
         };
         Ok(flags | bit)
@@ -216,12 +279,28 @@ mod tests {
             refused(|p| p.rlimits.push(Rlimit { kind: "RLIMIT_FUN".into(), ..Rlimit::default() }))
                 .contains("FUN")
         );
+        assert!(refused(|p| p.apparmor_profile = Some("x".into())).contains("AppArmor"));
+        assert!(refused(|p| p.selinux_label = Some("x".into())).contains("SELinux"));
         assert!(
             refused(|p| {
-                p.capabilities =
-                    Some(Capabilities { effective: vec!["CAP_KILL".into()], ..Capabilities::default() });
+                p.exec_cpu_affinity = Some(CpuAffinity { initial: Some("x".into()), after: None });
             })
-            .contains("permitted")
+            .contains("execCPUAffinity")
         );
+    }
+
+    #[test]
+    fn capabilities_that_cannot_be_granted_are_warned_of() {
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let capabilities = Capabilities {
+            permitted: names(&["CAP_CHOWN", "CAP_OF_TOMORROW"]),
+            effective: names(&["CAP_CHOWN", "CAP_KILL", "CAP_OF_TOMORROW"]),
+            ..Capabilities::default()
+        };
+        let spec = Process { capabilities: Some(capabilities), ..process() };
+        let plan = ProcessPlan::new(&spec).unwrap();
+        assert_eq!((plan.capabilities.permitted, plan.capabilities.effective), (1, 1));
+        assert_eq!(plan.warnings.len(), 2, "{:?}", plan.warnings);
+        assert!(plan.warnings[0].contains("CAP_OF_TOMORROW") && plan.warnings[1].contains("CAP_KILL"));
     }
 }

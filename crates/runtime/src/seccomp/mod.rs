@@ -19,6 +19,7 @@ mod table;
 use std::collections::BTreeMap;
 
 use proa_oci::runtime::{Seccomp, SeccompArg, SeccompRule};
+use proa_oci::state::{ContainerProcessState, SECCOMP_FD, State};
 use proa_sys::process::Insn;
 
 use crate::{Error, Result};
@@ -37,7 +38,10 @@ const OFFSET_ARCHITECTURE: u32 = 4;
 const ALLOW: u32 = 0x7fff_0000;
 const ERRNO: u32 = 0x0005_0000;
 const KILL_PROCESS: u32 = 0x8000_0000;
+const NOTIFY: u32 = 0x7fc0_0000;
 const ENOSYS: u32 = 38;
+/// Only with a listener.
+const WAIT_KILLABLE_RECV: u64 = 0x20;
 const X32_BIT: u32 = 0x4000_0000;
 /// The kernel's limit (`BPF_MAXINSNS`).
 const MAX_INSTRUCTIONS: usize = 4096;
@@ -63,6 +67,88 @@ enum Answer {
     Rules(Vec<(Vec<SeccompArg>, u32)>),
 }
 
+/// A compiled filter and how it is installed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Filter {
+    pub program: Vec<Insn>,
+    /// `SECCOMP_FILTER_FLAG_…`.
+    pub flags: u64,
+    /// Who answers the calls that it notifies of.
+    pub listener: Option<Listener>,
+}
+
+/// Who answers calls, and what it is told besides.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Listener {
+    /// Path of its socket.
+    pub path: String,
+    /// A `ContainerProcessState`.
+    pub message: String,
+    metadata: String,
+}
+
+impl Filter {
+    /// Compiles a filter with all that belongs to it.
+    pub(crate) fn new(seccomp: &Seccomp) -> Result<Self> {
+        let listener = listener(seccomp)?;
+        let all = flags(&seccomp.flags)?;
+        let flags = if listener.is_some() { all } else { all & !WAIT_KILLABLE_RECV };
+        Ok(Self { program: compile(seccomp)?, flags, listener })
+    }
+
+    /// The same, for this process of this container.
+    pub(crate) fn for_process(&self, pid: u32, state: &State) -> Self {
+        let listener = self.listener.as_ref().map(|listener| {
+            let message = ContainerProcessState {
+                oci_version: state.oci_version.clone(),
+                fds: vec![SECCOMP_FD.to_owned()],
+                pid,
+                metadata: listener.metadata.clone(),
+                state: state.clone(),
+            };
+            Listener { message: message.to_json(), ..listener.clone() }
+        });
+        Self { listener, ..self.clone() }
+    }
+}
+
+/// Where the notifications of a profile go, if it has any.
+pub(crate) fn listener_path(seccomp: &Seccomp) -> Option<&str> {
+    let path = seccomp.listener_path.as_deref().filter(|path| !path.is_empty())?;
+    seccomp.syscalls.iter().any(|rule| rule.action == "SCMP_ACT_NOTIFY").then_some(path)
+}
+
+fn listener(seccomp: &Seccomp) -> Result<Option<Listener>> {
+    let mut notifying = seccomp.syscalls.iter().filter(|rule| rule.action == "SCMP_ACT_NOTIFY").peekable();
+    if notifying.peek().is_none() {
+        return Ok(None);
+    }
+    // The descriptor is sent by the process that is behind the filter already.
+    if notifying.any(|rule| rule.names.iter().any(|name| name == "sendmsg")) {
+        return Err(Error::unsupported(
+            "seccomp: sendmsg cannot be notified of: the runtime sends the listener's descriptor by it",
+        ));
+    }
+    let path = listener_path(seccomp)
+        .ok_or_else(|| Error::invalid("seccomp: SCMP_ACT_NOTIFY needs a listenerPath"))?;
+    let metadata = seccomp.listener_metadata.clone().unwrap_or_default();
+    Ok(Some(Listener { path: path.to_owned(), metadata, message: String::new() }))
+}
+
+fn flags(names: &[String]) -> Result<u64> {
+    names.iter().try_fold(0, |flags, name| {
+        Ok(flags
+            | match name.as_str() {
+                // The process has one thread.
+                "SECCOMP_FILTER_FLAG_TSYNC" => 0,
+                "SECCOMP_FILTER_FLAG_LOG" => 0x02,
+                "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => 0x04,
+                "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => WAIT_KILLABLE_RECV,
+                other => return Err(Error::invalid(format!("seccomp: flag '{other}' is not known"))),
+            })
+    })
+}
+
 /// Compiles a filter. Every rule must name known actions and operators; names of calls that no architecture
 /// here has are ignored, as the specification allows.
 ///
@@ -70,8 +156,8 @@ enum Answer {
 /// Names what is not known.
 pub fn compile(seccomp: &Seccomp) -> Result<Vec<Insn>> {
     let default = action(&seccomp.default_action, seccomp.default_errno_ret)?;
-    if let Some(flag) = seccomp.flags.first() {
-        return Err(Error::unsupported(format!("seccomp: flag '{flag}' is not supported")));
+    if default == NOTIFY {
+        return Err(Error::invalid("seccomp: SCMP_ACT_NOTIFY cannot be the default action"));
     }
     let rules = resolve(&seccomp.syscalls)?;
     let mut program = vec![insn(LOAD, OFFSET_ARCHITECTURE)];
@@ -224,7 +310,8 @@ fn action(name: &str, errno: Option<u32>) -> Result<u32> {
         "SCMP_ACT_TRAP" => 0x0003_0000,
         "SCMP_ACT_TRACE" => 0x7ff0_0000 | data,
         "SCMP_ACT_LOG" => 0x7ffc_0000,
-        other => return Err(Error::unsupported(format!("seccomp: action '{other}' is not supported"))),
+        "SCMP_ACT_NOTIFY" => NOTIFY,
+        other => return Err(Error::invalid(format!("seccomp: action '{other}' is not known"))),
     })
 }
 

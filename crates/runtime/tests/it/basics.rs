@@ -212,6 +212,8 @@ fn a_directory_as_root() {
         stdio: fixture.stdio,
         init: false,
         cgroup: CgroupPolicy::Disabled,
+        bundle: "/".as_ref(),
+        nodev: true,
     })
     .unwrap();
     container.start().unwrap();
@@ -238,6 +240,8 @@ fn an_overlay_of_many_layers() {
         stdio: fixture.stdio,
         init: false,
         cgroup: CgroupPolicy::Auto,
+        bundle: "/".as_ref(),
+        nodev: true,
     })
     .unwrap();
     container.start().unwrap();

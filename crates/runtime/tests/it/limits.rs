@@ -90,6 +90,8 @@ fn limits_without_cgroups_are_refused() {
         stdio: fixture.stdio,
         init: false,
         cgroup: CgroupPolicy::Disabled,
+        bundle: "/".as_ref(),
+        nodev: true,
     };
     let error = proa_runtime::Container::create(create).unwrap_err();
     assert!(error.to_string().contains("limits need cgroups"), "{error}");

@@ -21,6 +21,7 @@ pub struct Fixture {
     pub user: String,
     pub stdio: Stdio,
     pub init: bool,
+    pub nodev: bool,
     pub id: String,
 }
 
@@ -50,7 +51,15 @@ impl Fixture {
         spec.hostname = Some("testhost".into());
         spec.linux_mut().seccomp = Some(default_seccomp(&default_capabilities()));
         let id = format!("test-{}", dir.path().file_name().unwrap().to_str().unwrap());
-        Self { dir, spec, user: String::new(), stdio: Stdio::Pipes { stdin: true }, init: false, id }
+        Self {
+            dir,
+            spec,
+            user: String::new(),
+            stdio: Stdio::Pipes { stdin: true },
+            init: false,
+            nodev: true,
+            id,
+        }
     }
 
     /// Changes the spec.
@@ -100,7 +109,7 @@ impl Fixture {
         Container::run(self.config())
     }
 
-    fn config(&self) -> Create<'_> {
+    pub fn config(&self) -> Create<'_> {
         let rootfs = Rootfs::Overlay {
             lowers: vec![self.lower()],
             upper: self.upper(),
@@ -114,6 +123,8 @@ impl Fixture {
             stdio: self.stdio,
             init: self.init,
             cgroup: CgroupPolicy::Auto,
+            bundle: self.dir.path(),
+            nodev: self.nodev,
         }
     }
 
@@ -187,6 +198,16 @@ pub fn read_until(fd: BorrowedFd, text: &str) -> String {
         }
     }
     seen
+}
+
+/// Waits until something is so.
+pub fn poll_until(what: &str, is_so: impl Fn() -> bool) {
+    let begin = std::time::Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed().as_secs() < LIMIT_S as u64, "{what} did not happen within {LIMIT_S} s");
+        let pause = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+        poll(&mut [], Some(&pause)).unwrap();
+    }
 }
 
 pub fn wait_readable(fd: BorrowedFd) {
