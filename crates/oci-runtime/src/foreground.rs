@@ -44,42 +44,21 @@ impl Foreground {
         mut settled: Option<impl FnOnce()>,
         mut signal: impl FnMut(i32),
     ) -> Result<()> {
-        let _raw = master.map(|master| {
-            console::copy_size(master);
-            Raw::new()
-        });
-        let (stdin, stdout) = (rustix::stdio::stdin(), rustix::stdio::stdout());
-        let (mut reads_input, mut reads_output) = (master.is_some(), master.is_some());
+        let mut terminal = master.map(Terminal::new);
         loop {
+            let (mut ended, mut signalled) = (false, false);
             let limit = settled.is_some().then_some(Timespec { tv_sec: 0, tv_nsec: SETTLED_MS * 1_000_000 });
-            let null = master.filter(|_| reads_output);
-            let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
-            fds.extend(null.map(|master| PollFd::new(master, PollFlags::IN)));
-            if reads_input {
-                fds.push(PollFd::new(&stdin, PollFlags::IN));
+            let own = [(pidfd, &mut ended), (self.signals.as_fd(), &mut signalled)];
+            let others = terminal.iter_mut().flat_map(Terminal::sources);
+            if !wait_for(own.into_iter().chain(others), limit)? {
+                settled.take().into_iter().for_each(|settled| settled());
             }
-            match poll(&mut fds, limit.as_ref()) {
-                Ok(0) => settled.take().into_iter().for_each(|settled| settled()),
-                Ok(_) => {}
-                Err(Errno::INTR) => continue,
-                Err(errno) => return Err(Failure::new(format!("poll: {errno}"))),
-            }
-            let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-            if let (Some(master), true) = (null, ready.get(2) == Some(&true)) {
-                reads_output = console::copy(master.as_fd(), stdout);
-            }
-            let input = if null.is_some() { 3 } else { 2 };
-            if let (Some(master), true) = (master, reads_input && ready.get(input) == Some(&true)) {
-                reads_input = console::copy(stdin, master.as_fd());
-            }
-            if ready[1] {
+            let moved = terminal.as_mut().is_some_and(Terminal::move_bytes);
+            if signalled {
                 self.forward(master, &mut signal);
             }
             // All that the process has written comes before its end.
-            if ready[0] && ready.get(2) != Some(&true) {
-                return Ok(());
-            }
-            if ready[0] && !reads_output {
+            if ended && !moved {
                 return Ok(());
             }
         }
@@ -93,5 +72,59 @@ impl Foreground {
                 (false, _) => signal(number),
             }
         }
+    }
+}
+
+/// Waits for any of these, and marks those that are ready; `false` if none is within the limit.
+fn wait_for<'a>(
+    sources: impl Iterator<Item = (BorrowedFd<'a>, &'a mut bool)>,
+    limit: Option<Timespec>,
+) -> Result<bool> {
+    let (fds, marks): (Vec<_>, Vec<_>) = sources.unzip();
+    let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+    let count = match poll(&mut polled, limit.as_ref()) {
+        Ok(count) => count,
+        Err(Errno::INTR) => return Ok(true),
+        Err(errno) => return Err(Failure::new(format!("poll: {errno}"))),
+    };
+    for (mark, polled) in marks.into_iter().zip(&polled) {
+        *mark = !polled.revents().is_empty();
+    }
+    Ok(count > 0)
+}
+
+/// The process's terminal, and ours before it.
+struct Terminal<'a> {
+    master: &'a OwnedFd,
+    _raw: Raw,
+    /// Whether each side can still be read, and whether it is ready.
+    output: (bool, bool),
+    input: (bool, bool),
+}
+
+impl<'a> Terminal<'a> {
+    fn new(master: &'a OwnedFd) -> Self {
+        console::copy_size(master);
+        Self { master, _raw: Raw::new(), output: (true, false), input: (true, false) }
+    }
+
+    /// What to wait for.
+    fn sources(&mut self) -> impl Iterator<Item = (BorrowedFd<'_>, &mut bool)> {
+        let (output, input) = (&mut self.output, &mut self.input);
+        (output.1, input.1) = (false, false);
+        let output = output.0.then_some((self.master.as_fd(), &mut output.1));
+        let input = input.0.then_some((rustix::stdio::stdin(), &mut input.1));
+        output.into_iter().chain(input)
+    }
+
+    /// Moves what is ready; whether the process had written something, or closed its side just now.
+    fn move_bytes(&mut self) -> bool {
+        if self.input.1 {
+            self.input.0 = console::copy(rustix::stdio::stdin(), self.master.as_fd());
+        }
+        if self.output.1 {
+            self.output.0 = console::copy(self.master.as_fd(), rustix::stdio::stdout());
+        }
+        self.output.1
     }
 }

@@ -248,6 +248,9 @@ fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
     } else {
         init.steps(&[Phase::Process])?;
     }
+    if job.detach.is_some_and(|detach| detach.gate.is_some()) {
+        program::look_up(job.process.spec)?;
+    }
     use std::os::fd::AsFd;
     let terminal = init.terminal.take();
     if job.detach.is_none() {

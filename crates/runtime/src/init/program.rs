@@ -84,6 +84,15 @@ fn find(process: &proa_oci::runtime::Process) -> Result<String> {
     Err(refused.map_or_else(|| not_found(&process.args[0]), |(path, errno)| cannot_run(&path, &errno.into())))
 }
 
+/// Whoever creates a container that is to wait for its start hears then already of a program that is not there.
+pub(super) fn look_up(process: &proa_oci::runtime::Process) -> Result<()> {
+    match find(process) {
+        Err(error) if error.kind() == ErrorKind::CommandNotFound => Err(error.context("start")),
+        // Why else it may not be run is the kernel's to say.
+        _ => Ok(()),
+    }
+}
+
 fn is_dir(path: &str) -> bool {
     rustix::fs::stat(path).is_ok_and(|stat| crate::inroot::is(&stat, rustix::fs::FileType::Directory))
 }
