@@ -92,6 +92,10 @@ const COMMANDS: &[Command] = {
     ]
 };
 
+/// Commands a fork of which goes into a container, where it must not lead to a file that can be written
+/// (invariant 10, CVE-2019-5736).
+const ENTER: &[&str] = &["create", "run", "exec"];
+
 fn main() -> ExitCode {
     let mut log = Log::default();
     match dispatch(std::env::args_os().skip(1).collect(), &mut log) {
@@ -128,6 +132,10 @@ fn dispatch(args: Vec<OsString>, log: &mut Log) -> Result<u8> {
     *log = Global::log(&parsed)?;
     if parsed.is("help") {
         return out::text(HELP);
+    }
+    if ENTER.contains(&command.name) {
+        proa_sys::seal::ensure_sealed()
+            .map_err(|error| Failure::new(format!("cannot run from a seal: {error}")))?;
     }
     let global = Global::new(&parsed, Log::clone(log))?;
     global.debug(&format!("{}: {}", command.name, parsed.words.join(" ")));

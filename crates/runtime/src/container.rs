@@ -130,7 +130,7 @@ impl Child {
     /// # Errors
     /// The signal is not known, or it has ended.
     pub fn signal(&self, signal: i32) -> Result<()> {
-        pidfd_send_signal(&self.pidfd, known_signal(signal)?).map_err(|errno| Error::call("signal", errno))
+        pidfd_send_signal(&self.pidfd, signal_number(signal)?).map_err(|errno| Error::call("signal", errno))
     }
 }
 
@@ -372,7 +372,7 @@ impl Container {
     /// # Errors
     /// The signal is not known, or there is no such process any more.
     pub fn signal(&self, signal: i32, all: bool) -> Result<()> {
-        let signal = known_signal(signal)?;
+        let signal = signal_number(signal)?;
         if all && !(signal == Signal::KILL && self.cgroup.kill()) {
             self.members()
                 .into_iter()
@@ -567,7 +567,11 @@ fn runtime_hooks(hooks: Option<(&Hooks, &OciState)>) -> Result<()> {
     hooks::run(HookKind::CreateRuntime, hooks, state)
 }
 
-fn known_signal(signal: i32) -> Result<Signal> {
+/// A signal by its number.
+///
+/// # Errors
+/// The kernel has none of that number.
+pub fn signal_number(signal: i32) -> Result<Signal> {
     // SAFETY: the number is checked to be one of the kernel's signals, real-time ones included.
     let known = (1..=64).contains(&signal).then(|| unsafe { Signal::from_raw_unchecked(signal) });
     known.ok_or_else(|| Error::invalid(format!("signal {signal} is not known")))

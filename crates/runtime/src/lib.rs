@@ -60,8 +60,10 @@ mod sources;
 mod stdio;
 mod user;
 
-pub use cgroup::remove_leftovers;
-pub use container::{CgroupPolicy, Child, Container, Create, Detach, Existing, Handles, Rootfs, Stdio};
+pub use cgroup::{remove_leftovers, signal_leftovers};
+pub use container::{
+    CgroupPolicy, Child, Container, Create, Detach, Existing, Handles, Rootfs, Stdio, signal_number,
+};
 pub use error::{Error, Result};
 pub use init::{Phase, STEPS, Step};
 pub use mini_init::{INIT_NAME, init_main};

@@ -28,11 +28,12 @@ pub fn run(global: &Global, parsed: &Parsed) -> Result<u8> {
     let all = parsed.is("all");
     let saved = entry.saved()?;
     let status = entry.status(saved.as_ref(), None)?;
-    let (container, _) = entry.container(saved.as_ref())?;
+    let (container, spec) = entry.container(saved.as_ref())?;
     let Some(container) = container.filter(|_| status != Status::Stopped) else {
-        // Others than the first may live on where they share the host's process ids; who asks for all is content.
+        // Others than the first may live on, where they share the host's process ids.
         if all {
-            return Ok(0);
+            let signal = proa_runtime::signal_number(signal)?;
+            return Ok(proa_runtime::signal_leftovers(&entry.id, &spec, signal).map(|()| 0)?);
         }
         return Err(Failure::new(format!("container '{}' is not running", entry.id)));
     };

@@ -256,3 +256,80 @@ fn a_named_cgroup_is_joined_before_create_returns() {
     let text = fs::read_to_string(format!("/proc/{}/cgroup", bundle.pid())).unwrap();
     assert!(text.contains(&name), "{text}");
 }
+
+/// CVE-2019-5736: the entrypoint is whoever runs it, and the program in it writes to that.
+#[test]
+fn our_executable_cannot_be_written() {
+    let before = fs::read(crate::support::PROGRAM).unwrap();
+    let bundle = Bundle::shell("for i in 1 2 3; do : > /proc/1/exe; done; echo end");
+    assert_eq!(stdout(&bundle.run(&[])), "end\n");
+    let bundle = Bundle::program(&["/entry"]);
+    fs::write(bundle.path("rootfs/entry"), "#!/proc/self/exe\n").unwrap();
+    fs::set_permissions(bundle.path("rootfs/entry"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    assert!(!bundle.run(&[]).status.success());
+    let bundle =
+        Bundle::shell("while :; do for pid in /proc/[0-9]*; do : > $pid/exe; done; done 2>/dev/null");
+    bundle.start();
+    for _ in 0..20 {
+        bundle.output(&["exec", &bundle.id, "/bin/true"]);
+    }
+    assert!(fs::read(crate::support::PROGRAM).unwrap() == before, "our executable was written");
+}
+
+#[test]
+fn hooks_run_at_each_point_of_the_life() {
+    use proa_oci::runtime::{Hook, Hooks};
+    let bundle = Bundle::program(&["/bin/sleep", "1000"]);
+    let out = bundle.path("hooks").display().to_string();
+    let hook = |name: &str| {
+        let script = format!("printf '%s ' {name} >> {out}; cat >> {out}; echo >> {out}");
+        vec![Hook { path: "/bin/sh".into(), args: vec!["sh".into(), "-c".into(), script], ..Hook::default() }]
+    };
+    let hooks = Hooks {
+        prestart: hook("prestart"),
+        create_runtime: hook("createRuntime"),
+        poststart: hook("poststart"),
+        poststop: hook("poststop"),
+        ..Hooks::default()
+    };
+    let bundle = bundle.with(|spec| spec.hooks = Some(hooks));
+    let seen = || {
+        let text = fs::read_to_string(bundle.path("hooks")).unwrap();
+        let name = |line: &str| line.split_once(' ').map(|(name, _)| name.to_owned());
+        (text.lines().filter_map(name).collect::<Vec<_>>().join(" "), text)
+    };
+    bundle.create(&[]);
+    assert_eq!(seen().0, "prestart createRuntime");
+    bundle.ok(&["start", &bundle.id]);
+    assert_eq!(seen().0, "prestart createRuntime poststart");
+    bundle.ok(&["delete", "--force", &bundle.id]);
+    let (names, text) = seen();
+    assert_eq!(names, "prestart createRuntime poststart poststop");
+    let states: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line.split_once(' ').unwrap().1).unwrap()).collect();
+    let statuses: Vec<_> = states.iter().map(|state| state["status"].as_str().unwrap()).collect();
+    assert_eq!(statuses, ["creating", "creating", "running", "stopped"]);
+    let bundle_path = bundle.path("").display().to_string();
+    for state in &states {
+        assert_eq!(state["id"].as_str(), Some(bundle.id.as_str()));
+        assert_eq!(state["bundle"].as_str(), Some(bundle_path.trim_end_matches('/')));
+        assert_eq!(state["annotations"]["test"], "yes");
+    }
+}
+
+#[test]
+fn a_hook_that_fails_ends_the_container() {
+    use proa_oci::runtime::{Hook, Hooks};
+    let failing = || vec![Hook { path: "/bin/false".into(), ..Hook::default() }];
+    let bundle = Bundle::program(&["/bin/sleep", "1000"])
+        .with(|spec| spec.hooks = Some(Hooks { create_runtime: failing(), ..Hooks::default() }));
+    let output = bundle.run(&[]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("createRuntime hook /bin/false"), "{output:?}");
+    bundle.assert_gone();
+    let bundle = Bundle::program(&["/bin/sleep", "1000"])
+        .with(|spec| spec.hooks = Some(Hooks { poststart: failing(), ..Hooks::default() }));
+    bundle.create(&[]);
+    assert!(bundle.fails(&["start", &bundle.id]).contains("poststart hook /bin/false"));
+    bundle.wait_status("stopped");
+}

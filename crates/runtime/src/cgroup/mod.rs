@@ -15,7 +15,7 @@ mod leftovers;
 mod v1;
 mod v2;
 
-pub use leftovers::remove_leftovers;
+pub use leftovers::{remove_leftovers, signal_leftovers};
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
