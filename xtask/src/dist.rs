@@ -1,7 +1,7 @@
 //! Builds the binaries as users get them.
 //!
-//! `proa-agent` runs as PID 1 of a guest that has no libraries, and `proa-monitor` runs once for each
-//! instance, so both are static: nothing to load, nothing to relocate. `proa` looks names up through the
+//! `proa-agent` runs as PID 1 of a guest that has no libraries, `proa-monitor` runs once for each instance and
+//! `proa-runtime` for each command, so these are static: nothing to load, nothing to relocate. `proa` looks names up through the
 //! system's resolver and stays dynamic. Giving `--target` keeps the static flags away from build scripts and
 //! procedural macros, which the gnu target cannot build statically.
 
@@ -37,14 +37,18 @@ impl Profile {
     }
 }
 
-/// Builds all three into `target/dist`.
+/// Builds all four into `target/dist`.
 pub fn run(profile: Profile) -> Result<()> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let build = ["build", "--locked", "--profile", profile.name()];
     cargo::run(&[&build[..], &["-p", "proa-cli"]].concat())?;
     cargo::run_command(
         cargo::command(
-            &[&build[..], &["-p", "proa-monitor", "-p", "proa-agent", "--target", &target]].concat(),
+            &[
+                &build[..],
+                &["-p", "proa-monitor", "-p", "proa-agent", "-p", "proa-oci-runtime", "--target", &target],
+            ]
+            .concat(),
         )
         .env("RUSTFLAGS", "-C target-feature=+crt-static"),
     )?;
@@ -54,7 +58,7 @@ pub fn run(profile: Profile) -> Result<()> {
     let dist = out.join("dist");
     fs::create_dir_all(&dist).with_context(|| format!("cannot make {}", dist.display()))?;
     install(&dynamic.join("proa"), &dist.join("proa"))?;
-    for name in ["proa-monitor", "proa-agent"] {
+    for name in ["proa-monitor", "proa-agent", "proa-runtime"] {
         install(&fixed.join(name), &dist.join(name))?;
     }
     Ok(())

@@ -2,7 +2,7 @@
 //!
 //! | recipe | what it does |
 //! | --- | --- |
-//! | `dist` | builds the three binaries, as users get them, into `target/dist` |
+//! | `dist` | builds the four binaries, as users get them, into `target/dist` |
 //! | `tidy` | checks what lints cannot: lengths, dependency arrows, banned calls |
 //! | `check` | all that CI checks before the tests: fmt, clippy, tidy |
 //! | `ci` | `check`, then `dist`, then every test: what to run before a push |

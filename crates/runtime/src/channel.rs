@@ -135,6 +135,16 @@ impl Channel {
         }
     }
 
+    /// `start`: run the program.
+    pub(crate) fn send_start(&self) -> Result<(), Errno> {
+        self.send(b"S", &[], None)
+    }
+
+    /// Child: whether that was said. A peer that says nothing, or went away, only asked.
+    pub(crate) fn receive_start(&self) -> Result<bool> {
+        Ok(matches!(self.receive()?, Some((b'S', _, None))))
+    }
+
     /// Parent: run the program, behind this filter.
     pub(crate) fn send_go(&self, filter: &Filter) -> Result<(), Errno> {
         let message = filter.listener.as_ref().map_or("", |listener| &listener.message);
@@ -249,6 +259,12 @@ impl Channel {
         buffer.truncate(message.bytes.max(1));
         let body = buffer.split_off(1);
         Ok(Some((buffer[0], body, fd)))
+    }
+}
+
+impl From<OwnedFd> for Channel {
+    fn from(socket: OwnedFd) -> Self {
+        Self(socket)
     }
 }
 

@@ -24,6 +24,10 @@ use crate::plan::{Plan, ProcessPlan, namespaces};
 use crate::seccomp::Filter;
 use crate::{Error, Result, processes, rootfs, sources};
 
+mod detached;
+
+pub use detached::{Detach, Existing};
+
 /// Where the root file system comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rootfs {
@@ -52,6 +56,8 @@ pub enum Stdio {
     },
     /// A terminal of the container's own `/dev/pts`.
     Terminal(ConsoleSize),
+    /// Those of the caller.
+    Inherit,
 }
 
 /// Our ends of a process's streams, all close-on-exec and blocking.
@@ -118,6 +124,14 @@ impl Child {
     pub fn try_wait(&self) -> Result<Option<i32>> {
         try_wait(self.pidfd.as_fd())
     }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// The signal is not known, or it has ended.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        pidfd_send_signal(&self.pidfd, signal_number(signal)?).map_err(|errno| Error::call("signal", errno))
+    }
 }
 
 /// A container: created, then started, then deleted. Its first process is a child of the caller.
@@ -157,7 +171,7 @@ impl Container {
     /// # Errors
     /// Names the step that failed. Nothing is left behind.
     pub fn create(create: Create) -> Result<(Self, Handles)> {
-        Self::make(&create, false)
+        Self::make(&create, None, false, |_| Ok(()))
     }
 
     /// Makes the container and runs its program: [`Container::create`] and [`Container::start`] without a stop
@@ -166,31 +180,38 @@ impl Container {
     /// # Errors
     /// Those of both. Nothing is left behind.
     pub fn run(create: Create) -> Result<(Self, Handles)> {
-        Self::make(&create, true)
+        Self::make(&create, None, true, |_| Ok(()))
     }
 
-    fn make(create: &Create, run: bool) -> Result<(Self, Handles)> {
+    /// `forked` is called as soon as there is a first process.
+    fn make(
+        create: &Create,
+        detach: Option<&Detach>,
+        run: bool,
+        forked: impl FnOnce(&Self) -> Result<()>,
+    ) -> Result<(Self, Handles)> {
         let none = Linux::default();
         let linux = create.spec.linux.as_ref().unwrap_or(&none);
         let mut plan = Plan::new(create.id, create.spec, linux)?;
         plan.state.bundle = create.bundle.display().to_string();
-        if create.nodev {
-            plan.bind_devices();
-        }
         let mut warnings = Vec::new();
-        let at_once = !plan.namespaces.new_pid() || can_remount(&plan.process.capabilities);
+        let at_once = must_join_at_once(&plan, detach.is_some());
         let wanted = Wanted { id: create.id, linux, policy: create.cgroup, at_once };
         let cgroup = Cgroup::create(&wanted, &mut warnings)?;
-        let (forked, handles) = fork_first(create, &plan, &cgroup).inspect_err(|_| {
+        // Device rules that do not hold yet when the program starts could be got round (invariant 11).
+        if create.nodev || !cgroup.holds_at_start() {
+            plan.bind_devices();
+        }
+        let (first, handles) = fork_first(create, &plan, &cgroup, detach).inspect_err(|_| {
             // The error that counts is the first.
             let _ = cgroup.remove();
         })?;
-        let pid = forked.pid;
+        let pid = first.pid;
         let mut container = Self {
             pid,
-            pidfd: forked.pidfd,
+            pidfd: first.pidfd,
             mount_namespace: None,
-            state: State::Created(forked.channel),
+            state: State::Created(first.channel),
             cgroup,
             namespaces: plan.namespaces.all,
             owns_pids: plan.namespaces.new_pid(),
@@ -200,7 +221,7 @@ impl Container {
             children: Vec::new(),
             warnings,
         };
-        let made = container.set_up(&create.rootfs, &plan, handles, run);
+        let made = forked(&container).and_then(|()| container.set_up(&create.rootfs, &plan, handles, run));
         match made.and_then(|handles| if run { container.started().map(|()| handles) } else { Ok(handles) }) {
             Ok(handles) => Ok((container, handles)),
             Err(error) => {
@@ -277,13 +298,23 @@ impl Container {
     /// # Errors
     /// As for [`Container::start`].
     pub fn exec(&mut self, process: &Process, user: &str, stdio: Stdio) -> Result<(Child, Handles)> {
+        self.exec_as(process, user, stdio, None)
+    }
+
+    fn exec_as(
+        &mut self,
+        process: &Process,
+        user: &str,
+        stdio: Stdio,
+        detach: Option<&Detach>,
+    ) -> Result<(Child, Handles)> {
         let plan = ProcessPlan::new(process)?;
         let place = Place::Existing {
             pidfd: self.pidfd.as_fd(),
             namespaces: self.namespaces & !namespaces::PID,
             listener: self.filter.listener.as_ref().map(|listener| listener.path.as_str()),
         };
-        let job = Job { process: &plan, user, stdio, init: None, place };
+        let job = Job { process: &plan, user, stdio, init: None, place, detach };
         let join_pid = (self.namespaces & namespaces::PID != 0).then(|| self.pidfd.as_fd());
         let (forked, mut handles) = fork(&job, 0, join_pid, self.cgroup.fork_target()?)?;
         let run = || {
@@ -341,9 +372,7 @@ impl Container {
     /// # Errors
     /// The signal is not known, or there is no such process any more.
     pub fn signal(&self, signal: i32, all: bool) -> Result<()> {
-        // SAFETY: the number is checked to be one of the kernel's signals, real-time ones included.
-        let known = (1..=64).contains(&signal).then(|| unsafe { Signal::from_raw_unchecked(signal) });
-        let signal = known.ok_or_else(|| Error::invalid(format!("signal {signal} is not known")))?;
+        let signal = signal_number(signal)?;
         if all && !(signal == Signal::KILL && self.cgroup.kill()) {
             self.members()
                 .into_iter()
@@ -486,6 +515,19 @@ impl Container {
     /// # Errors
     /// Something could not be removed.
     pub fn delete(self) -> Result<()> {
+        self.kill_all()?;
+        self.cgroup.remove()?;
+        let Some(hooks) = &self.hooks else { return Ok(()) };
+        let state = OciState { pid: 0, ..self.oci_state.clone() };
+        hooks::run(HookKind::Poststop, hooks, &state)
+            .map_err(|error| error.context("the container is gone, but"))
+    }
+
+    /// Kills what still runs, and reaps what is ours of it.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn kill_all(&self) -> Result<()> {
         // A frozen process dies when it is thawed.
         let killed = self.cgroup.kill();
         if !self.owns_pids && !killed {
@@ -502,11 +544,7 @@ impl Container {
         if !end(self.pidfd.as_fd()) {
             return Err(Error::internal(format!("process {} did not end within 10 s of SIGKILL", self.pid)));
         }
-        self.cgroup.remove()?;
-        let Some(hooks) = &self.hooks else { return Ok(()) };
-        let state = OciState { pid: 0, ..self.oci_state.clone() };
-        hooks::run(HookKind::Poststop, hooks, &state)
-            .map_err(|error| error.context("the container is gone, but"))
+        Ok(())
     }
 
     /// Without a pid namespace of its own: kill until nobody is left to fork another.
@@ -527,4 +565,21 @@ fn runtime_hooks(hooks: Option<(&Hooks, &OciState)>) -> Result<()> {
     let Some((hooks, state)) = hooks else { return Ok(()) };
     hooks::run(HookKind::Prestart, hooks, state)?;
     hooks::run(HookKind::CreateRuntime, hooks, state)
+}
+
+/// A signal by its number.
+///
+/// # Errors
+/// The kernel has none of that number.
+pub fn signal_number(signal: i32) -> Result<Signal> {
+    // SAFETY: the number is checked to be one of the kernel's signals, real-time ones included.
+    let known = (1..=64).contains(&signal).then(|| unsafe { Signal::from_raw_unchecked(signal) });
+    known.ok_or_else(|| Error::invalid(format!("signal {signal} is not known")))
+}
+
+/// Whether a container must be in its cgroup before its program starts, though nothing is limited. Who names the
+/// cgroup of a container that outlives its creator looks for it there as soon as it is created.
+fn must_join_at_once(plan: &Plan, detached: bool) -> bool {
+    let is_named = plan.linux.cgroups_path.as_ref().is_some_and(|path| !path.is_empty());
+    !plan.namespaces.new_pid() || can_remount(&plan.process.capabilities) || detached && is_named
 }

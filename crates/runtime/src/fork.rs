@@ -17,7 +17,7 @@ use rustix::thread::{
 
 use crate::cgroup::Cgroup;
 use crate::channel::{self, Channel, Report};
-use crate::container::{Create, Handles};
+use crate::container::{Create, Detach, Handles};
 use crate::init::{self, Job, Place};
 use crate::plan::{CapabilityPlan, Plan};
 use crate::seccomp::Filter;
@@ -32,12 +32,17 @@ pub(crate) struct Forked {
 }
 
 /// Forks the first process of a container.
-pub(crate) fn fork_first(create: &Create, plan: &Plan, cgroup: &Cgroup) -> Result<(Forked, Handles)> {
+pub(crate) fn fork_first(
+    create: &Create,
+    plan: &Plan,
+    cgroup: &Cgroup,
+    detach: Option<&Detach>,
+) -> Result<(Forked, Handles)> {
     let view = cgroup.view();
     let init =
         create.init.then(Sealed::own).transpose().map_err(|error| Error::call("seal the init", error))?;
     let place = Place::New { plan, rootfs: &create.rootfs, cgroups: &view };
-    let job = Job { process: &plan.process, user: create.user, stdio: create.stdio, init, place };
+    let job = Job { process: &plan.process, user: create.user, stdio: create.stdio, init, place, detach };
     let target = cgroup.fork_target()?;
     if plan.namespaces.join_between() {
         return fork_between(&job, plan, target);

@@ -47,6 +47,7 @@ mod channel;
 mod container;
 mod error;
 mod fork;
+pub mod gate;
 pub mod hooks;
 mod init;
 mod inroot;
@@ -59,8 +60,11 @@ mod sources;
 mod stdio;
 mod user;
 
-pub use cgroup::remove_leftovers;
-pub use container::{CgroupPolicy, Child, Container, Create, Handles, Rootfs, Stdio};
+pub use cgroup::{remove_leftovers, signal_leftovers};
+pub use container::{
+    CgroupPolicy, Child, Container, Create, Detach, Existing, Handles, Rootfs, Stdio, signal_number,
+};
 pub use error::{Error, Result};
 pub use init::{Phase, STEPS, Step};
 pub use mini_init::{INIT_NAME, init_main};
+pub use plan::{check, knows_mount_option};

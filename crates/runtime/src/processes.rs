@@ -1,6 +1,7 @@
 //! Processes by `/proc`: who belongs to a container, and what each does.
 
 use std::fs;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 
 use proa_protocol::message::ProcessInfo;
@@ -25,6 +26,31 @@ pub(crate) fn descendants(pid: u32) -> Vec<u32> {
 /// The inode that names the pid namespace of a process.
 pub(crate) fn pid_namespace(pid: u32) -> Option<u64> {
     fs::metadata(format!("/proc/{pid}/ns/pid")).ok().map(|metadata| metadata.ino())
+}
+
+/// When a process was started, in clock ticks since the boot; `None` if it has ended.
+pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
+    Stat::read(pid).map(|stat| stat.start_ticks)
+}
+
+/// Whether the process of this id is the one started at that moment, and has not ended.
+pub(crate) fn is_alive(pid: u32, start_ticks: u64) -> bool {
+    Stat::read(pid).is_some_and(|stat| stat.start_ticks == start_ticks && !stat.has_ended)
+}
+
+/// The id of the process that a descriptor is of; `None` if it has ended.
+pub(crate) fn of_pidfd(pidfd: BorrowedFd) -> Option<u32> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+}
+
+/// All processes of a pid namespace, but not those of namespaces below it.
+pub(crate) fn in_namespace(namespace: u64) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| pid_namespace(*pid) == Some(namespace))
+        .collect()
 }
 
 /// CPU time in nanoseconds and resident bytes of a process.
@@ -82,6 +108,8 @@ struct Stat {
     ticks: u64,
     start_ticks: u64,
     rss_pages: u64,
+    /// A zombie.
+    has_ended: bool,
 }
 
 impl Stat {
@@ -101,6 +129,7 @@ impl Stat {
             ticks: (number(14)? + number(15)?) as u64,
             start_ticks: number(22)? as u64,
             rss_pages: number(24)? as u64,
+            has_ended: matches!(*fields.first()?, "Z" | "X"),
         })
     }
 }

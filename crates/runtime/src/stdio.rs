@@ -1,8 +1,8 @@
 //! Streams between the caller and a process: who holds which end.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Gid, Uid};
+use rustix::fs::{FileType, Gid, Uid};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
@@ -18,6 +18,8 @@ pub(crate) struct ChildEnds {
     stderr: Option<OwnedFd>,
     /// All three are the terminal.
     terminal: bool,
+    /// They stay what they were in the caller.
+    inherited: bool,
 }
 
 /// What stands in for a stream that is no pipe.
@@ -42,11 +44,22 @@ pub(crate) fn open(stdio: Stdio) -> Result<(Handles, ChildEnds)> {
         stdout: Some(child_stdout),
         stderr: Some(child_stderr),
         terminal: false,
+        inherited: false,
     };
     Ok((handles, ends))
 }
 
 impl ChildEnds {
+    /// The standard streams of this process stay as they are.
+    pub(crate) fn inherit(&mut self) {
+        self.inherited = true;
+    }
+
+    /// The numbers of what it holds.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u32> {
+        [&self.stdin, &self.stdout, &self.stderr].into_iter().flatten().map(|end| end.as_raw_fd() as u32)
+    }
+
     /// Makes them the standard streams of this process.
     pub(crate) fn install(&mut self, input: Input) -> Result<()> {
         let other = match input {
@@ -78,6 +91,23 @@ impl ChildEnds {
         if self.terminal {
             return give(rustix::stdio::stdin());
         }
+        if self.inherited {
+            give_inherited(owner);
+            return Ok(());
+        }
         [&self.stdin, &self.stdout, &self.stderr].into_iter().flatten().try_for_each(|end| give(end.as_fd()))
+    }
+}
+
+/// What the caller gave may be anybody's file: a pipe or terminal is given away where that can be done, and
+/// nothing else is touched.
+fn give_inherited(owner: Option<Uid>) {
+    for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        let Ok(stat) = rustix::fs::fstat(fd) else { continue };
+        let is_null = stat.st_rdev == rustix::fs::makedev(1, 3);
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::Fifo || kind == FileType::CharacterDevice && !is_null {
+            let _ = rustix::fs::fchown(fd, owner, None::<Gid>);
+        }
     }
 }

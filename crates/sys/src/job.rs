@@ -31,7 +31,10 @@ pub fn spawn(keep: &[BorrowedFd], work: impl FnOnce() -> i32) -> io::Result<Job>
         Fork::Child => {
             let _guard = ExitOnDrop;
             let _ = set_parent_process_death_signal(Some(Signal::KILL));
-            if getppid() != Some(parent) || close_others(keep).is_err() {
+            let keep = keep.iter().map(|fd| fd.as_raw_fd() as u32).chain(0..3).collect();
+            // SAFETY: the child uses none of the others: it runs `work` alone, whose descriptors are in `keep`, and
+            // ends without destructors.
+            if getppid() != Some(parent) || unsafe { close_others(keep) }.is_err() {
                 exit_now(125);
             }
             exit_now(work())
@@ -45,14 +48,19 @@ fn require_one_thread() -> io::Result<()> {
     if threads == 1 { Ok(()) } else { Err(io::Error::other(format!("cannot fork with {threads} threads"))) }
 }
 
-fn close_others(keep: &[BorrowedFd]) -> io::Result<()> {
-    let mut kept: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).collect();
-    kept.sort_unstable();
-    let mut first = 3;
-    for fd in kept.into_iter().chain([u32::MAX]) {
+/// Closes every descriptor but those of these numbers.
+///
+/// # Errors
+/// The kernel is older than 5.9.
+///
+/// # Safety
+/// Nothing may go on to use, or to close, a descriptor that is closed here.
+pub unsafe fn close_others(mut keep: Vec<u32>) -> io::Result<()> {
+    keep.sort_unstable();
+    let mut first = 0;
+    for fd in keep.into_iter().chain([u32::MAX]) {
         if fd > first {
-            // SAFETY: three integers. The child uses none of these descriptors: it runs `work` alone, whose
-            // descriptors are in `keep`, and ends without destructors.
+            // SAFETY: three integers; the caller promises the rest.
             let result = unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
             if result == -1 {
                 return Err(io::Error::last_os_error());

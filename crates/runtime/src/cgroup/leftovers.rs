@@ -26,6 +26,23 @@ pub fn remove_leftovers(id: &str, spec: &Spec) -> Result<()> {
     Ok(())
 }
 
+/// Sends a signal to what is still in the cgroups of a container whose first process has ended.
+///
+/// # Errors
+/// The cgroup's path makes no sense.
+pub fn signal_leftovers(id: &str, spec: &Spec, signal: Signal) -> Result<()> {
+    let asked = spec.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref());
+    let path = relative_path(id, asked)?;
+    let mut members: Vec<(PathBuf, u32)> = Vec::new();
+    for dir in roots().into_iter().map(|root| root.join(&path)) {
+        let new = pids(&dir, "cgroup.procs").into_iter();
+        let new: Vec<_> = new.filter(|pid| members.iter().all(|(_, known)| known != pid)).collect();
+        members.extend(new.into_iter().map(|pid| (dir.clone(), pid)));
+    }
+    members.iter().for_each(|(dir, pid)| signal_member(dir, *pid, signal));
+    Ok(())
+}
+
 fn roots() -> Vec<PathBuf> {
     let mount = Path::new(MOUNT);
     if is_unified(mount) {
@@ -47,7 +64,7 @@ fn kill_all(dir: &Path) {
         if members.is_empty() {
             break;
         }
-        members.into_iter().for_each(|pid| kill_member(dir, pid));
+        members.into_iter().for_each(|pid| signal_member(dir, pid, Signal::KILL));
         pause_ms(2);
     }
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -57,12 +74,12 @@ fn kill_all(dir: &Path) {
     }
 }
 
-/// Kills a process if it is a member still after its descriptor was opened: then the descriptor is its own, and
+/// Signals a process if it is a member still after its descriptor was opened: then the descriptor is its own, and
 /// not that of another process that got its id.
-fn kill_member(dir: &Path, pid: u32) {
+fn signal_member(dir: &Path, pid: u32, signal: Signal) {
     let Some(raw) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
     let Ok(pidfd) = pidfd_open(raw, PidfdFlags::empty()) else { return };
     if pids(dir, "cgroup.procs").contains(&pid) {
-        let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+        let _ = pidfd_send_signal(&pidfd, signal);
     }
 }

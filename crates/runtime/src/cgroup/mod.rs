@@ -15,7 +15,7 @@ mod leftovers;
 mod v1;
 mod v2;
 
-pub use leftovers::remove_leftovers;
+pub use leftovers::{remove_leftovers, signal_leftovers};
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -92,6 +92,74 @@ impl Cgroup {
             None if limited => Err(Error::unsupported(format!("limits need cgroups, and {MOUNT} has none"))),
             None => Ok(Self::None),
         }
+    }
+
+    /// The cgroup of a container that another process has created with these wishes.
+    pub(crate) fn reopen(wanted: &Wanted) -> Result<Self> {
+        let none = Resources::default();
+        let resources = wanted.linux.resources.as_ref().unwrap_or(&none);
+        if wanted.policy == CgroupPolicy::Disabled {
+            return Ok(Self::None);
+        }
+        let path = relative_path(wanted.id, wanted.linux.cgroups_path.as_deref())?;
+        if is_unified(Path::new(MOUNT)) {
+            return Ok(Self::V2(v2::Cgroup::reopen(Path::new(MOUNT), &path)));
+        }
+        let at_once = is_limited(resources) || wanted.at_once;
+        Ok(v1::Cgroup::reopen(Path::new(MOUNT), &path, resources, at_once)?.map_or(Self::None, Self::V1))
+    }
+
+    /// Looks again whether somebody has made the cgroup that was put off.
+    pub(crate) fn reopen_late(&mut self) -> Result<()> {
+        match self {
+            Self::V1(cgroup) => cgroup.reopen_late(),
+            Self::None | Self::V2(_) => Ok(()),
+        }
+    }
+
+    /// Whether its rules are in force before the program starts.
+    pub(crate) fn holds_at_start(&self) -> bool {
+        !matches!(self, Self::None) && !self.joins_late()
+    }
+
+    /// Whether processes are put into it a moment after their start.
+    pub(crate) fn joins_late(&self) -> bool {
+        matches!(self, Self::V1(cgroup) if cgroup.joins_late())
+    }
+
+    /// The processes in it and in those that were made below it.
+    pub(crate) fn all_processes(&self) -> Vec<u32> {
+        fn collect(dir: &Path, found: &mut Vec<u32>) {
+            found.extend(pids(dir, "cgroup.procs"));
+            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    collect(&entry.path(), found);
+                }
+            }
+        }
+        let mut found = Vec::new();
+        // Any hierarchy has them all; the last is joined last.
+        if let Some((_, dir)) = self.paths().last() {
+            collect(dir, &mut found);
+        }
+        found
+    }
+
+    /// Its directories, by hierarchy.
+    pub(crate) fn paths(&self) -> Vec<(String, PathBuf)> {
+        match self {
+            Self::None => Vec::new(),
+            Self::V1(cgroup) => cgroup.paths(),
+            Self::V2(cgroup) => vec![(String::new(), cgroup.dir())],
+        }
+    }
+
+    /// Whether its processes are frozen.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.paths().iter().any(|(_, dir)| {
+            read(dir, "freezer.state").is_some_and(|state| state.trim() != "THAWED")
+                || read(dir, "cgroup.events").is_some_and(|events| field(&events, "frozen") == Some(1))
+        })
     }
 
     /// What the container is to see.

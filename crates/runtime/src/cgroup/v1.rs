@@ -67,6 +67,46 @@ impl Cgroup {
         Ok(Some(cgroup))
     }
 
+    /// As it is after [`Cgroup::create`] in another process. `None` where no hierarchy is mounted.
+    pub(super) fn reopen(
+        mount: &Path,
+        path: &Path,
+        resources: &Resources,
+        at_once: bool,
+    ) -> Result<Option<Self>> {
+        let devices = Resources { devices: resources.devices.clone(), ..Resources::default() };
+        let state = if at_once { State::Joined { at_once } } else { State::Later(Box::new(devices)) };
+        let (mount, path) = (mount.to_owned(), path.to_owned());
+        let mut cgroup = Self { mount, path, hierarchies: Vec::new(), state };
+        if at_once {
+            cgroup.hierarchies = find_hierarchies(&cgroup.mount, resources)?;
+            return Ok(if cgroup.hierarchies.is_empty() { None } else { Some(cgroup) });
+        }
+        cgroup.reopen_late()?;
+        Ok(Some(cgroup))
+    }
+
+    pub(super) fn reopen_late(&mut self) -> Result<()> {
+        if let State::Later(resources) = &self.state {
+            let hierarchies = find_hierarchies(&self.mount, resources)?;
+            // The last is made last.
+            if hierarchies.last().is_some_and(|name| self.mount.join(name).join(&self.path).is_dir()) {
+                self.hierarchies = hierarchies;
+                self.state = State::Joined { at_once: false };
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn joins_late(&self) -> bool {
+        !matches!(self.state, State::Joined { at_once: true })
+    }
+
+    pub(super) fn paths(&self) -> Vec<(String, PathBuf)> {
+        let own = |name: &String| (name.clone(), self.mount.join(name).join(&self.path));
+        self.hierarchies.iter().map(own).collect()
+    }
+
     fn make(&self, resources: &Resources, warnings: &mut Vec<String>) -> Result<()> {
         let made = self
             .hierarchies

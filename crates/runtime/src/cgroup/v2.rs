@@ -49,7 +49,12 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    fn dir(&self) -> PathBuf {
+    /// As it is after [`Cgroup::create`] in another process.
+    pub(super) fn reopen(mount: &Path, path: &Path) -> Self {
+        Self { mount: mount.to_owned(), path: path.to_owned() }
+    }
+
+    pub(super) fn dir(&self) -> PathBuf {
         self.mount.join(&self.path)
     }
 

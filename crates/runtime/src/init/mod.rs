@@ -11,7 +11,8 @@
 //!     │◀───────────────────────  Ready ───┤
 //!     ├ start ─────────────────── Go ────▶│ last steps: filter, capabilities, program
 //! ```
-//! It dies with its parent, before its program runs and after.
+//! It dies with its parent, before its program runs and after; but for a detached one (`Job::detach`), which
+//! needs its parent until Go, and may then wait at a [`crate::gate`] for the last steps.
 
 mod affinity;
 mod capabilities;
@@ -46,7 +47,7 @@ use proa_sys::seal::Sealed;
 
 use crate::cgroup::View;
 use crate::channel::{Channel, Go};
-use crate::container::{Rootfs, Stdio};
+use crate::container::{Detach, Rootfs, Stdio};
 use crate::plan::{Plan, ProcessPlan};
 use crate::stdio::ChildEnds;
 use crate::user::Identity;
@@ -65,6 +66,8 @@ pub(crate) struct Job<'a> {
     pub init: Option<Sealed>,
     /// Where it runs.
     pub place: Place<'a>,
+    /// Set for a process that outlives its creator.
+    pub detach: Option<&'a Detach>,
 }
 
 /// Where the process runs.
@@ -198,9 +201,9 @@ pub const STEPS: &[Step] = {
 };
 
 /// The child of the fork: does its job and becomes the program, or reports why not.
-pub(crate) fn run(job: &Job, channel: Channel, streams: ChildEnds) -> ! {
+pub(crate) fn run(job: &Job, mut channel: Channel, streams: ChildEnds) -> ! {
     let _guard = ExitOnDrop;
-    let error = match work(job, &channel, streams) {
+    let error = match work(job, &mut channel, streams) {
         Ok(never) => match never {},
         Err(error) => error,
     };
@@ -211,7 +214,10 @@ pub(crate) fn run(job: &Job, channel: Channel, streams: ChildEnds) -> ! {
 /// No value: the work ends in the program or in an error.
 enum Never {}
 
-fn work(job: &Job, channel: &Channel, streams: ChildEnds) -> Result<Never> {
+fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
+    if let Some(detach) = job.detach {
+        keep_only_own(job, detach, channel, &streams)?;
+    }
     let host_proc = enter::host_proc(job)?;
     let listener = filter::connect(job)?;
     for Step { name, run, .. } in STEPS {
@@ -242,18 +248,42 @@ fn work(job: &Job, channel: &Channel, streams: ChildEnds) -> Result<Never> {
     } else {
         init.steps(&[Phase::Process])?;
     }
+    if job.detach.is_some_and(|detach| detach.gate.is_some()) {
+        program::look_up(job.process.spec)?;
+    }
     use std::os::fd::AsFd;
     let terminal = init.terminal.take();
-    // After the change of user, which would undo it. A parent that died before is seen at the channel.
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-        .map_err(|errno| Error::call("prctl", errno))?;
+    if job.detach.is_none() {
+        // After the change of user, which would undo it. A parent that died before is seen at the channel.
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+            .map_err(|errno| Error::call("prctl", errno))?;
+    }
     channel
         .send_ready(&init.warnings, terminal.as_ref().map(AsFd::as_fd))
         .map_err(|errno| Error::call("sendmsg", errno))?;
     drop(terminal);
     init.go = channel.receive_go()?;
+    if let Some(gate) = job.detach.and_then(|detach| detach.gate.as_ref()) {
+        // The creator has ended, or will: from now on `start` hears of failures.
+        *channel = crate::gate::wait(gate)?;
+    }
     init.steps(&[Phase::Last])?;
     Err(Error::internal("the program was not run"))
+}
+
+/// Closes what the caller had open: the process may wait long, and must hold no lock, log or pipe of the caller's.
+fn keep_only_own(job: &Job, detach: &Detach, channel: &Channel, streams: &ChildEnds) -> Result<()> {
+    use std::os::fd::{AsFd, AsRawFd};
+    let mut keep: Vec<u32> = (0..3 + detach.preserve_fds).chain(streams.numbers()).collect();
+    keep.push(channel.as_fd().as_raw_fd() as u32);
+    keep.extend(detach.gate.as_ref().map(|gate| gate.as_raw_fd() as u32));
+    keep.extend(job.init.as_ref().map(|init| init.as_fd().as_raw_fd() as u32));
+    if let Place::Existing { pidfd, .. } = &job.place {
+        keep.push(pidfd.as_raw_fd() as u32);
+    }
+    // SAFETY: this is the child of a fork, which uses what is kept and never returns, so that no destructor of
+    // what the caller held runs here.
+    unsafe { proa_sys::job::close_others(keep) }.map_err(|error| Error::call("close_range", error))
 }
 
 impl<'a> Init<'a> {

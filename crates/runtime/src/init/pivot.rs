@@ -18,12 +18,21 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
         set(MountAttr { set: RDONLY, ..MountAttr::default() }, false)?;
     }
     fchdir(&init.root).map_err(|errno| Error::call("fchdir", errno))?;
-    // Both names the same: the old root ends up over the new one, from where it is detached at once.
-    pivot_root(".", ".").map_err(|errno| Error::call("pivot_root", errno))?;
-    unmount(c".", UnmountFlags::DETACH).map_err(|errno| Error::call("drop the host's root", errno))?;
+    if init.job.detach.is_some_and(|detach| detach.no_pivot) {
+        // The root of a ramdisk cannot be pivoted away from: it stays, below ours, out of reach.
+        rustix::process::chroot(".").map_err(|errno| Error::call("chroot", errno))?;
+    } else {
+        pivot()?;
+    }
     chdir(c"/").map_err(|errno| Error::at("/", errno))?;
     if propagation != PRIVATE {
         set(MountAttr { propagation, ..MountAttr::default() }, recursive)?;
     }
     Ok(())
+}
+
+fn pivot() -> Result<()> {
+    // Both names the same: the old root ends up over the new one, from where it is detached at once.
+    pivot_root(".", ".").map_err(|errno| Error::call("pivot_root", errno))?;
+    unmount(c".", UnmountFlags::DETACH).map_err(|errno| Error::call("drop the host's root", errno))
 }

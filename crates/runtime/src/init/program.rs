@@ -16,8 +16,10 @@ use crate::{Error, Result, error};
 pub(super) fn run(init: &mut Init) -> Result<()> {
     let process = init.job.process.spec;
     let env = environment(init)?;
-    // Standard streams are 0 to 2; nothing else is the program's (CVE-2024-21626).
-    proa_sys::process::close_on_exec_from(3).map_err(|error| Error::call("close_range", error))?;
+    // Standard streams are 0 to 2, and what was asked to be passed follows; nothing else is the program's
+    // (CVE-2024-21626).
+    let first = 3 + init.job.detach.map_or(0, |detach| detach.preserve_fds);
+    proa_sys::process::close_on_exec_from(first).map_err(|error| Error::call("close_range", error))?;
     proa_sys::process::reset_signals();
     if let Some(own) = &init.job.init {
         let program = find(process)?;
@@ -80,6 +82,15 @@ fn find(process: &proa_oci::runtime::Process) -> Result<String> {
         }
     }
     Err(refused.map_or_else(|| not_found(&process.args[0]), |(path, errno)| cannot_run(&path, &errno.into())))
+}
+
+/// Whoever creates a container that is to wait for its start hears then already of a program that is not there.
+pub(super) fn look_up(process: &proa_oci::runtime::Process) -> Result<()> {
+    match find(process) {
+        Err(error) if error.kind() == ErrorKind::CommandNotFound => Err(error.context("start")),
+        // Why else it may not be run is the kernel's to say.
+        _ => Ok(()),
+    }
 }
 
 fn is_dir(path: &str) -> bool {

@@ -10,6 +10,9 @@ pub(super) fn run(job: &Job) -> Result<()> {
     // What the steps make has the modes they ask for; the program's own mask is set with its user.
     rustix::process::umask(rustix::fs::Mode::empty());
     let Place::New { plan, .. } = &job.place else { return Ok(()) };
+    if job.detach.is_some_and(|detach| detach.no_new_keyring) {
+        return Ok(());
+    }
     let Ok(name) = CString::new(format!("_ses.{}", plan.id)) else { return Ok(()) };
     match proa_sys::process::join_session_keyring(&name) {
         Ok(()) => Ok(()),

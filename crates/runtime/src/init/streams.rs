@@ -21,6 +21,10 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
     if let Stdio::Terminal(size) = init.job.stdio {
         return terminal(init, size);
     }
+    if init.job.stdio == Stdio::Inherit {
+        init.streams.inherit();
+        return Ok(());
+    }
     let null = devices::open_null(init.root.as_fd())?;
     init.streams.install(Input::Null(null.as_fd()))
 }

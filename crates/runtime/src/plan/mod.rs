@@ -6,6 +6,7 @@ pub(crate) mod namespaces;
 mod numbers;
 mod process;
 
+pub use mounts::knows_mount_option;
 pub(crate) use mounts::{Bind, Filesystem, FsOption, IdMap, MountPlan, MountSource};
 pub(crate) use namespaces::Namespaces;
 pub(crate) use process::{CapabilityPlan, Label, ProcessPlan};
@@ -114,6 +115,15 @@ impl Plan<'_> {
     pub(crate) fn runtime_hooks(&self) -> bool {
         self.hooks.is_some_and(|hooks| !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty())
     }
+}
+
+/// Checks a spec without doing anything.
+///
+/// # Errors
+/// What of it cannot be done.
+pub fn check(id: &str, spec: &Spec) -> Result<()> {
+    let none = Linux::default();
+    Plan::new(id, spec, spec.linux.as_ref().unwrap_or(&none)).map(drop)
 }
 
 /// Whether the container gets a new namespace of this kind, or joins one.

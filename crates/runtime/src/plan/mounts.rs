@@ -163,6 +163,13 @@ fn idmap<'a>(mount: &'a Mount, parsed: &Options, is_bind: bool) -> Result<Option
     Ok(Some(IdMap { maps, recursive: parsed.idmap.unwrap_or(false) }))
 }
 
+/// Whether this is an option of mounts themselves, and not one that a file system may or may not have.
+pub fn knows_mount_option(option: &str) -> bool {
+    let mut parsed = Options::default();
+    parsed.add(option);
+    parsed.rest.is_empty()
+}
+
 #[derive(Default)]
 struct Options<'a> {
     attr: MountAttr,

@@ -1,0 +1,121 @@
+//! podman, docker and containerd, as Debian has them, with our program as their runtime: each in directories of
+//! its own, with no network, and gone afterwards.
+
+mod containerd;
+mod docker;
+mod podman;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use crate::support::{fill, stdout, wait};
+
+/// A script that says that it runs, and ends with 5 when it is told to.
+const SERVICE: &str = "echo log line; trap 'exit 5' TERM; while :; do sleep 0.1; done";
+
+/// An engine's command line.
+struct Engine {
+    dir: tempfile::TempDir,
+    /// Program and the options that lead it to its directories.
+    line: Vec<String>,
+    environment: Vec<(&'static str, PathBuf)>,
+}
+
+impl Engine {
+    fn new(program: &str) -> Self {
+        assert!(
+            Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success()),
+            "install {program}: scripts/test does"
+        );
+        let dir = tempfile::Builder::new().prefix("proa-oci-engine-").tempdir().unwrap();
+        Self { dir, line: vec![program.to_owned()], environment: Vec::new() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Options of the engine, given before every command.
+    fn options(&mut self, options: &[&str]) {
+        self.line.extend(options.iter().map(ToString::to_string));
+    }
+
+    fn output(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(&self.line[0]);
+        command.args(&self.line[1..]).args(args).stdin(Stdio::null());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.output().unwrap()
+    }
+
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        stdout(&output)
+    }
+
+    fn code(&self, args: &[&str]) -> Option<i32> {
+        self.output(args).status.code()
+    }
+
+    /// A tar of busybox.
+    fn image_tar(&self) -> PathBuf {
+        let (root, tar) = (self.path("image"), self.path("image.tar"));
+        fill(&root);
+        let status = Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg(".").status().unwrap();
+        assert!(status.success());
+        fs::remove_dir_all(root).unwrap();
+        tar
+    }
+}
+
+/// A daemon, ended with what it started.
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(command: &mut Command, log: &Path) -> Self {
+        let log = fs::File::create(log).unwrap();
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.0.wait();
+    }
+}
+
+/// What docker and podman have in common.
+fn drive(engine: &Engine, network: &[&str]) {
+    let run = |options: &[&str], words: &[&str]| {
+        let args = [&["run"], network, options, &["busybox"], words].concat();
+        engine.output(&args)
+    };
+    assert_eq!(stdout(&run(&["--rm"], &["/bin/echo", "hi"])), "hi\n");
+    assert_eq!(run(&["--rm"], &["/bin/sh", "-c", "exit 9"]).status.code(), Some(9));
+    assert_eq!(run(&["--rm"], &["no-such-program"]).status.code(), Some(127));
+    let terminal = stdout(&run(&["--rm", "-t"], &["/bin/tty"]));
+    assert_eq!(terminal.trim_end(), "/dev/pts/0");
+    let limited = run(&["--rm", "--memory", "64m", "--user", "5:6"], &["/bin/sh", "-c", "id -u; id -g"]);
+    assert_eq!(stdout(&limited), "5\n6\n");
+
+    assert!(run(&["-d", "--name", "service"], &["/bin/sh", "-c", SERVICE]).status.success());
+    wait("the log", || engine.ok(&["logs", "service"]).contains("log line"));
+    assert_eq!(engine.ok(&["exec", "service", "/bin/echo", "inside"]), "inside\n");
+    assert_eq!(engine.code(&["exec", "service", "/bin/sh", "-c", "exit 3"]), Some(3));
+    assert_eq!(engine.code(&["exec", "service", "no-such-program"]), Some(127));
+    assert_eq!(engine.ok(&["exec", "-t", "service", "/bin/tty"]).trim_end(), "/dev/pts/0");
+    assert!(engine.ok(&["top", "service"]).contains("sh"));
+    engine.ok(&["pause", "service"]);
+    engine.ok(&["unpause", "service"]);
+    engine.ok(&["stop", "-t", "20", "service"]);
+    assert_eq!(engine.ok(&["inspect", "--format", "{{.State.ExitCode}}", "service"]), "5\n");
+    engine.ok(&["start", "service"]);
+    engine.ok(&["kill", "service"]);
+    wait("its end", || engine.ok(&["inspect", "--format", "{{.State.Running}}", "service"]) == "false\n");
+    assert_eq!(engine.ok(&["inspect", "--format", "{{.State.ExitCode}}", "service"]), "137\n");
+    engine.ok(&["rm", "service"]);
+}
