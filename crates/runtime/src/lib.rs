@@ -57,7 +57,7 @@ pub mod seccomp;
 mod stdio;
 mod user;
 
-pub use cgroup::remove_leftovers;
+pub use cgroup::{OomWatch, remove_leftovers};
 pub use container::{CgroupPolicy, Child, Container, Create, Handles, Rootfs, Stdio};
 pub use error::{Error, Result};
 pub use init::{Phase, STEPS, Step};
