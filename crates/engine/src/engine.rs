@@ -281,8 +281,12 @@ impl Engine {
         for directory in [self.paths.instance(id), self.paths.instance_run(id)] {
             trees::remove(&directory).map_err(|error| Error::io("remove", &directory, error))?;
         }
-        self.db.delete(id)?;
+        let record = self.db.by_id(id)?;
+        let deleted = self.db.delete(id)?;
         drop(lock);
+        if let (true, Some(record)) = (deleted, record) {
+            self.tell(&record, "destroy", &[]);
+        }
         Ok(())
     }
 }

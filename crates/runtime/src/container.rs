@@ -410,6 +410,10 @@ impl Container {
             stats.memory_usage = Some(usages.iter().map(|(_, rss)| rss).sum());
             stats.pids = Some(members.len() as u64);
         }
+        // The host's own interfaces are not the container's doing.
+        if self.namespaces & namespaces::NETWORK != 0 {
+            (stats.net_rx_bytes, stats.net_tx_bytes) = processes::network(self.pid).unzip();
+        }
         Ok(stats)
     }
 

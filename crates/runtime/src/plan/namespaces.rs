@@ -113,6 +113,8 @@ pub(crate) const CGROUP: u64 = NEWCGROUP;
 pub(crate) const TIME: u64 = NEWTIME;
 /// Flag of the pid namespace.
 pub(crate) const PID: u64 = NEWPID;
+/// `CLONE_NEWNET`
+pub(crate) const NETWORK: u64 = NEWNET;
 
 #[cfg(test)]
 mod tests {
