@@ -1,7 +1,7 @@
 //! Proa, its peers and the physical limit, timed in one interleaved run on one machine.
 //!
 //! ```text
-//! cargo xtask dist && cargo run --release -p proa-bench -- [run|exec|memory|pull|vm|all] [rounds]
+//! cargo xtask dist && cargo run --release -p proa-bench -- [run|exec|memory|idle|pull|vm|all] [rounds]
 //! ```
 //!
 //! Only ratios taken in one run mean anything: machines differ, and one machine differs from hour to hour.
@@ -9,6 +9,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool's output")]
 
 mod exec;
+mod idle;
 mod isolate;
 mod measure;
 mod memory;
@@ -35,6 +36,7 @@ fn main() -> Result<()> {
         "run" => run::bench(&setup, rounds.unwrap_or(20)),
         "exec" => exec::bench(&setup, rounds.unwrap_or(20)),
         "memory" => memory::bench(&setup, rounds.unwrap_or(20)),
+        "idle" => idle::bench(&setup, rounds.unwrap_or(300)),
         "pull" => pull::bench(&setup, rounds.unwrap_or(3)),
         "vm" => vm::bench(&setup, rounds.unwrap_or(5)),
         "all" => {
@@ -44,6 +46,6 @@ fn main() -> Result<()> {
             pull::bench(&setup, rounds.unwrap_or(3))?;
             vm::bench(&setup, rounds.unwrap_or(5))
         }
-        _ => bail!("usage: proa-bench [run|exec|memory|pull|vm|all] [rounds]"),
+        _ => bail!("usage: proa-bench [run|exec|memory|idle|pull|vm|all] [rounds]"),
     }
 }

@@ -9,10 +9,13 @@ use crate::setup::{Docker, PODMAN_LIMITS, Setup, installed};
 
 /// Bytes of a set of processes.
 #[derive(Default)]
-struct Memory {
-    private: u64,
-    proportional: u64,
-    processes: u64,
+pub struct Memory {
+    /// That nobody else has.
+    pub private: u64,
+    /// With a share of what others have too.
+    pub proportional: u64,
+    /// How many they are.
+    pub processes: u64,
 }
 
 /// Starts `count` idle instances of each contender in turn and prints what one costs.
@@ -69,7 +72,7 @@ fn measure(
 }
 
 /// Adds up the processes whose name begins with `helper` and whose command line holds `mark`.
-fn helpers(helper: &str, mark: Option<&str>) -> Result<Memory> {
+pub fn helpers(helper: &str, mark: Option<&str>) -> Result<Memory> {
     let mut memory = Memory::default();
     for entry in fs::read_dir("/proc")? {
         let path = entry?.path();

@@ -45,9 +45,9 @@ fn home() -> Option<PathBuf> {
     variable("HOME").map(PathBuf::from)
 }
 
-/// A line for the user that is neither data nor an error.
+/// A line for the user that is neither data nor an error. Guests and archives have their words in it.
 pub fn notice(line: &str) {
-    eprintln!("proa: {line}");
+    eprintln!("proa: {}", crate::error::one_line(line));
 }
 
 impl Context {

@@ -101,7 +101,7 @@ impl Failure {
 }
 
 /// What others wrote, images and guests among them, gets no line and no escape sequence of its own.
-fn one_line(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     let text = text.trim().replace('\n', ": ");
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

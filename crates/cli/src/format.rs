@@ -26,7 +26,11 @@ pub fn print(text: &str) -> Result<(), Failure> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::terminal)
 }
 
-fn render(format: Option<&str>, columns: &[(&str, &str)], rows: &[Value]) -> Result<String, Failure> {
+/// The same, as text.
+///
+/// # Errors
+/// The template makes no sense.
+pub fn render(format: Option<&str>, columns: &[(&str, &str)], rows: &[Value]) -> Result<String, Failure> {
     let mut out = String::new();
     match format.map(str::trim) {
         None | Some("" | "table") => {

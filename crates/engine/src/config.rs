@@ -123,12 +123,34 @@ pub struct HostConfig {
     pub cpuset_cpus: String,
     /// Memory nodes by number.
     pub cpuset_mems: String,
+    /// Real-time period, microseconds.
+    pub cpu_realtime_period: i64,
+    /// Real-time share of the period, microseconds.
+    pub cpu_realtime_runtime: i64,
+    /// Block I/O weight, 10 to 1000; 0 for none.
+    pub blkio_weight: u16,
+    /// Block I/O weight by device.
+    pub blkio_weight_device: Vec<DeviceWeight>,
+    /// Bytes read per second by device.
+    pub blkio_device_read_bps: Vec<DeviceRate>,
+    /// Bytes written per second by device.
+    pub blkio_device_write_bps: Vec<DeviceRate>,
+    /// Reads per second by device.
+    #[serde(rename = "BlkioDeviceReadIOps")]
+    pub blkio_device_read_iops: Vec<DeviceRate>,
+    /// Writes per second by device.
+    #[serde(rename = "BlkioDeviceWriteIOps")]
+    pub blkio_device_write_iops: Vec<DeviceRate>,
     /// Host devices.
     pub devices: Vec<DeviceMapping>,
     /// Soft memory limit, bytes.
     pub memory_reservation: i64,
     /// Memory plus swap, bytes; -1 for no limit on swap.
     pub memory_swap: i64,
+    /// 0 to 100; absent for the host's.
+    pub memory_swappiness: Option<i64>,
+    /// Do not kill when memory runs out.
+    pub oom_kill_disable: Option<bool>,
     /// Most tasks; absent or not positive for no limit.
     pub pids_limit: Option<i64>,
     /// Resource limits.
@@ -183,9 +205,19 @@ impl Default for HostConfig {
             cpu_quota: 0,
             cpuset_cpus: String::new(),
             cpuset_mems: String::new(),
+            cpu_realtime_period: 0,
+            cpu_realtime_runtime: 0,
+            blkio_weight: 0,
+            blkio_weight_device: Vec::new(),
+            blkio_device_read_bps: Vec::new(),
+            blkio_device_write_bps: Vec::new(),
+            blkio_device_read_iops: Vec::new(),
+            blkio_device_write_iops: Vec::new(),
             devices: Vec::new(),
             memory_reservation: 0,
             memory_swap: 0,
+            memory_swappiness: None,
+            oom_kill_disable: None,
             pids_limit: None,
             ulimits: Vec::new(),
             mounts: Vec::new(),
@@ -258,6 +290,26 @@ pub struct Ulimit {
     pub hard: i64,
     /// Soft limit; -1 for none.
     pub soft: i64,
+}
+
+/// Weight of one block device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DeviceWeight {
+    /// On the host.
+    pub path: String,
+    /// 10 to 1000.
+    pub weight: u16,
+}
+
+/// Rate limit of one block device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DeviceRate {
+    /// On the host.
+    pub path: String,
+    /// Bytes or operations per second.
+    pub rate: u64,
 }
 
 /// One host device.

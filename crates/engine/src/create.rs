@@ -19,7 +19,7 @@ use crate::config::{ContainerConfig, HostConfig};
 use crate::db::Record;
 use crate::engine::{Engine, Making};
 use crate::error::{Error, Result};
-use crate::{mounts, names, parse, spec, trees};
+use crate::{events, mounts, names, parse, spec, trees};
 
 /// Attempts at finding a free name.
 const NAME_ATTEMPTS: u32 = 20;
@@ -76,10 +76,12 @@ impl Engine {
         mounts::prepare_sources(host_config)?;
         let making = self.making()?;
         self.claim(&mut record, request.name.as_deref())?;
+        instance.actor = events::actor(&record);
         if let Err(error) = self.complete(&record, &instance, &request.image) {
             self.undo(&record);
             return Err(error);
         }
+        self.tell(&record, "create", &[]);
         let warnings = self.warnings(&record)?;
         Ok(Created { record, warnings, _making: making })
     }
@@ -116,6 +118,12 @@ impl Engine {
         let directory = self.paths.instance(&record.id);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
         made.map_err(|error| Error::io("make directory", &directory, error))?;
+        self.write_config(instance)
+    }
+
+    /// Writes what the monitor reads, whole or not at all.
+    pub(crate) fn write_config(&self, instance: &InstanceConfig) -> Result<()> {
+        let directory = self.paths.instance(&instance.id);
         let path = directory.join(CONFIG_FILE);
         let fresh = directory.join("instance.json.new");
         let json = serde_json::to_vec(instance)

@@ -190,6 +190,19 @@ impl Database {
         }
     }
 
+    /// Gives an instance another host configuration.
+    ///
+    /// # Errors
+    /// There is no such instance.
+    pub fn set_host_config(&self, id: &str, config: &HostConfig) -> Result<()> {
+        let sql = "UPDATE instances SET host_config = ?2 WHERE key = ?1";
+        match self.connection.execute(sql, params![key_of(id), json(config)]) {
+            Ok(0) => Err(Error::NoSuchInstance(id.to_owned())),
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.failed("update an instance")(error)),
+        }
+    }
+
     /// Forgets an instance; false where nobody knew it.
     pub fn delete(&self, id: &str) -> Result<bool> {
         let count = self.connection.execute("DELETE FROM instances WHERE key = ?1", [key_of(id)]);

@@ -320,9 +320,13 @@ impl Engine {
     pub(crate) fn remove_locked(&self, id: &str, lock: monitor::Lock) -> Result<()> {
         let directory = self.paths.instance(id);
         trees::remove(&directory).map_err(|error| Error::io("remove", &directory, error))?;
-        self.db.delete(id)?;
+        let record = self.db.by_id(id)?;
+        let deleted = self.db.delete(id)?;
         self.remove_run_directory(id)?;
         drop(lock);
+        if let (true, Some(record)) = (deleted, record) {
+            self.tell(&record, "destroy", &[]);
+        }
         Ok(())
     }
 }

@@ -140,7 +140,6 @@ fn host_config(instance: &Instance, config: &InstanceConfig) -> Value {
         host["NetworkMode"] = json!("none");
     }
     let whole = json!({
-        "BlkioWeight": 0,
         "Cgroup": "",
         "CgroupParent": "",
         "CgroupnsMode": "private",
@@ -150,8 +149,6 @@ fn host_config(instance: &Instance, config: &InstanceConfig) -> Value {
         "GroupAdd": null,
         "IpcMode": "private",
         "Links": null,
-        "MemorySwappiness": null,
-        "OomKillDisable": null,
         "PidMode": "",
         "PortBindings": {},
         "PublishAllPorts": false,

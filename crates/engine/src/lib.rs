@@ -19,6 +19,7 @@ pub mod create;
 pub mod db;
 pub mod engine;
 pub mod error;
+pub mod events;
 pub mod inspect;
 pub mod life;
 pub mod list;
@@ -32,6 +33,7 @@ pub mod signals;
 pub mod spec;
 pub mod system;
 pub mod trees;
+pub mod update;
 
 pub use channel::Channel;
 pub use engine::{Engine, Instance};

@@ -6,9 +6,10 @@ use proa_protocol::instance::{IsolationLevel, Status};
 use proa_protocol::message::{ProcessInfo, Request, Response, Stats};
 
 use crate::channel::Channel;
+use crate::db::Record;
 use crate::engine::{Engine, Instance, not_running};
 use crate::error::{Error, Result};
-use crate::{names, signals};
+use crate::{events, names, signals};
 
 /// Seconds between the stop signal and SIGKILL where nobody says otherwise.
 const STOP_TIMEOUT: i64 = 10;
@@ -47,6 +48,7 @@ impl Engine {
         }
         self.wait_monitor(&mut channel)?;
         drop(self.settle(&instance.record.id)?);
+        self.tell(&instance.record, "stop", &[]);
         Ok(())
     }
 
@@ -211,7 +213,16 @@ impl Engine {
         if name == instance.record.name {
             return Err(Error::invalid(format!("instance {name} has that name already")));
         }
-        self.db.rename(&instance.record.id, name)
+        let _alone = self.exclusive()?;
+        self.db.rename(&instance.record.id, name)?;
+        let record = Record { name: name.to_owned(), ..instance.record.clone() };
+        // One whose making was cut short has none, and no monitor that could tell of it.
+        if let Ok(mut config) = self.read_config(&record.id) {
+            config.actor = events::actor(&record);
+            self.write_config(&config)?;
+        }
+        self.tell(&record, "rename", &[("oldName", &format!("/{}", instance.record.name))]);
+        Ok(())
     }
 
     /// An instance's processes.

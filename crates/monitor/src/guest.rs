@@ -33,6 +33,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes that may wait for the guest before clients are no longer read.
 const CONGESTED: usize = 4 * WINDOW as usize;
 
+// The engine, which links no hypervisor, says what a guest has.
+const _: () = assert!(proa_vm::DEFAULT_MEMORY == proa_protocol::instance::DEFAULT_GUEST_MEMORY);
+
 const STREAM_TOKEN: u64 = 0;
 const PROCESS_TOKEN: u64 = 1;
 

@@ -16,6 +16,7 @@ mod backend;
 mod client;
 mod clock;
 mod error;
+mod events;
 mod guest;
 mod log;
 mod peek;
@@ -116,16 +117,17 @@ fn first_client(number: u32) -> Result<UnixStream, Error> {
 fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {
     let record = Record::lock(&args.root, &args.run, &args.id)?;
     record.check_dir()?;
-    let state = repair::finish(&record)?;
+    let state = repair::finish(&args.root, &record)?;
     proa_sys::signals::default_library_signals();
     proa_sys::signals::survive(&[Signal::TERM, Signal::INT, Signal::HUP]).at("/".as_ref())?;
     let config = record.config()?;
     let listener = listen(&record)?;
     let log = Log::open(&record.dir, config.log.clone())?;
+    let events = events::Events::new(&args.root, &record.dir, &config);
     let reaper = config.reaper.clone().filter(|_| config.auto_remove && args.mode == Mode::Run);
     let mut notices = Vec::new();
     let backend = Backend::new(args, &record, config, &mut |line| notices.push(line))?;
-    let mut server = Server::new(record, state, backend, log, listener, notices);
+    let mut server = Server::new(record, state, backend, (log, events), listener, notices);
     if args.mode == Mode::Maintenance {
         server.hold();
     }

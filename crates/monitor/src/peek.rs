@@ -16,6 +16,23 @@ pub struct Request {
     /// Of a `signal`: which.
     #[serde(default)]
     pub signal: i32,
+    /// Of a `resize`: rows.
+    #[serde(default)]
+    pub height: u16,
+    /// Of a `resize`: columns.
+    #[serde(default)]
+    pub width: u16,
+    /// Of an `exec`: what.
+    #[serde(default)]
+    pub process: Process,
+}
+
+/// The little that is told of a process.
+#[derive(Debug, Default, Deserialize)]
+pub struct Process {
+    /// Program and arguments.
+    #[serde(default)]
+    pub args: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -60,6 +77,9 @@ mod tests {
         let frame = exec.frame(0);
         let seen = super::request(&frame.payload).unwrap();
         assert_eq!((seen.op.as_str(), seen.attach, seen.stdin), ("exec", true, false));
+        let size = proa_oci::runtime::ConsoleSize { height: 3, width: 4 };
+        let seen = super::request(&message::Request::Resize(size).frame(0).payload).unwrap();
+        assert_eq!((seen.op.as_str(), seen.height, seen.width), ("resize", 3, 4));
         let frame = message::Request::Signal { signal: 9, all: true }.frame(0);
         let seen = super::request(&frame.payload).unwrap();
         assert_eq!((seen.op.as_str(), seen.signal), ("signal", 9));

@@ -5,15 +5,18 @@
 //! set-user-id bits loses that tie), it is known by its id and start time together and killed by a descriptor,
 //! so that no other process is ever hit.
 
+use std::path::Path;
 use std::time::Duration;
 
 use proa_protocol::instance::{InstanceState, Status};
+use proa_protocol::message::ExitStatus;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::args::Args;
 use crate::clock::now_ns;
 use crate::error::Error;
+use crate::events::Events;
 use crate::record::{Record, StartedProcess};
 
 /// What an instance whose monitor was killed is said to have ended with.
@@ -24,7 +27,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Repairs one instance, unless it has a monitor.
 pub fn run(args: &Args) -> Result<(), Error> {
     match Record::lock(&args.root, &args.run, &args.id) {
-        Ok(record) => finish(&record).map(drop),
+        Ok(record) => finish(&args.root, &record).map(drop),
         // It lives: there is nothing to repair.
         Err(Error::HasMonitor) => Ok(()),
         Err(error) => Err(error),
@@ -32,7 +35,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
 }
 
 /// Finishes what the last monitor of a locked record left. Returns the state as it is then.
-pub fn finish(record: &Record) -> Result<InstanceState, Error> {
+pub fn finish(root: &Path, record: &Record) -> Result<InstanceState, Error> {
     let state = record.state()?;
     if !matches!(state.status, Status::Running | Status::Paused) {
         return Ok(state);
@@ -40,7 +43,8 @@ pub fn finish(record: &Record) -> Result<InstanceState, Error> {
     for process in record.processes() {
         kill(process);
     }
-    if let Ok(config) = record.config() {
+    let config = record.config();
+    if let Ok(config) = &config {
         proa_runtime::remove_leftovers(&config.id, &config.spec)?;
     }
     record.remove_run_files();
@@ -54,6 +58,12 @@ pub fn finish(record: &Record) -> Result<InstanceState, Error> {
         ..state
     };
     record.write_state(&finished)?;
+    if let Ok(config) = &config {
+        let status = ExitStatus { code: LOST, oom_killed: false, at_ns: finished.finished_ns };
+        let mut events = Events::new(root, &record.dir, config);
+        events.died(status, finished.started_ns);
+        events.flush();
+    }
     Ok(finished)
 }
 

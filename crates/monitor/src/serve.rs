@@ -36,6 +36,7 @@ use rustix::process::Signal;
 use crate::backend::{Backend, MONITOR, Stop};
 use crate::client::{Client, Joined};
 use crate::clock::now_ns;
+use crate::events::Events;
 use crate::log::Log;
 use crate::peek;
 use crate::record::Record;
@@ -94,6 +95,7 @@ pub struct Server {
     state: InstanceState,
     backend: Backend,
     log: Log,
+    events: Events,
     listener: Option<UnixListener>,
     clients: BTreeMap<u32, Client>,
     next_channel: u32,
@@ -116,7 +118,7 @@ impl Server {
         record: Record,
         state: InstanceState,
         backend: Backend,
-        log: Log,
+        (log, events): (Log, Events),
         listener: UnixListener,
         notices: Vec<String>,
     ) -> Self {
@@ -125,6 +127,7 @@ impl Server {
             record,
             backend,
             log,
+            events,
             listener: Some(listener),
             clients: BTreeMap::new(),
             next_channel: FIRST_CLIENT,
@@ -170,6 +173,8 @@ impl Server {
             }
             self.backend.tick();
             self.route();
+            // Whoever hears of something finds it in the journal.
+            self.events.flush();
             self.flush_clients();
             self.advance();
             self.log.flush();
@@ -338,15 +343,45 @@ impl Server {
                 self.refuse(channel, ErrorKind::Conflict, "the instance has ended");
             }
             "signal" => self.signal(channel, frame, &request),
-            "attach" => self.join(channel, frame, Joined::First),
-            "exec" if request.attach || request.stdin => self.join(channel, frame, Joined::Exec),
+            "attach" => {
+                self.events.tell("attach", &[]);
+                self.join(channel, frame, Joined::First);
+            }
+            "exec" => self.exec(channel, frame, &request),
             // Work on files would make the root, and stand in the start's way.
             "stat" | "changes" | "archive_get" | "archive_put"
                 if matches!(self.phase, Phase::Created { .. }) =>
             {
                 self.refuse(channel, ErrorKind::Conflict, "the instance is being started; try again");
             }
-            _ => self.backend.send(frame),
+            _ => {
+                self.tell_request(channel, &request);
+                self.backend.send(frame);
+            }
+        }
+    }
+
+    /// What Docker tells of requests that change nothing but are worth knowing.
+    fn tell_request(&mut self, channel: u32, request: &peek::Request) {
+        let to_exec = self.clients.get(&channel).is_some_and(|client| client.joined == Joined::Exec);
+        match request.op.as_str() {
+            "resize" if !to_exec && matches!(self.phase, Phase::Running) => {
+                let size = [("height", request.height.to_string()), ("width", request.width.to_string())];
+                self.events.tell("resize", &size);
+            }
+            "archive_get" => self.events.tell("archive-path", &[]),
+            "archive_put" => self.events.tell("extract-to-dir", &[]),
+            "processes" => self.events.tell("top", &[]),
+            _ => {}
+        }
+    }
+
+    fn exec(&mut self, channel: u32, frame: Frame, request: &peek::Request) {
+        self.events.exec(channel, &request.process.args);
+        if request.attach || request.stdin {
+            self.join(channel, frame, Joined::Exec);
+        } else {
+            self.backend.send(frame);
         }
     }
 
@@ -366,6 +401,9 @@ impl Server {
     /// A guest may be deaf: what a kill does not end in time is ended from outside.
     fn signal(&mut self, channel: u32, frame: Frame, request: &peek::Request) {
         let to_exec = self.clients.get(&channel).is_some_and(|client| client.joined == Joined::Exec);
+        if !to_exec && matches!(self.phase, Phase::Running) {
+            self.events.tell("kill", &[("signal", request.signal.to_string())]);
+        }
         if request.signal == KILL && !to_exec && matches!(self.phase, Phase::Running) {
             self.kill_by.get_or_insert_with(|| Instant::now() + KILL_TIMEOUT);
         }
@@ -379,6 +417,7 @@ impl Server {
                 self.phase = Phase::Starting;
                 let attach = Request::Attach { stdin: false, stdout: true, stderr: true };
                 self.backend.send(attach.frame(MONITOR));
+                self.backend.send(Request::Watch.frame(MONITOR));
                 self.backend.send(Request::Start.frame(MONITOR));
             }
             Phase::Held => {
@@ -441,6 +480,7 @@ impl Server {
                 Ok(Response::Started { pid }) => self.started(pid),
                 Ok(Response::Notice { message }) => self.notice(message),
                 Ok(Response::Error { kind, message }) => self.failed(kind, message),
+                Ok(Response::Happened(what)) => self.events.happened(what),
                 Ok(Response::Exited(status)) => {
                     let status = ExitStatus { at_ns: self.plausible(status.at_ns), ..status };
                     self.ended(Outcome::Exited { status, error: String::new() });
@@ -484,6 +524,7 @@ impl Server {
             self.phase = Phase::Stopping(Outcome::Failed { kind, message });
             return;
         }
+        self.events.tell("start", &[]);
         for channel in std::mem::take(&mut self.askers) {
             self.answer(channel, &Response::Started { pid });
         }
@@ -528,6 +569,7 @@ impl Server {
         self.answer(channel, &response);
         if response == Response::Ok && matches!(self.phase, Phase::Running) {
             self.state.status = if pause { Status::Paused } else { Status::Running };
+            self.events.tell(if pause { "pause" } else { "unpause" }, &[]);
             // The instance is paused all the same; whoever asks it will be told.
             let _ = self.record.write_state(&self.state);
         }
@@ -535,6 +577,9 @@ impl Server {
 
     fn relay(&mut self, channel: u32, frame: Frame) {
         let ending = matches!(self.phase, Phase::Ending { .. });
+        if frame.kind == Kind::Response {
+            self.exec_answer(channel, &frame);
+        }
         let Some(client) = self.clients.get_mut(&channel) else { return };
         match frame.kind {
             Kind::Response => {
@@ -562,6 +607,21 @@ impl Server {
             _ => {}
         }
         self.push(channel, frame);
+    }
+}
+
+/// Further processes, for the journal.
+impl Server {
+    fn exec_answer(&mut self, channel: u32, frame: &Frame) {
+        match peek::answer(&frame.payload) {
+            Some("started" | "error") => {}
+            _ => return,
+        }
+        match Response::parse(&frame.payload) {
+            Ok(Response::Started { pid }) => self.events.exec_started(channel, pid),
+            Ok(Response::Error { kind, .. }) => self.events.exec_failed(channel, kind),
+            _ => {}
+        }
     }
 }
 
@@ -602,6 +662,10 @@ impl Server {
         self.phase = Phase::Over;
         self.log.end();
         self.record_end(outcome, left_behind);
+        if let Outcome::Exited { status, .. } = outcome {
+            self.events.died(*status, self.state.started_ns);
+        }
+        self.events.flush();
         self.listener = None;
         self.record.remove_run_files();
         if self.reaper.is_some() {

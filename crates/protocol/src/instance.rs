@@ -9,12 +9,14 @@
 //!   <run>/instances/<id>/
 //!     monitor.lock     held (flock) as long as the monitor lives: the one proof that it does
 //!     monitor.sock     where clients connect
+//!   <root>/events/       the journal, see `crate::events`
 //!   <run>/layers/<hex of diff id>/   a layer, mounted once for the whole host
 //! ```
 //!
 //! A monitor that dies leaves its lock free. Whoever then reads a state that says `running` knows better,
 //! cleans up what the monitor left, and the state becomes `exited` with code 137.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use proa_oci::runtime::Spec;
@@ -72,6 +74,8 @@ pub struct InstanceConfig {
     pub log: LogConfig,
     /// What only a VM has.
     pub vm: VmConfig,
+    /// What events say of it: name, image, labels.
+    pub actor: BTreeMap<String, String>,
     /// Remove the instance when it ends (`--rm`).
     pub auto_remove: bool,
     /// Program to run as `PROGRAM --root ROOT system reap ID` when an instance with `auto_remove` ends and
@@ -87,6 +91,9 @@ pub struct Layer {
     /// EROFS image, or a directory where that form is in use.
     pub path: PathBuf,
 }
+
+/// Guest memory where the user names none, bytes.
+pub const DEFAULT_GUEST_MEMORY: u64 = 512 * 1024 * 1024;
 
 /// What only a VM has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -20,6 +20,7 @@
 //! Everything that arrives is hostile until decoded here: lengths and kinds are checked before memory is
 //! reserved, and JSON is bounded by [`frame::MAX_MESSAGE`].
 
+pub mod events;
 pub mod frame;
 pub mod instance;
 pub mod message;

@@ -6,7 +6,8 @@
 //! | `Attach` | `Ok` | streams both ways, `Resize` and `Signal` from the client, `Exited` at the end |
 //! | `Exec` | `Started` or `Error` | streams as for `Attach`, `Exited` at the end |
 //! | `Wait` | `Exited` when the first process ends | |
-//! | `Signal`, `Resize`, `Pause`, `Resume`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
+//! | `Watch` | none of its own | `Happened`, as often as something does |
+//! | `Signal`, `Resize`, `Pause`, `Resume`, `Update`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
 //! | `Stats`, `Processes`, `Changes`, `Stat` | the like-named response | |
 //! | `ArchiveGet` | `Stat`, then `Data` frames with a tar stream, an empty one last, then `Ok` or `Error` | |
 //! | `ArchivePut` | `Ok` (go on), then the client sends `Data`, an empty one last, then `Ok` or `Error` | |
@@ -15,7 +16,7 @@
 
 use std::collections::BTreeMap;
 
-use proa_oci::runtime::{ConsoleSize, Process, Spec};
+use proa_oci::runtime::{ConsoleSize, Process, Resources, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{Frame, Kind, MAX_MESSAGE};
@@ -51,10 +52,14 @@ pub enum Request {
     },
     /// Answer when the first process has ended.
     Wait,
+    /// Tell of what happens by itself, as [`Response::Happened`], from now on.
+    Watch,
     /// Freeze all processes.
     Pause,
     /// Thaw them.
     Resume,
+    /// Other limits, those that are named; device rules are not changed.
+    Update(Box<Resources>),
     /// Resource use now.
     Stats,
     /// The instance's processes.
@@ -146,6 +151,8 @@ pub enum Response {
     },
     /// The process ended.
     Exited(ExitStatus),
+    /// Something happened by itself.
+    Happened(Happening),
     /// A line for the user.
     Notice {
         /// The line.
@@ -172,6 +179,21 @@ pub enum Response {
         /// What failed, on which path, in one or two lines.
         message: String,
     },
+}
+
+/// What happens by itself, to whoever watches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub enum Happening {
+    /// A further process has ended.
+    ExecEnded {
+        /// Its id where the supervisor runs, as [`Response::Started`] told it.
+        pid: u32,
+        /// Its exit code.
+        code: i32,
+    },
+    /// The kernel killed something of the instance for memory.
+    OutOfMemory,
 }
 
 /// Sorts of failure, mapped to exit codes and HTTP statuses at the edges.
@@ -234,6 +256,10 @@ pub struct Stats {
     pub io_read_bytes: Option<u64>,
     /// Block bytes written.
     pub io_write_bytes: Option<u64>,
+    /// Bytes received by its network interfaces, `lo` excepted.
+    pub net_rx_bytes: Option<u64>,
+    /// Bytes sent by them.
+    pub net_tx_bytes: Option<u64>,
 }
 
 /// One process of an instance.

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use proa_oci::runtime::{ConsoleSize, Hooks, Linux, Process, Spec};
+use proa_oci::runtime::{ConsoleSize, Hooks, Linux, Process, Resources, Spec};
 use proa_oci::state::{State as OciState, Status};
 use proa_protocol::message::{ErrorKind, ProcessInfo, Stats};
 use rustix::fs::{Mode, OFlags};
@@ -447,6 +447,20 @@ impl Container {
         if self.make_cgroup_late()? { self.move_into_cgroup() } else { Ok(()) }
     }
 
+    /// Sets other limits, those that `resources` names; what it leaves out, and the device rules, stay as they are.
+    /// A container that has not joined its cgroup yet joins it. Returns what could not be granted, one line each.
+    ///
+    /// # Errors
+    /// A limit cannot be set; those before it are in force then.
+    pub fn update(&mut self, resources: &Resources) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        // Taken out, since the members are asked for meanwhile.
+        let mut cgroup = std::mem::replace(&mut self.cgroup, Cgroup::None);
+        let updated = cgroup.update(resources, || self.members(), &mut warnings);
+        self.cgroup = cgroup;
+        updated.map(|()| warnings)
+    }
+
     /// Resource use now.
     ///
     /// # Errors
@@ -461,6 +475,10 @@ impl Container {
             stats.cpu_total_ns = usages.iter().map(|(cpu, _)| cpu).sum();
             stats.memory_usage = Some(usages.iter().map(|(_, rss)| rss).sum());
             stats.pids = Some(members.len() as u64);
+        }
+        // The host's own interfaces are not the container's doing.
+        if self.namespaces & namespaces::NETWORK != 0 {
+            (stats.net_rx_bytes, stats.net_tx_bytes) = processes::network(self.pid).unzip();
         }
         Ok(stats)
     }
@@ -494,6 +512,11 @@ impl Container {
     /// Whether the kernel killed something in the container for memory; ask before [`Container::delete`].
     pub fn oom_killed(&self) -> bool {
         self.cgroup.oom_killed()
+    }
+
+    /// Becomes ready when something in the container is killed for memory; `None` where memory is not limited.
+    pub fn watch_oom(&self) -> Option<crate::OomWatch> {
+        self.cgroup.watch_oom()
     }
 
     /// The container's root directory with all its mounts, for [`crate::archive`]; valid while it runs.

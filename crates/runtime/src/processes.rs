@@ -59,6 +59,21 @@ pub(crate) fn usage(pid: u32) -> Option<(u64, u64)> {
     Some((stat.ticks * (1_000_000_000 / clock_ticks_per_second()), stat.rss_pages * page_size() as u64))
 }
 
+/// Bytes received and sent by the interfaces of a process's network namespace, `lo` excepted.
+pub(crate) fn network(pid: u32) -> Option<(u64, u64)> {
+    Some(sum_interfaces(&fs::read_to_string(format!("/proc/{pid}/net/dev")).ok()?))
+}
+
+/// Lines of `eth0: <8 fields of what was received> <8 of what was sent>`, bytes first in each.
+fn sum_interfaces(text: &str) -> (u64, u64) {
+    let interfaces = text.lines().filter_map(|line| line.split_once(':'));
+    let bytes = interfaces.filter(|(name, _)| name.trim() != "lo").map(|(_, counts)| {
+        let counts: Vec<u64> = counts.split_whitespace().map(|count| count.parse().unwrap_or(0)).collect();
+        (counts.first().copied().unwrap_or(0), counts.get(8).copied().unwrap_or(0))
+    });
+    bytes.fold((0, 0), |(received, sent), (in_, out)| (received + in_, sent + out))
+}
+
 /// What is to be said about a process; `None` if it has ended.
 pub(crate) fn info(pid: u32, boot_s: i64) -> Option<ProcessInfo> {
     let stat = Stat::read(pid)?;
@@ -146,6 +161,14 @@ mod tests {
         assert_eq!((stat.ticks, stat.start_ticks, stat.rss_pages), (75, 999, 12));
         assert_eq!(terminal_name(34817), "pts/1");
         assert_eq!(terminal_name(0), "?");
+    }
+
+    #[test]
+    fn interfaces_are_summed_without_the_loopback() {
+        let text = "Inter-|   Receive\n face |bytes\n    lo: 9 1 0 0 0 0 0 0 9 1 0 0 0 0 0 0\n\
+            \x20 eth0: 100 1 0 0 0 0 0 0 7 1 0 0 0 0 0 0\n  eth1:20 1 0 0 0 0 0 0 3 1 0 0 0 0 0 0\n";
+        assert_eq!(sum_interfaces(text), (120, 10));
+        assert!(network(std::process::id()).is_some());
     }
 
     #[test]

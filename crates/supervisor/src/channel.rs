@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use proa_protocol::frame::{Frame, Kind, WINDOW};
-use proa_protocol::message::{ErrorKind, ExitStatus, Response};
+use proa_protocol::message::{ErrorKind, ExitStatus, Happening, Response};
 
 /// Names a process or a job of one supervisor; never used again.
 pub(crate) type Key = u32;
@@ -44,6 +44,8 @@ pub(crate) struct Channel {
     pub(crate) role: Role,
     /// It wants to hear of the end of the first process.
     pub(crate) waits: bool,
+    /// It wants to hear of what happens by itself.
+    pub(crate) watches: bool,
     credit: u32,
     unconsumed: u32,
     backlog: VecDeque<Frame>,
@@ -55,6 +57,7 @@ impl Channel {
         Self {
             role: Role::Plain,
             waits: false,
+            watches: false,
             credit: WINDOW,
             unconsumed: 0,
             backlog: VecDeque::new(),
@@ -222,6 +225,13 @@ impl Channels {
             if std::mem::take(&mut channel.waits) {
                 self.outgoing.push_back(Response::Exited(status).frame(number));
             }
+        }
+    }
+
+    /// Tells all that watch what happened.
+    pub(crate) fn tell_watchers(&mut self, what: Happening) {
+        for (&number, _) in self.map.iter().filter(|(_, channel)| channel.watches) {
+            self.outgoing.push_back(Response::Happened(what).frame(number));
         }
     }
 

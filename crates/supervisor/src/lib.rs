@@ -35,8 +35,8 @@ use std::time::{Duration, Instant};
 
 use proa_oci::runtime::{ConsoleSize, NamespaceKind, Spec};
 use proa_protocol::frame::{Frame, Kind};
-use proa_protocol::message::{ErrorKind, ExitStatus, LaunchConfig, Request, Response};
-use proa_runtime::{CgroupPolicy, Container, Create, Error, Handles, Rootfs, Stdio};
+use proa_protocol::message::{ErrorKind, ExitStatus, Happening, LaunchConfig, Request, Response};
+use proa_runtime::{CgroupPolicy, Container, Create, Error, Handles, OomWatch, Rootfs, Stdio};
 use rustix::event::PollFlags;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
@@ -50,6 +50,8 @@ use crate::process::Process;
 const FIRST: Key = 0;
 /// The name of the child that moves processes into the cgroup.
 const JOINER: Key = 1;
+/// The name of what tells that memory ran out.
+const MEMORY: Key = 2;
 /// When processes join the cgroup that they were spared at their start.
 const LATE_JOIN: Duration = Duration::from_millis(50);
 
@@ -158,6 +160,8 @@ struct Live {
     held: bool,
     paused: bool,
     late_join: Option<Instant>,
+    /// Tells that memory ran out, where it is limited.
+    memory: Option<OomWatch>,
     /// Does the late join: the kernel takes tens of milliseconds for it, in which clients must not wait.
     joiner: Option<proa_sys::job::Job>,
 }
@@ -170,7 +174,7 @@ impl Supervisor {
             channels: Channels::default(),
             processes: Processes::default(),
             jobs: BTreeMap::new(),
-            next_key: JOINER + 1,
+            next_key: MEMORY + 1,
             size: None,
         }
     }
@@ -213,6 +217,10 @@ impl Supervisor {
         if let Some(joiner) = self.live().and_then(|live| live.joiner.as_ref()) {
             set.add(token(JOINER, Slot::Pid), joiner.pidfd.as_fd(), PollFlags::IN);
         }
+        if let Some(memory) = self.live().and_then(|live| live.memory.as_ref()) {
+            let (fd, flags) = memory.wants();
+            set.add(token(MEMORY, Slot::Pid), fd, flags);
+        }
     }
 
     /// A descriptor of [`Supervisor::poll_fds`] is ready.
@@ -222,6 +230,8 @@ impl Supervisor {
             if let State::Live(live) = &mut self.state {
                 live.reap_joiner();
             }
+        } else if key == MEMORY {
+            self.memory_ran_out();
         } else if let Some(process) = self.processes.get(key) {
             process.ready(slot, &mut self.channels);
         } else if let Some(job) = self.jobs.get_mut(&key)
@@ -253,6 +263,8 @@ impl Supervisor {
         let channels = &mut self.channels;
         self.processes.execs.retain(|&key, exec| match exec.ended(now, channels) {
             Some(status) => {
+                // The monitor hears of it before any client can act on it.
+                channels.tell_watchers(Happening::ExecEnded { pid: exec.pid, code: status.code });
                 channels.process_ended(key, status);
                 false
             }
@@ -381,7 +393,9 @@ impl Supervisor {
             }
         };
         self.processes.first = first.map(|first| first.with_input_once(launch.stdin_once));
+        let memory = container.watch_oom();
         Ok(Live {
+            memory,
             container,
             mounts,
             rootfs: rootfs.clone(),
@@ -400,6 +414,14 @@ impl Supervisor {
                 Stdio::Terminal(self.size.or(process.console_size).unwrap_or_default())
             }
             _ => Stdio::Pipes { stdin: launch.stdin },
+        }
+    }
+
+    fn memory_ran_out(&mut self) {
+        if let State::Live(live) = &mut self.state
+            && live.memory.as_mut().is_some_and(OomWatch::has_fired)
+        {
+            self.channels.tell_watchers(Happening::OutOfMemory);
         }
     }
 
@@ -514,6 +536,13 @@ impl Live {
             let keep: Vec<_> = container.descriptors().collect();
             self.joiner =
                 proa_sys::job::spawn(&keep, || i32::from(container.move_into_cgroup().is_err())).ok();
+        }
+    }
+
+    /// Watches for the end of memory, if a limit was set that was not there before.
+    fn watch_memory(&mut self) {
+        if self.memory.is_none() {
+            self.memory = self.container.watch_oom();
         }
     }
 

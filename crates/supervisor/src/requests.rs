@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use proa_oci::runtime::ConsoleSize;
+use proa_oci::runtime::{ConsoleSize, Resources};
 use proa_protocol::message::{ErrorKind, ExecConfig, Request, Response};
 use proa_runtime::{Error, Rootfs, Stdio};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -28,8 +28,10 @@ impl Supervisor {
             Request::Resize(size) => self.resize(channel, size),
             Request::Signal { signal, all } => self.signal(channel, signal, all),
             Request::Wait => self.wait(channel),
+            Request::Watch => self.channels.open(channel).watches = true,
             Request::Pause => self.answer(channel, Self::pause),
             Request::Resume => self.answer(channel, Self::resume),
+            Request::Update(resources) => self.update(channel, &resources),
             Request::Stats => self.answer(channel, |this| {
                 this.join_now()?;
                 this.running()?.container.stats().map(|stats| Response::Stats(Box::new(stats)))
@@ -191,6 +193,23 @@ impl Supervisor {
         live.container.resume()?;
         live.paused = false;
         Ok(Response::Ok)
+    }
+
+    fn update(&mut self, channel: u32, resources: &Resources) {
+        let updated = self.running().and_then(|live| {
+            // It joins its cgroup now, if it has not.
+            live.late_join = None;
+            let warnings = live.container.update(resources)?;
+            live.watch_memory();
+            Ok(warnings)
+        });
+        let result = updated.map(|warnings| {
+            for message in warnings {
+                self.channels.respond(channel, &Response::Notice { message });
+            }
+            Response::Ok
+        });
+        self.respond(channel, result);
     }
 
     fn start_job(&mut self, channel: u32, request: Request) -> Result<(), Error> {

@@ -6,6 +6,7 @@ pub mod container_prune;
 pub mod cp;
 pub mod create;
 pub mod diff;
+pub mod events;
 pub mod exec;
 pub mod image;
 pub mod info;
@@ -24,6 +25,7 @@ pub mod stop;
 pub mod system;
 pub mod top;
 pub mod unpause;
+pub mod update;
 pub mod version;
 pub mod wait;
 
@@ -139,6 +141,7 @@ pub const ALL: &[Entry] = &[
     entry!(Instance, "rename", rename, "Give an instance another name"),
     entry!(Instance, "pause", pause, "Freeze instances"),
     entry!(Instance, "unpause", unpause, "Thaw instances"),
+    entry!(Instance, "update", update, "Change the limits of instances"),
     entry!(Instance, "attach", attach, "Join the streams of a running instance"),
     entry!(Instance, "logs", logs, "Print what an instance has written"),
     entry!(Instance, "top", top, "List an instance's processes"),
@@ -160,6 +163,7 @@ pub const ALL: &[Entry] = &[
     group!("container", "Work on instances", CONTAINER),
     group!("image", "Work on images", IMAGE),
     group!("system", "Work on all of it", SYSTEM),
+    entry!(System, "events", events, "Print what happens to instances and images, as it does"),
     entry!(System, "info", info, "Print what Proa finds on this machine"),
     entry!(System, "version", version, "Print the version"),
 ];
@@ -185,6 +189,7 @@ const CONTAINER: &[Entry] = &[
     entry!(Instance, "stop", stop, "Ask instances to end, then end them"),
     entry!(Instance, "top", top, "List an instance's processes"),
     entry!(Instance, "unpause", unpause, "Thaw instances"),
+    entry!(Instance, "update", update, "Change the limits of instances"),
     entry!(Instance, "wait", wait, "Wait until instances end, and print their exit codes"),
 ];
 
@@ -205,6 +210,7 @@ const IMAGE: &[Entry] = &[
 const SYSTEM: &[Entry] = &[
     entry!(System, "check", system::check, "Find, and repair, what a crash left"),
     entry!(System, "df", system::df, "Show what takes how much of the disk"),
+    entry!(System, "events", events, "Print what happens to instances and images, as it does"),
     entry!(System, "info", info, "Print what Proa finds on this machine"),
     entry!(System, "reap", system::reap, "Remove an instance that was to go when it ended", hidden: true),
     entry!(System, "stop", system::stop, "End everything of this state directory"),

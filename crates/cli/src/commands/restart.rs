@@ -25,7 +25,9 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
     let options = StopOptions { timeout: args.timeout, signal: args.signal.clone() };
     each(&args.instances, |name| {
         engine.stop(&engine.find(name)?, &options)?;
-        engine.start(&engine.find(name)?)?;
+        let instance = engine.find(name)?;
+        engine.start(&instance)?;
+        engine.tell(&instance.record, "restart", &[]);
         println!("{name}");
         Ok(())
     })

@@ -1,6 +1,6 @@
 //! `proa stats`: what instances use.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use proa_engine::channel::Channel;
@@ -64,11 +64,8 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
     loop {
         look(engine, &mut watched);
         let rows: Vec<Value> = watched.iter().map(|one| row(one, args.no_trunc)).collect();
-        if clears {
-            print!("\x1b[2J\x1b[H");
-        }
-        format::rows(args.format.as_deref(), &COLUMNS, &rows)?;
-        std::io::stdout().flush().map_err(Failure::terminal)?;
+        let text = format::render(args.format.as_deref(), &COLUMNS, &rows)?;
+        format::print(&if clears { redrawn(&text) } else { text })?;
         let live = watched.iter().any(|one| one.channel.is_some());
         if args.no_stream || (!live && !args.instances.is_empty()) {
             return Ok(0);
@@ -78,6 +75,12 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
             refresh(engine, args, &mut watched)?;
         }
     }
+}
+
+/// The text over what is on the screen, without a moment of nothing: each line clears its own rest, and the end
+/// what is below.
+fn redrawn(text: &str) -> String {
+    format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))
 }
 
 /// A pause that any signal ends, as it ends the whole command.
@@ -153,7 +156,11 @@ fn row(one: &Watched, whole: bool) -> Value {
         "CPUPerc": percent(cpu(one)),
         "MemUsage": format!("{} / {}", bytes(used), bytes(limit)),
         "MemPerc": percent(share),
-        "NetIO": "--",
+        "NetIO": match &one.now {
+            // With the host's network there is none of its own.
+            Some(now) => format!("{} / {}", size(now.net_rx_bytes.unwrap_or(0)), size(now.net_tx_bytes.unwrap_or(0))),
+            None => "-- / --".into(),
+        },
         "BlockIO": format!("{} / {}", io(now.io_read_bytes), io(now.io_write_bytes)),
         "PIDs": now.pids.map_or_else(|| "--".into(), |pids| pids.to_string()),
         "Isolation": record.level.as_str(),
@@ -173,4 +180,12 @@ fn cpu(one: &Watched) -> Option<f64> {
 fn host_memory() -> u64 {
     let info = rustix::system::sysinfo();
     info.totalram as u64 * u64::from(info.mem_unit)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn lines_are_drawn_over_older_ones() {
+        assert_eq!(super::redrawn("a\nb\n"), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
+    }
 }

@@ -33,23 +33,10 @@ const LATER: &[(&str, &[&str])] = &[
             "health-timeout",
         ],
     ),
-    (
-        "block I/O limits",
-        &[
-            "blkio-weight",
-            "blkio-weight-device",
-            "device-read-bps",
-            "device-read-iops",
-            "device-write-bps",
-            "device-write-iops",
-        ],
-    ),
     ("shared namespaces", &["ipc", "pid", "uts", "userns", "cgroupns", "cgroup-parent"]),
-    ("real-time limits", &["cpu-rt-period", "cpu-rt-runtime"]),
     ("device rules", &["device-cgroup-rule", "gpus"]),
     ("supplementary groups", &["group-add"]),
     ("other runtimes", &["runtime", "storage-opt"]),
-    ("memory tuning", &["memory-swappiness", "kernel-memory"]),
 ];
 /// Those of them without a value.
 const SWITCHES: &[&str] = &["publish-all"];

@@ -16,6 +16,7 @@ use proa_protocol::instance::IsolationLevel;
 use crate::error::Failure;
 use crate::terminal;
 
+pub use limits::UpdateFlags;
 pub use process::environment;
 
 /// Options that `run` and `create` share.

@@ -3,7 +3,9 @@
 
 mod bad_input;
 mod commands;
+mod copy_attacks;
 mod crash;
 mod harness;
+mod load;
 mod parity;
 mod streams;

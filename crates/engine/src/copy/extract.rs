@@ -4,6 +4,7 @@
 //! way and no way out, so whatever the names or links of earlier entries are, nothing outside is touched.
 //! Devices are left out: the host makes no device nodes on a guest's word.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
@@ -38,10 +39,15 @@ struct Extractor {
     base: OwnedFd,
     base_path: PathBuf,
     owners: Ownership,
-    /// Directories get their time and mode when nothing is written into them any more.
-    directories: Vec<(PathBuf, Mode, u64)>,
+    /// Directories get their time and mode when nothing is written into them any more. A million entries for one
+    /// directory are one.
+    directories: BTreeMap<PathBuf, (Mode, u64)>,
     left_out: Vec<String>,
+    left_out_unnamed: u64,
 }
+
+/// What is left out is told by name so often, and then counted.
+const MOST_NAMED: usize = 20;
 
 /// Unpacks below `base`.
 pub(super) fn extract(
@@ -57,8 +63,9 @@ pub(super) fn extract(
         base: opened,
         base_path: base.to_owned(),
         owners,
-        directories: Vec::new(),
+        directories: BTreeMap::new(),
         left_out: Vec::new(),
+        left_out_unnamed: 0,
     };
     let mut archive = Archive::new(stream);
     let unreadable = |error| Error::io("read the archive for", base, error);
@@ -73,6 +80,9 @@ pub(super) fn extract(
             .map_err(|error| Error::io("write", &base.join(&place), error))?;
     }
     extractor.finish_directories();
+    if extractor.left_out_unnamed > 0 {
+        extractor.left_out.push(format!("left out {} more devices", extractor.left_out_unnamed));
+    }
     Ok(extractor.left_out)
 }
 
@@ -105,7 +115,7 @@ impl Extractor {
         match kind {
             EntryType::Directory => {
                 make_directory(&parent, leaf)?;
-                self.directories.push((place.to_owned(), mode, mtime));
+                self.directories.insert(place.to_owned(), (mode, mtime));
                 return self.own(&parent, leaf, owner);
             }
             EntryType::Symlink => {
@@ -126,13 +136,21 @@ impl Extractor {
                 rustix::fs::mknodat(&parent, leaf, FileType::Fifo, mode, 0)?;
             }
             EntryType::Char | EntryType::Block => {
-                self.left_out.push(format!("left out the device {}", self.base_path.join(place).display()));
+                self.leave_out(place);
                 return Ok(());
             }
             _ => return self.write_file(entry, &parent, leaf, (mode, mtime, owner)),
         }
         self.own(&parent, leaf, owner)?;
         set_time(&parent, leaf, mtime)
+    }
+
+    fn leave_out(&mut self, device: &Path) {
+        if self.left_out.len() < MOST_NAMED {
+            self.left_out.push(format!("left out the device {}", self.base_path.join(device).display()));
+        } else {
+            self.left_out_unnamed += 1;
+        }
     }
 
     fn write_file(
@@ -182,7 +200,8 @@ impl Extractor {
 
     /// What has been replaced since is not a directory any more, and needs nothing.
     fn finish_directories(&mut self) {
-        for (place, mode, mtime) in std::mem::take(&mut self.directories).into_iter().rev() {
+        // What is in a directory comes after it.
+        for (place, (mode, mtime)) in std::mem::take(&mut self.directories).into_iter().rev() {
             if let Ok(directory) = self.open_below(&place) {
                 let _ = rustix::fs::fchmod(&directory, self.allowed(mode));
                 let _ = rustix::fs::futimens(&directory, &timestamps(mtime));
@@ -353,6 +372,50 @@ mod tests {
         let left = unpack(base.path(), Some("x"), &[("x", EntryType::Block, "")]).unwrap();
         assert_eq!(left.len(), 1);
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
+    }
+
+    /// The same header over and over, which costs whoever sends it nothing.
+    struct Endless {
+        header: Header,
+        left: usize,
+        at: usize,
+    }
+
+    impl Read for Endless {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let mut done = 0;
+            while self.left > 0 && done < buffer.len() {
+                let bytes = &self.header.as_bytes()[self.at..];
+                let count = bytes.len().min(buffer.len() - done);
+                buffer[done..done + count].copy_from_slice(&bytes[..count]);
+                done += count;
+                self.at += count;
+                if self.at == 512 {
+                    (self.at, self.left) = (0, self.left - 1);
+                }
+            }
+            Ok(done)
+        }
+    }
+
+    #[test]
+    fn a_million_entries_take_no_room() {
+        let base = tempfile::tempdir().unwrap();
+        for (kind, most) in [(EntryType::Char, MOST_NAMED + 1), (EntryType::Directory, 0)] {
+            let mut header = Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_path("x/same").unwrap();
+            header.set_size(0);
+            header.set_cksum();
+            fs::create_dir_all(base.path().join("x")).unwrap();
+            let names = Names { strip: false, first: None };
+            let mut stream = Endless { header, left: 500_000, at: 0 };
+            let left = extract(&mut stream, base.path(), names, Ownership::Ours).unwrap();
+            assert_eq!(left.len(), most);
+            if most > 0 {
+                assert_eq!(left[most - 1], format!("left out {} more devices", 500_000 - MOST_NAMED));
+            }
+        }
     }
 
     #[test]

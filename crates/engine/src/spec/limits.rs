@@ -1,103 +1,28 @@
-//! Limits: memory, CPU, tasks, devices.
+//! Limits and devices.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use proa_oci::runtime::{Cpu, Device, DeviceRule, Memory, Pids, Resources, Spec};
+use proa_oci::runtime::{Device, DeviceRule, Resources, Spec};
 
 use crate::config::{DeviceMapping, HostConfig};
 use crate::error::{Error, Result};
-
-/// Docker's least memory limit: below it nothing starts.
-const LEAST_MEMORY: i64 = 6 << 20;
-/// Docker's default period, microseconds.
-const PERIOD: i64 = 100_000;
 
 fn invalid(message: String) -> Error {
     Error::Invalid { message, hint: String::new() }
 }
 
 pub(super) fn apply(spec: &mut Spec, host: &HostConfig) -> Result<()> {
-    let memory = memory(host)?;
-    let cpu = cpu(host)?;
-    let limit = host.pids_limit.filter(|limit| *limit > 0);
+    let limits = super::resources::of(host)?;
     let linux = spec.linux_mut();
     let resources = linux.resources.get_or_insert_with(Resources::default);
-    resources.memory = memory;
-    resources.cpu = cpu;
-    resources.pids = limit.map(|limit| Pids { limit });
+    super::resources::replace(resources, limits);
     for mapping in &host.devices {
         let (device, rule) = device(mapping)?;
         linux.devices.push(device);
         resources.devices.push(rule);
     }
     Ok(())
-}
-
-fn memory(host: &HostConfig) -> Result<Option<Memory>> {
-    if host.memory == 0 {
-        if host.memory_swap > 0 {
-            return Err(invalid("--memory-swap needs --memory".into()));
-        }
-        if host.memory_reservation == 0 {
-            return Ok(None);
-        }
-    } else if host.memory < LEAST_MEMORY {
-        return Err(invalid(format!(
-            "a memory limit of {} bytes is less than the 6m that a start needs",
-            host.memory
-        )));
-    }
-    if host.memory_swap > 0 && host.memory_swap < host.memory {
-        return Err(invalid("--memory-swap holds the memory too: it must not be less than --memory".into()));
-    }
-    if host.memory > 0 && host.memory_reservation > host.memory {
-        return Err(invalid("--memory-reservation must not be more than --memory".into()));
-    }
-    let limit = (host.memory > 0).then_some(host.memory);
-    let swap = match host.memory_swap {
-        0 => limit.map(|limit| limit.saturating_mul(2)),
-        swap => limit.map(|_| swap),
-    };
-    let reservation = (host.memory_reservation > 0).then_some(host.memory_reservation);
-    Ok(Some(Memory { limit, swap, reservation, ..Memory::default() }))
-}
-
-fn cpu(host: &HostConfig) -> Result<Option<Cpu>> {
-    if host.nano_cpus < 0 {
-        return Err(invalid("--cpus must be more than 0".into()));
-    }
-    if host.nano_cpus > 0 && (host.cpu_quota != 0 || host.cpu_period != 0) {
-        return Err(invalid("--cpus stands for --cpu-period and --cpu-quota: give one or the other".into()));
-    }
-    let from_cpus = (host.nano_cpus > 0).then(|| quota_of(host.nano_cpus)).transpose()?;
-    let given = |value: i64| (value > 0).then_some(value);
-    let text = |value: &String| (!value.is_empty()).then(|| value.clone());
-    for (flag, set) in [("--cpuset-cpus", &host.cpuset_cpus), ("--cpuset-mems", &host.cpuset_mems)] {
-        if !set.bytes().all(|byte| byte.is_ascii_digit() || b",-".contains(&byte)) {
-            return Err(invalid(format!("invalid {flag} {set:?}: a list as 0-2,5")));
-        }
-    }
-    let cpu = Cpu {
-        shares: given(host.cpu_shares).map(i64::unsigned_abs),
-        period: from_cpus.map(|_| PERIOD).or(given(host.cpu_period)).map(i64::unsigned_abs),
-        quota: from_cpus.or(given(host.cpu_quota)),
-        cpus: text(&host.cpuset_cpus),
-        mems: text(&host.cpuset_mems),
-        ..Cpu::default()
-    };
-    Ok((cpu != Cpu::default()).then_some(cpu))
-}
-
-fn quota_of(nano_cpus: i64) -> Result<i64> {
-    let available = std::thread::available_parallelism().map_or(1, |count| count.get() as i64);
-    let quota = (nano_cpus / 1000).saturating_mul(PERIOD) / 1_000_000;
-    if nano_cpus > available.saturating_mul(1_000_000_000) || quota < 1000 {
-        return Err(invalid(format!(
-            "--cpus must be from 0.01 to {available}.00, as there are {available} CPUs"
-        )));
-    }
-    Ok(quota)
 }
 
 impl DeviceMapping {

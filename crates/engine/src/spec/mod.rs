@@ -12,6 +12,7 @@ mod environment;
 mod files;
 mod limits;
 mod process;
+pub(crate) mod resources;
 mod security;
 
 use proa_oci::defaults;
@@ -60,9 +61,7 @@ pub fn complete(host: &mut HostConfig, level: IsolationLevel) -> Result<()> {
     level.as_str().clone_into(&mut host.isolation);
     host.cap_add = security::normalize(&host.cap_add)?;
     host.cap_drop = security::normalize(&host.cap_drop)?;
-    if host.memory > 0 && host.memory_swap == 0 {
-        host.memory_swap = host.memory.saturating_mul(2);
-    }
+    resources::complete_swap(host);
     Ok(())
 }
 
@@ -111,7 +110,7 @@ pub fn build(
     })
 }
 
-fn check_level(host: &HostConfig, level: IsolationLevel) -> Result<()> {
+pub(crate) fn check_level(host: &HostConfig, level: IsolationLevel) -> Result<()> {
     let refused = |flag: &str, hint: &str| {
         Err(Error::unsupported(format!("{flag} means nothing at isolation level {}", level.as_str()), hint))
     };
@@ -139,6 +138,12 @@ fn check_level(host: &HostConfig, level: IsolationLevel) -> Result<()> {
             }
             if !host.cpuset_cpus.is_empty() || !host.cpuset_mems.is_empty() {
                 return refused("--cpuset-cpus", "a guest has CPUs of its own: use --cpus");
+            }
+            if resources::weighs_or_throttles(host) {
+                return refused(
+                    "a block I/O limit",
+                    "a guest has disks of its own: use --isolation container",
+                );
             }
         }
     }
@@ -241,7 +246,7 @@ fn log_config(host: &HostConfig) -> Result<LogConfig> {
     Ok(log)
 }
 
-fn vm_config(host: &HostConfig) -> Result<VmConfig> {
+pub(crate) fn vm_config(host: &HostConfig) -> Result<VmConfig> {
     let cpus = host.nano_cpus.max(0).unsigned_abs().div_ceil(1_000_000_000);
     if let Some(kernel) = &host.vm.kernel
         && !kernel.is_file()

@@ -10,12 +10,15 @@
 //!
 //! The cgroup is `/proa/<id>` in every hierarchy, or the spec's `cgroupsPath`.
 
+mod convert;
 mod devices;
 mod leftovers;
+mod oom;
 mod v1;
 mod v2;
 
 pub use leftovers::{remove_leftovers, signal_leftovers};
+pub use oom::OomWatch;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -203,6 +206,21 @@ impl Cgroup {
         }
     }
 
+    /// Sets other limits, those that are named; `members` lists the container's processes, should it not be in
+    /// its cgroup yet. Device rules stay as they are.
+    pub(crate) fn update(
+        &mut self,
+        resources: &Resources,
+        members: impl FnMut() -> Vec<u32>,
+        warnings: &mut Vec<String>,
+    ) -> Result<()> {
+        match self {
+            Self::None => Err(Error::unsupported("limits need cgroups, and there are none")),
+            Self::V1(cgroup) => cgroup.update(resources, members, warnings),
+            Self::V2(cgroup) => cgroup.update(resources, warnings),
+        }
+    }
+
     /// The processes in it, ours numbers; `None` where there is no cgroup yet.
     pub(crate) fn processes(&self) -> Option<Vec<u32>> {
         match self {
@@ -230,6 +248,15 @@ impl Cgroup {
             Self::None => false,
             Self::V1(cgroup) => cgroup.oom_kills() > 0,
             Self::V2(cgroup) => cgroup.oom_kills() > 0,
+        }
+    }
+
+    /// Tells when memory runs out, where it is limited.
+    pub(crate) fn watch_oom(&self) -> Option<OomWatch> {
+        match self {
+            Self::None => None,
+            Self::V1(cgroup) => cgroup.watch_oom(),
+            Self::V2(cgroup) => cgroup.watch_oom(),
         }
     }
 

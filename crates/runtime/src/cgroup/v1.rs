@@ -1,14 +1,15 @@
 //! cgroup v1: one directory in each hierarchy.
 
+mod limits;
+
 use std::path::{Path, PathBuf};
 
-use proa_oci::runtime::{BlockIo, Cpu, Memory, Resources, ThrottleDevice};
+use proa_oci::runtime::Resources;
 use proa_protocol::message::Stats;
 use rustix::io::Errno;
 
 use super::{
-    View, devices, field, make_dir, pause_ms, pids, rdma_line, read, read_number, remove_dir, try_write,
-    write,
+    OomWatch, View, field, make_dir, pause_ms, pids, read, read_number, remove_dir, try_write, write,
 };
 use crate::{Error, Result};
 
@@ -112,7 +113,8 @@ impl Cgroup {
             .hierarchies
             .iter()
             .try_for_each(|name| make_dir(&self.mount.join(name), &self.path).map(drop));
-        made.and_then(|()| self.limit(resources, warnings)).inspect_err(|_| {
+        let devices = made.and_then(|()| self.limit_devices(&resources.devices));
+        devices.and_then(|()| self.limit(resources, warnings)).inspect_err(|_| {
             // Nothing is left behind; the error that counts is the first.
             let _ = self.remove();
         })
@@ -127,93 +129,6 @@ impl Cgroup {
     fn need(&self, controller: &str) -> Result<PathBuf> {
         self.dir(controller)
             .ok_or_else(|| Error::unsupported(format!("the host has no cgroup controller '{controller}'")))
-    }
-
-    fn limit(&self, resources: &Resources, warnings: &mut Vec<String>) -> Result<()> {
-        if let (false, Some(dir)) = (resources.devices.is_empty(), self.dir("devices")) {
-            for (file, line) in devices::lines(&resources.devices)? {
-                write(&dir, file, &line)?;
-            }
-        }
-        if let Some(memory) = resources.memory.as_ref().filter(|memory| **memory != Memory::default()) {
-            limit_memory(&self.need("memory")?, memory, warnings)?;
-        }
-        if let Some(cpu) = resources.cpu.as_ref().filter(|cpu| **cpu != Cpu::default()) {
-            self.limit_cpu(cpu)?;
-        }
-        if let Some(pids) = resources.pids.filter(|pids| pids.limit > 0) {
-            write(&self.need("pids")?, "pids.max", &pids.limit.to_string())?;
-        }
-        if let Some(block) = resources.block_io.as_ref().filter(|block| **block != BlockIo::default()) {
-            limit_block(&self.need("blkio")?, block)?;
-        }
-        self.limit_network(resources)?;
-        for (device, limit) in &resources.rdma {
-            write(&self.need("rdma")?, "rdma.max", &rdma_line(device, limit)?)?;
-        }
-        for page in &resources.hugepage_limits {
-            let file = format!("hugetlb.{}.limit_in_bytes", page.page_size);
-            write(&self.need("hugetlb")?, &file, &page.limit.to_string())?;
-        }
-        Ok(())
-    }
-
-    fn limit_network(&self, resources: &Resources) -> Result<()> {
-        let Some(network) = &resources.network else { return Ok(()) };
-        if let Some(class) = network.class_id.filter(|class| *class != 0) {
-            write(&self.need("net_cls")?, "net_cls.classid", &class.to_string())?;
-        }
-        for interface in &network.priorities {
-            let line = format!("{} {}", interface.name, interface.priority);
-            write(&self.need("net_prio")?, "net_prio.ifpriomap", &line)?;
-        }
-        Ok(())
-    }
-
-    fn limit_cpu(&self, cpu: &Cpu) -> Result<()> {
-        let time = [
-            ("cpu.shares", cpu.shares.map(|value| value.to_string())),
-            ("cpu.cfs_period_us", cpu.period.filter(|period| *period > 0).map(|value| value.to_string())),
-            ("cpu.cfs_quota_us", cpu.quota.filter(|quota| *quota != 0).map(|value| value.to_string())),
-            ("cpu.cfs_burst_us", cpu.burst.map(|value| value.to_string())),
-            ("cpu.rt_period_us", cpu.realtime_period.map(|value| value.to_string())),
-            ("cpu.rt_runtime_us", cpu.realtime_runtime.map(|value| value.to_string())),
-            ("cpu.idle", cpu.idle.map(|value| value.to_string())),
-        ];
-        for (file, value) in time {
-            if let Some(value) = value {
-                write(&self.need("cpu")?, file, &value)?;
-            }
-        }
-        if cpu.cpus.is_none() && cpu.mems.is_none() {
-            return Ok(());
-        }
-        let dir = self.need("cpuset")?;
-        for (file, value) in [("cpuset.cpus", &cpu.cpus), ("cpuset.mems", &cpu.mems)] {
-            self.inherit_cpuset(file)?;
-            if let Some(value) = value {
-                write(&dir, file, value)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A new cpuset is empty and takes nobody: each level takes its parent's, from the top.
-    fn inherit_cpuset(&self, file: &str) -> Result<()> {
-        let root = self
-            .mount
-            .join(self.hierarchies.iter().find(|name| name.contains("cpuset")).map_or("cpuset", |name| name));
-        let mut value = read(&root, file).unwrap_or_default();
-        let mut levels: Vec<_> = self.path.ancestors().filter(|part| !part.as_os_str().is_empty()).collect();
-        levels.reverse();
-        for level in levels {
-            let dir = root.join(level);
-            match read(&dir, file) {
-                Some(own) if !own.trim().is_empty() => value = own,
-                _ => write(&dir, file, value.trim())?,
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn view(&self) -> View {
@@ -259,7 +174,7 @@ impl Cgroup {
     pub(super) fn move_in(&self, mut members: impl FnMut() -> Vec<u32>) -> Result<()> {
         // Whoever is moved has its children in the cgroup from then on: until nobody new is outside.
         for _ in 0..64 {
-            let inside = self.processes().unwrap_or_default();
+            let inside = self.inside_all();
             let outside: Vec<_> = members().into_iter().filter(|pid| !inside.contains(pid)).collect();
             if outside.is_empty() {
                 break;
@@ -269,15 +184,66 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Sets other limits. From then on processes that start are moved in at once.
+    pub(super) fn update(
+        &mut self,
+        resources: &Resources,
+        mut members: impl FnMut() -> Vec<u32>,
+        warnings: &mut Vec<String>,
+    ) -> Result<()> {
+        if !resources.unified.is_empty() {
+            return Err(Error::unsupported("'unified' limits need cgroup v2; this host has v1"));
+        }
+        let joined = self.last_dir();
+        match &self.state {
+            State::Later(devices) => {
+                let all = Resources { devices: devices.devices.clone(), ..resources.clone() };
+                self.hierarchies = find_hierarchies(&self.mount, &all)?;
+                self.make(&all, warnings)?;
+            }
+            State::Joined { .. } => {
+                self.add_hierarchies(resources)?;
+                self.limit(resources, warnings)?;
+            }
+        }
+        self.state = State::Joined { at_once: true };
+        self.move_in(|| {
+            let mut all = members();
+            all.extend(joined.iter().flat_map(|dir| pids(dir, "cgroup.procs")));
+            all
+        })
+    }
+
+    /// Its directory in the hierarchy that is joined last.
+    fn last_dir(&self) -> Option<PathBuf> {
+        self.hierarchies.last().map(|name| self.mount.join(name).join(&self.path))
+    }
+
+    /// Makes the directories of controllers that were not asked for before.
+    fn add_hierarchies(&mut self, resources: &Resources) -> Result<()> {
+        for name in find_hierarchies(&self.mount, resources)? {
+            if !self.hierarchies.contains(&name) {
+                make_dir(&self.mount.join(&name), &self.path)?;
+                self.hierarchies.push(name);
+            }
+        }
+        self.hierarchies.sort();
+        Ok(())
+    }
+
     pub(super) fn processes(&self) -> Option<Vec<u32>> {
         match self.state {
             State::Later(_) => None,
-            // The hierarchy that is joined last.
-            State::Joined { .. } => self
-                .hierarchies
-                .last()
-                .map(|name| pids(&self.mount.join(name).join(&self.path), "cgroup.procs")),
+            State::Joined { .. } => self.last_dir().map(|dir| pids(&dir, "cgroup.procs")),
         }
+    }
+
+    /// The processes that are in every hierarchy.
+    fn inside_all(&self) -> Vec<u32> {
+        let mut lists =
+            self.hierarchies.iter().map(|name| pids(&self.mount.join(name).join(&self.path), "cgroup.procs"));
+        let first = lists.next().unwrap_or_default();
+        lists.fold(first, |inside, list| inside.into_iter().filter(|pid| list.contains(pid)).collect())
     }
 
     pub(super) fn stats(&self, stats: &mut Stats) -> bool {
@@ -313,6 +279,12 @@ impl Cgroup {
 
     pub(super) fn oom_kills(&self) -> u64 {
         self.dir("memory").and_then(|dir| field(&read(&dir, "memory.oom_control")?, "oom_kill")).unwrap_or(0)
+    }
+
+    pub(super) fn watch_oom(&self) -> Option<OomWatch> {
+        let dir = self.dir("memory")?;
+        let limit = read_number(&dir, "memory.limit_in_bytes")?;
+        if limit < UNLIMITED { OomWatch::v1(&dir) } else { None }
     }
 
     pub(super) fn freeze(&self, frozen: bool) -> Result<()> {
@@ -365,58 +337,6 @@ fn find_hierarchies(mount: &Path, resources: &Resources) -> Result<Vec<String>> 
         .collect();
     names.sort();
     Ok(names)
-}
-
-fn limit_memory(dir: &Path, memory: &Memory, warnings: &mut Vec<String>) -> Result<()> {
-    if let Some(limit) = memory.limit {
-        write(dir, "memory.limit_in_bytes", &limit.to_string())?;
-    }
-    if let Some(swap) = memory.swap {
-        match try_write(dir, "memory.memsw.limit_in_bytes", &swap.to_string()) {
-            Ok(()) => {}
-            Err(Errno::NOENT | Errno::ACCESS | Errno::OPNOTSUPP) => {
-                warnings.push("swap is not limited: the host's kernel does not account for it".to_owned());
-            }
-            Err(errno) => return Err(Error::at(dir.join("memory.memsw.limit_in_bytes"), errno)),
-        }
-    }
-    if let Some(reservation) = memory.reservation {
-        write(dir, "memory.soft_limit_in_bytes", &reservation.to_string())?;
-    }
-    if let Some(swappiness) = memory.swappiness {
-        write(dir, "memory.swappiness", &swappiness.to_string())?;
-    }
-    if let Some(wanted) = memory.use_hierarchy {
-        // Since Linux 5.11 there is no other way than to count what children use.
-        match try_write(dir, "memory.use_hierarchy", if wanted { "1" } else { "0" }) {
-            Err(Errno::INVAL | Errno::NOENT) if !wanted => {
-                return Err(Error::unsupported("useHierarchy cannot be false: the kernel always counts so"));
-            }
-            Ok(()) | Err(Errno::BUSY | Errno::NOENT) if wanted => {}
-            other => other.map_err(|errno| Error::at(dir.join("memory.use_hierarchy"), errno))?,
-        }
-    }
-    if memory.disable_oom_killer == Some(true) {
-        write(dir, "memory.oom_control", "1")?;
-    }
-    Ok(())
-}
-
-fn limit_block(dir: &Path, block: &BlockIo) -> Result<()> {
-    if let Some(weight) = block.weight {
-        let weight = weight.to_string();
-        // The name depends on the I/O scheduler.
-        try_write(dir, "blkio.weight", &weight).or_else(|_| write(dir, "blkio.bfq.weight", &weight))?;
-    }
-    let throttle = |file: &str, devices: &[ThrottleDevice]| {
-        devices.iter().try_for_each(|device| {
-            write(dir, file, &format!("{}:{} {}", device.major, device.minor, device.rate))
-        })
-    };
-    throttle("blkio.throttle.read_bps_device", &block.throttle_read_bps_device)?;
-    throttle("blkio.throttle.write_bps_device", &block.throttle_write_bps_device)?;
-    throttle("blkio.throttle.read_iops_device", &block.throttle_read_iops_device)?;
-    throttle("blkio.throttle.write_iops_device", &block.throttle_write_iops_device)
 }
 
 /// Sum over devices in lines of `8:0 Read 4096`.

@@ -1,14 +1,16 @@
 //! cgroup v2: one directory, whose controllers the parents hand down.
 
+mod limits;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use proa_oci::runtime::{BlockIo, Cpu, Memory, Resources, ThrottleDevice};
+use proa_oci::runtime::Resources;
 use proa_protocol::message::Stats;
 use rustix::fs::{Mode, OFlags};
 
 use super::{
-    devices, field, make_dir, pause_ms, pids, rdma_line, read, read_number, remove_dir, try_write, write,
+    OomWatch, devices, field, make_dir, pause_ms, pids, read, read_number, remove_dir, try_write, write,
 };
 use crate::{Error, Result};
 
@@ -38,7 +40,7 @@ impl Cgroup {
         cgroup.hand_down(limited);
         let mut set_up = || {
             if limited {
-                limit(&dir, resources, warnings)?;
+                limits::set(&dir, resources, warnings)?;
             }
             devices::attach(cgroup.open()?.as_fd(), &resources.devices)
         };
@@ -47,6 +49,11 @@ impl Cgroup {
             let _ = cgroup.remove();
         })?;
         Ok(cgroup)
+    }
+
+    /// Sets other limits.
+    pub(super) fn update(&self, resources: &Resources, warnings: &mut Vec<String>) -> Result<()> {
+        limits::set(&self.dir(), resources, warnings)
     }
 
     /// As it is after [`Cgroup::create`] in another process.
@@ -117,6 +124,11 @@ impl Cgroup {
         read(&self.dir(), "memory.events").and_then(|text| field(&text, "oom_kill")).unwrap_or(0)
     }
 
+    pub(super) fn watch_oom(&self) -> Option<OomWatch> {
+        let dir = self.dir();
+        read_number(&dir, "memory.max").and_then(|_| OomWatch::v2(&dir))
+    }
+
     pub(super) fn freeze(&self, frozen: bool) -> Result<()> {
         let dir = self.dir();
         let value = u64::from(frozen);
@@ -143,116 +155,6 @@ impl Cgroup {
     }
 }
 
-fn limit(dir: &Path, resources: &Resources, warnings: &mut Vec<String>) -> Result<()> {
-    if let Some(memory) = &resources.memory {
-        limit_memory(dir, memory, warnings)?;
-    }
-    if let Some(cpu) = &resources.cpu {
-        limit_cpu(dir, cpu)?;
-    }
-    if let Some(pids) = resources.pids.filter(|pids| pids.limit > 0) {
-        write(dir, "pids.max", &pids.limit.to_string())?;
-    }
-    if let Some(block) = &resources.block_io {
-        limit_io(dir, block)?;
-    }
-    if resources.network.as_ref().is_some_and(|network| *network != Default::default()) {
-        return Err(Error::unsupported("network classes and priorities need cgroup v1; this host has v2"));
-    }
-    for (device, limit) in &resources.rdma {
-        write(dir, "rdma.max", &rdma_line(device, limit)?)?;
-    }
-    for page in &resources.hugepage_limits {
-        write(dir, &format!("hugetlb.{}.max", page.page_size), &page.limit.to_string())?;
-    }
-    for (file, value) in &resources.unified {
-        if file.contains('/') || !file.contains('.') {
-            return Err(Error::invalid(format!("unified: '{file}' is not a file of a cgroup")));
-        }
-        write(dir, file, value)?;
-    }
-    Ok(())
-}
-
-fn limit_memory(dir: &Path, memory: &Memory, warnings: &mut Vec<String>) -> Result<()> {
-    let text = |value: i64| if value < 0 { "max".to_owned() } else { value.to_string() };
-    if let Some(limit) = memory.limit {
-        write(dir, "memory.max", &text(limit))?;
-    }
-    if let Some(swap) = memory.swap
-        && try_write(dir, "memory.swap.max", &swap_alone(memory.limit, swap)?).is_err()
-    {
-        warnings.push("swap is not limited: the host's kernel does not account for it".to_owned());
-    }
-    if let Some(reservation) = memory.reservation {
-        write(dir, "memory.low", &text(reservation))?;
-    }
-    if memory.use_hierarchy == Some(false) {
-        return Err(Error::unsupported("useHierarchy cannot be false: cgroup v2 always counts so"));
-    }
-    if memory.swappiness.is_some() || memory.disable_oom_killer == Some(true) {
-        return Err(Error::unsupported(
-            "swappiness and disabling the OOM killer need cgroup v1; this host has v2",
-        ));
-    }
-    Ok(())
-}
-
-/// The specification counts memory and swap together, cgroup v2 swap alone.
-fn swap_alone(limit: Option<i64>, swap: i64) -> Result<String> {
-    match limit {
-        _ if swap < 0 => Ok("max".to_owned()),
-        Some(limit) if limit >= 0 && swap >= limit => Ok((swap - limit).to_string()),
-        _ => Err(Error::invalid(format!("a swap limit of {swap} needs a memory limit that is not above it"))),
-    }
-}
-
-fn limit_cpu(dir: &Path, cpu: &Cpu) -> Result<()> {
-    if cpu.realtime_period.is_some() || cpu.realtime_runtime.is_some() {
-        return Err(Error::unsupported("real-time limits need cgroup v1; this host has v2"));
-    }
-    if let Some(shares) = cpu.shares.filter(|shares| *shares > 0) {
-        write(dir, "cpu.weight", &weight_of_shares(shares).to_string())?;
-    }
-    if cpu.quota.is_some() || cpu.period.is_some() {
-        let quota =
-            cpu.quota.filter(|quota| *quota > 0).map_or_else(|| "max".to_owned(), |quota| quota.to_string());
-        let period = cpu.period.filter(|period| *period > 0).unwrap_or(100_000);
-        write(dir, "cpu.max", &format!("{quota} {period}"))?;
-    }
-    let rest = [
-        ("cpu.max.burst", cpu.burst.map(|value| value.to_string())),
-        ("cpu.idle", cpu.idle.map(|value| value.to_string())),
-        ("cpuset.cpus", cpu.cpus.clone()),
-        ("cpuset.mems", cpu.mems.clone()),
-    ];
-    rest.iter().try_for_each(|(file, value)| value.as_ref().map_or(Ok(()), |value| write(dir, file, value)))
-}
-
-/// 2..=262144 to 1..=10000, linear, as the specification's own conversion.
-fn weight_of_shares(shares: u64) -> u64 {
-    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
-}
-
-fn limit_io(dir: &Path, block: &BlockIo) -> Result<()> {
-    if let Some(weight) = block.weight {
-        // BFQ's scale is the specification's; the general one is ten times as fine.
-        let general = || {
-            write(dir, "io.weight", &format!("default {}", 1 + (u64::from(weight).max(10) - 10) * 9999 / 990))
-        };
-        try_write(dir, "io.bfq.weight", &weight.to_string()).or_else(|_| general())?;
-    }
-    let throttle = |key: &str, devices: &[ThrottleDevice]| {
-        devices.iter().try_for_each(|device| {
-            write(dir, "io.max", &format!("{}:{} {key}={}", device.major, device.minor, device.rate))
-        })
-    };
-    throttle("rbps", &block.throttle_read_bps_device)?;
-    throttle("wbps", &block.throttle_write_bps_device)?;
-    throttle("riops", &block.throttle_read_iops_device)?;
-    throttle("wiops", &block.throttle_write_iops_device)
-}
-
 /// Sum over devices in lines of `8:0 rbytes=1 wbytes=2 …`.
 fn sum_io(text: &str, key: &str) -> u64 {
     text.split_whitespace().filter_map(|word| word.strip_prefix(key)?.parse::<u64>().ok()).sum()
@@ -263,11 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_converted() {
-        assert_eq!((weight_of_shares(2), weight_of_shares(1024), weight_of_shares(262_144)), (1, 39, 10000));
-        assert_eq!(swap_alone(Some(100), 150).unwrap(), "50");
-        assert_eq!(swap_alone(Some(100), -1).unwrap(), "max");
-        assert!(swap_alone(Some(100), 50).is_err());
+    fn block_bytes_are_summed_over_devices() {
         assert_eq!(sum_io("8:0 rbytes=5 wbytes=1\n8:16 rbytes=7 wbytes=2\n", "rbytes="), 12);
     }
 

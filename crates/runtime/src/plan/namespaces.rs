@@ -128,6 +128,8 @@ pub(crate) const PID: u64 = NEWPID;
 pub(crate) const USER: u64 = NEWUSER;
 /// Flag of the mount namespace.
 pub(crate) const MOUNT: u64 = NEWNS;
+/// `CLONE_NEWNET`
+pub(crate) const NETWORK: u64 = NEWNET;
 
 #[cfg(test)]
 mod tests {

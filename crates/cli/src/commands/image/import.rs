@@ -47,6 +47,7 @@ pub fn run(context: &Context, args: &Args) -> Result<i32, Failure> {
         false => Box::new(File::open(&args.file).map_err(|error| Failure::io("open", &args.file, error))?),
     };
     let image = import(context.engine()?.store()?, input, target.as_ref(), &options, &Bars::new(false))?;
+    context.engine()?.tell_image("import", image.id.as_str(), image.id.as_str());
     println!("{}", image.id);
     Ok(0)
 }

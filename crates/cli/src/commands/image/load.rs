@@ -31,8 +31,10 @@ pub fn run(context: &Context, args: &Args) -> Result<i32, Failure> {
         }
         None => Box::new(std::io::stdin().lock()),
     };
-    let store = context.engine()?.store()?;
+    let engine = context.engine()?;
+    let store = engine.store()?;
     for loaded in load(store, input, &PullOptions::default(), &Bars::new(args.quiet))? {
+        engine.tell_image("load", loaded.image.id.as_str(), loaded.image.id.as_str());
         match loaded.names.is_empty() {
             true => println!("Loaded image ID: {}", loaded.image.id),
             false => loaded.names.iter().for_each(|name| println!("Loaded image: {}", super::familiar(name))),

@@ -25,6 +25,7 @@ pub fn run(context: &Context, args: &Args) -> Result<i32, Failure> {
     }
     let engine = context.engine()?;
     let pruned = engine.store()?.prune(args.all, engine)?;
+    super::rmi::tell(engine, &pruned.removed);
     pruned.removed.iter().for_each(super::rmi::print);
     println!("Total reclaimed space: {}", size(pruned.bytes));
     Ok(0)

@@ -39,7 +39,10 @@ pub fn fetch(
     let platform = platform.map(parse_platform).transpose()?;
     let options = PullOptions { registry: context.registry_options()?, platform, ..PullOptions::default() };
     let pulled = proa_image::pull(context.engine()?.store()?, reference, &options, &Bars::new(quiet));
-    pulled.map_err(|error| Failure::from(error).context(&format!("pull {}", reference.familiar())))
+    let image =
+        pulled.map_err(|error| Failure::from(error).context(&format!("pull {}", reference.familiar())))?;
+    context.engine()?.tell_image("pull", &reference.familiar(), &reference.familiar_repository());
+    Ok(image)
 }
 
 fn parse_platform(text: &str) -> Result<Platform, Failure> {

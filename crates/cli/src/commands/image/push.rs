@@ -22,6 +22,7 @@ pub fn run(context: &Context, args: &Args) -> Result<i32, Failure> {
     let options = context.registry_options()?;
     let store = context.engine()?.store()?;
     let digest = proa_image::push(store, &args.image, &target, &options, &Bars::new(args.quiet))?;
+    context.engine()?.tell_image("push", &target.familiar(), &target.familiar_repository());
     if args.quiet {
         println!("{digest}")
     } else {

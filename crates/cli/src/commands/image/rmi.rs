@@ -1,5 +1,6 @@
 //! `proa rmi`: names of images, and images.
 
+use proa_engine::Engine;
 use proa_image::store::Removed;
 
 use crate::context::Context;
@@ -21,9 +22,21 @@ pub fn run(context: &Context, args: &Args) -> Result<i32, Failure> {
     let engine = context.engine()?;
     crate::error::each(&args.images, |image| {
         let removed = engine.store()?.remove(image, args.force, engine)?;
+        tell(engine, &removed);
         removed.iter().for_each(print);
         Ok(())
     })
+}
+
+/// Tells of removals.
+pub fn tell(engine: &Engine, removed: &[Removed]) {
+    for one in removed {
+        match one {
+            Removed::Untagged(name) => engine.tell_image("untag", name, name),
+            Removed::Deleted(id) => engine.tell_image("delete", id.as_str(), id.as_str()),
+            Removed::Layer(_) => {}
+        }
+    }
 }
 
 /// One removal, as Docker prints it. Layers are listed as deleted too.

@@ -38,13 +38,18 @@ pub fn run(context: &Context, args: &Args) -> Result<i32, Failure> {
         Format::DockerArchive => ArchiveFormat::Docker,
         Format::OciArchive => ArchiveFormat::Oci,
     };
-    let store = context.engine()?.store()?;
+    let engine = context.engine()?;
+    let store = engine.store()?;
     match &args.output {
         Some(path) => write_file(path, |out| Ok(save(store, &args.images, format, out)?))?,
         None if std::io::stdout().is_terminal() => {
             return Err(Failure::usage("an archive is not for a terminal: give --output FILE, or redirect"));
         }
         None => save(store, &args.images, format, &mut std::io::stdout().lock())?,
+    }
+    for name in &args.images {
+        let image = store.resolve(name)?;
+        engine.tell_image("save", image.id.as_str(), image.id.as_str());
     }
     Ok(0)
 }

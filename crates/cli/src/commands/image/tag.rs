@@ -16,6 +16,10 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(context: &Context, args: &Args) -> Result<i32, Failure> {
-    context.engine()?.store()?.tag(&args.source, &Reference::parse(&args.target)?)?;
+    let engine = context.engine()?;
+    let target = Reference::parse(&args.target)?;
+    let image = engine.store()?.resolve(&args.source)?;
+    engine.store()?.tag(&args.source, &target)?;
+    engine.tell_image("tag", image.id.as_str(), &target.familiar());
     Ok(0)
 }

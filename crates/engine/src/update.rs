@@ -1,0 +1,195 @@
+//! `update`: other limits for an instance, at once if it runs, and for every start after.
+//!
+//! ```text
+//!   record ─ merge, by Docker's rules ─▶ new host configuration ─▶ resources
+//!     live?  Request::Update ─▶ monitor ─▶ supervisor ─▶ cgroup, on the host or in the guest
+//!     then   instance.json and the row
+//! ```
+//!
+//! What the kernel refuses is not recorded. A crash between the two leaves limits that hold until the end of the
+//! instance, and the old ones in the record.
+
+use proa_oci::runtime::{Pids, Resources};
+use proa_protocol::instance::{DEFAULT_GUEST_MEMORY, InstanceConfig, IsolationLevel};
+use proa_protocol::message::Request;
+
+use crate::config::HostConfig;
+use crate::engine::{Engine, Instance};
+use crate::error::{Error, Result};
+use crate::spec::{self, resources};
+
+/// New limits; 0 and empty for those that stay.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LimitUpdate {
+    /// Memory, bytes.
+    pub memory: i64,
+    /// Memory and swap, bytes; -1 for no limit on swap.
+    pub memory_swap: i64,
+    /// Soft memory limit, bytes.
+    pub memory_reservation: i64,
+    /// Billionths of CPUs.
+    pub nano_cpus: i64,
+    /// Relative weight.
+    pub cpu_shares: i64,
+    /// Microseconds.
+    pub cpu_period: i64,
+    /// Microseconds; -1 for no limit.
+    pub cpu_quota: i64,
+    /// Microseconds.
+    pub cpu_realtime_period: i64,
+    /// Microseconds.
+    pub cpu_realtime_runtime: i64,
+    /// As `0-2,5`.
+    pub cpuset_cpus: String,
+    /// As `0-2,5`.
+    pub cpuset_mems: String,
+    /// Most tasks; not positive for no limit.
+    pub pids_limit: Option<i64>,
+    /// 10 to 1000.
+    pub blkio_weight: u16,
+}
+
+impl LimitUpdate {
+    /// The limits after it.
+    fn merge(&self, old: &HostConfig) -> Result<HostConfig> {
+        let conflict = |message: &str| Err(Error::invalid(message));
+        if self.nano_cpus > 0 && (old.cpu_period > 0 || old.cpu_quota > 0) {
+            return conflict("--cpus cannot be updated: the instance has --cpu-period or --cpu-quota");
+        }
+        if (self.cpu_period > 0 || self.cpu_quota > 0) && old.nano_cpus > 0 {
+            return conflict("--cpu-period and --cpu-quota cannot be updated: the instance has --cpus");
+        }
+        let swap_holds = self.memory_swap == 0 && old.memory_swap > 0;
+        if swap_holds && self.memory > old.memory_swap {
+            return Err(Error::Invalid {
+                message: format!(
+                    "the new memory limit is more than the instance's limit on memory and swap, {} bytes",
+                    old.memory_swap
+                ),
+                hint: "give --memory-swap as well".into(),
+            });
+        }
+        let mut new = old.clone();
+        let numbers = [
+            (&mut new.memory, self.memory),
+            (&mut new.memory_swap, self.memory_swap),
+            (&mut new.memory_reservation, self.memory_reservation),
+            (&mut new.nano_cpus, self.nano_cpus),
+            (&mut new.cpu_shares, self.cpu_shares),
+            (&mut new.cpu_period, self.cpu_period),
+            (&mut new.cpu_quota, self.cpu_quota),
+            (&mut new.cpu_realtime_period, self.cpu_realtime_period),
+            (&mut new.cpu_realtime_runtime, self.cpu_realtime_runtime),
+        ];
+        numbers.into_iter().filter(|(_, value)| *value != 0).for_each(|(old, value)| *old = value);
+        for (old, value) in
+            [(&mut new.cpuset_cpus, &self.cpuset_cpus), (&mut new.cpuset_mems, &self.cpuset_mems)]
+        {
+            if !value.is_empty() {
+                old.clone_from(value);
+            }
+        }
+        if self.blkio_weight != 0 {
+            new.blkio_weight = self.blkio_weight;
+        }
+        new.pids_limit = self.pids_limit.or(old.pids_limit);
+        resources::complete_swap(&mut new);
+        Ok(new)
+    }
+
+    /// What a cgroup is to be told: the instance's limits as they are then, of which those that were not named
+    /// are in force already.
+    fn resources(&self, new: &HostConfig) -> Result<Resources> {
+        let mut told = resources::of(new)?;
+        if self.pids_limit.is_some_and(|limit| limit <= 0) {
+            told.pids = Some(Pids { limit: -1 });
+        }
+        // Those of a live instance can have been set at its start alone.
+        if let Some(memory) = &mut told.memory {
+            memory.disable_oom_killer = None;
+            memory.swappiness = None;
+        }
+        Ok(told)
+    }
+}
+
+impl Engine {
+    /// Gives an instance other limits.
+    ///
+    /// # Errors
+    /// A limit makes no sense, does not go with those the instance has, or cannot be set while it runs.
+    pub fn update(&self, instance: &Instance, update: &LimitUpdate) -> Result<()> {
+        // One at a time, so that none undoes what another has just recorded.
+        let _alone = self.exclusive()?;
+        let record = self.db.find(&instance.record.id)?;
+        let new = update.merge(&record.host_config)?;
+        spec::check_level(&new, record.level)?;
+        let told = update.resources(&new)?;
+        let mut config = self.read_config(&record.id)?;
+        if instance.is_live() {
+            check_guest(&config, &new)?;
+            self.connect(instance)?.command(Request::Update(Box::new(told)))?;
+        }
+        resources::replace(
+            config.spec.linux_mut().resources.get_or_insert_with(Resources::default),
+            resources::of(&new)?,
+        );
+        config.vm = spec::vm_config(&new)?;
+        self.write_config(&config)?;
+        self.db.set_host_config(&record.id, &new)?;
+        self.tell(&record, "update", &[]);
+        Ok(())
+    }
+}
+
+/// A guest that runs has the memory and the CPUs that it was booted with.
+fn check_guest(config: &InstanceConfig, new: &HostConfig) -> Result<()> {
+    if config.isolation != IsolationLevel::Vm {
+        return Ok(());
+    }
+    let wanted = spec::vm_config(new)?;
+    let hint = "stop it, update it, start it";
+    let has = if config.vm.memory == 0 { DEFAULT_GUEST_MEMORY } else { config.vm.memory };
+    if wanted.memory > has {
+        let message =
+            format!("the guest has {} MiB for the instance and gets no more while it runs", has >> 20);
+        return Err(Error::conflict(message, hint));
+    }
+    if wanted.cpus > config.vm.cpus.max(1) {
+        return Err(Error::conflict(
+            format!("the guest has {} virtual CPUs and gets no more while it runs", config.vm.cpus.max(1)),
+            hint,
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_merged_by_dockers_rules() {
+        let old = HostConfig { memory: 64 << 20, memory_swap: 128 << 20, ..HostConfig::default() };
+        let new =
+            LimitUpdate { memory: 100 << 20, cpu_shares: 7, ..LimitUpdate::default() }.merge(&old).unwrap();
+        assert_eq!((new.memory, new.memory_swap, new.cpu_shares), (100 << 20, 128 << 20, 7));
+        let above = LimitUpdate { memory: 200 << 20, ..LimitUpdate::default() };
+        assert!(above.merge(&old).unwrap_err().to_string().contains("memory and swap"));
+        assert!(LimitUpdate { memory_swap: -1, ..above.clone() }.merge(&old).is_ok());
+        // Where there was no limit, swap follows memory, as at `run`.
+        assert_eq!(above.merge(&HostConfig::default()).unwrap().memory_swap, 400 << 20);
+        let cpus = LimitUpdate { nano_cpus: 1, ..LimitUpdate::default() };
+        assert!(cpus.merge(&HostConfig { cpu_quota: 5000, ..HostConfig::default() }).is_err());
+        let quota = LimitUpdate { cpu_quota: 5000, ..LimitUpdate::default() };
+        assert!(quota.merge(&HostConfig { nano_cpus: 1, ..HostConfig::default() }).is_err());
+    }
+
+    #[test]
+    fn a_limit_on_tasks_can_be_taken_away() {
+        let update = LimitUpdate { pids_limit: Some(-1), ..LimitUpdate::default() };
+        let new = update.merge(&HostConfig { pids_limit: Some(5), ..HostConfig::default() }).unwrap();
+        assert_eq!(update.resources(&new).unwrap().pids, Some(Pids { limit: -1 }));
+        assert_eq!(resources::of(&new).unwrap().pids, None);
+    }
+}

@@ -1,0 +1,161 @@
+//! What the monitor writes into the journal: all that happens to a live instance.
+//!
+//! Events are gathered during a round and written in one append before any client hears of what they tell. Who
+//! the instance is (name, image, labels) is read again when its configuration has been replaced, as by `rename`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use proa_protocol::events::{Event, Journal};
+use proa_protocol::instance::{CONFIG_FILE, InstanceConfig};
+use proa_protocol::message::{ErrorKind, ExitStatus, Happening};
+use rustix::rand::{GetRandomFlags, getrandom};
+use serde::Deserialize;
+
+/// Events kept for a disk that is full at the moment.
+const MOST_PENDING: usize = 256;
+/// What a process ended with that ended with its instance.
+const KILLED: i32 = 137;
+
+/// The events of one instance.
+pub struct Events {
+    journal: Journal,
+    id: String,
+    config: PathBuf,
+    stamp: (u64, i64),
+    actor: BTreeMap<String, String>,
+    pending: Vec<Event>,
+    execs: Vec<Exec>,
+    out_of_memory: bool,
+}
+
+/// A further process that has not ended.
+struct Exec {
+    id: String,
+    action: String,
+    channel: u32,
+    pid: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct ActorOnly {
+    #[serde(default)]
+    actor: BTreeMap<String, String>,
+}
+
+impl Events {
+    /// Of the instance with this directory and configuration.
+    pub fn new(root: &Path, directory: &Path, config: &InstanceConfig) -> Self {
+        let path = directory.join(CONFIG_FILE);
+        Self {
+            journal: Journal::new(root),
+            id: config.id.clone(),
+            stamp: stamp(&path),
+            config: path,
+            actor: config.actor.clone(),
+            pending: Vec::new(),
+            execs: Vec::new(),
+            out_of_memory: false,
+        }
+    }
+
+    /// Something happened to the instance.
+    pub fn tell(&mut self, action: &str, attributes: &[(&str, String)]) {
+        self.refresh();
+        let event = Event::instance(action, &self.id, self.actor.clone());
+        let event = attributes.iter().fold(event, |event, (key, value)| event.with(key, value.clone()));
+        if self.pending.len() < MOST_PENDING {
+            self.pending.push(event);
+        }
+    }
+
+    /// Another process is asked for.
+    pub fn exec(&mut self, channel: u32, args: &[String]) {
+        let exec = Exec { id: fresh_id(), action: args.join(" "), channel, pid: None };
+        for action in ["exec_create", "exec_start"] {
+            self.tell(&format!("{action}: {}", exec.action), &[("execID", exec.id.clone())]);
+        }
+        self.execs.push(exec);
+    }
+
+    /// It runs.
+    pub fn exec_started(&mut self, channel: u32, pid: u32) {
+        if let Some(exec) = self.execs.iter_mut().find(|exec| exec.channel == channel && exec.pid.is_none()) {
+            exec.pid = Some(pid);
+        }
+    }
+
+    /// It could not be run.
+    pub fn exec_failed(&mut self, channel: u32, kind: ErrorKind) {
+        let code = match kind {
+            ErrorKind::CommandNotFound => 127,
+            _ => 126,
+        };
+        self.end_execs(code, |exec| exec.channel == channel && exec.pid.is_none());
+    }
+
+    /// Something happened by itself.
+    pub fn happened(&mut self, what: Happening) {
+        match what {
+            Happening::ExecEnded { pid, code } => self.end_execs(code, |exec| exec.pid == Some(pid)),
+            Happening::OutOfMemory => {
+                self.out_of_memory = true;
+                self.tell("oom", &[]);
+            }
+        }
+    }
+
+    /// The instance has ended, and all that ran in it.
+    pub fn died(&mut self, status: ExitStatus, started_ns: i64) {
+        self.end_execs(KILLED, |_| true);
+        if status.oom_killed && !self.out_of_memory {
+            self.tell("oom", &[]);
+        }
+        let seconds = (status.at_ns - started_ns).max(0) / 1_000_000_000;
+        self.tell("die", &[("exitCode", status.code.to_string()), ("execDuration", seconds.to_string())]);
+    }
+
+    /// Writes what has been gathered. What cannot be written is tried again with what comes next.
+    pub fn flush(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        if self.journal.append(&mut self.pending).is_ok() {
+            // An idle monitor keeps no buffer.
+            self.pending = Vec::new();
+        }
+    }
+
+    fn end_execs(&mut self, code: i32, which: impl Fn(&Exec) -> bool) {
+        let (ended, running) = std::mem::take(&mut self.execs).into_iter().partition(|exec| which(exec));
+        self.execs = running;
+        for Exec { id, .. } in ended {
+            self.tell("exec_die", &[("execID", id), ("exitCode", code.to_string())]);
+        }
+    }
+
+    fn refresh(&mut self) {
+        let now = stamp(&self.config);
+        if now == self.stamp {
+            return;
+        }
+        let fresh = fs::read(&self.config).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        if let Some(ActorOnly { actor }) = fresh {
+            (self.actor, self.stamp) = (actor, now);
+        }
+    }
+}
+
+/// Tells one version of a file from the next.
+fn stamp(path: &Path) -> (u64, i64) {
+    fs::metadata(path).map_or((0, 0), |metadata| (metadata.ino(), metadata.mtime_nsec()))
+}
+
+fn fresh_id() -> String {
+    let mut bytes = [0u8; 32];
+    // Without a random source the ids of processes are the least of all troubles.
+    let _ = getrandom(&mut bytes, GetRandomFlags::empty());
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
