@@ -125,6 +125,12 @@ pub struct HostConfig {
     pub cpuset_mems: String,
     /// Host devices.
     pub devices: Vec<DeviceMapping>,
+    /// Rules of the device cgroup beyond those that follow from the devices.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub device_cgroup_rules: Vec<String>,
+    /// Supplementary groups by name or number.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub group_add: Vec<String>,
     /// Soft memory limit, bytes.
     pub memory_reservation: i64,
     /// Memory plus swap, bytes; -1 for no limit on swap.
@@ -143,6 +149,9 @@ pub struct HostConfig {
     /// A minimal init as PID 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<bool>,
+    /// Pod Security Standard that it was held to: `privileged`, `baseline` or `restricted`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub policy: String,
     /// What only a VM has.
     #[serde(rename = "VM", skip_serializing_if = "VmOptions::is_empty")]
     pub vm: VmOptions,
@@ -184,6 +193,8 @@ impl Default for HostConfig {
             cpuset_cpus: String::new(),
             cpuset_mems: String::new(),
             devices: Vec::new(),
+            device_cgroup_rules: Vec::new(),
+            group_add: Vec::new(),
             memory_reservation: 0,
             memory_swap: 0,
             pids_limit: None,
@@ -192,6 +203,7 @@ impl Default for HostConfig {
             masked_paths: Vec::new(),
             readonly_paths: Vec::new(),
             init: None,
+            policy: String::new(),
             vm: VmOptions::default(),
         }
     }

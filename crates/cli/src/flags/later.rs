@@ -46,8 +46,7 @@ const LATER: &[(&str, &[&str])] = &[
     ),
     ("shared namespaces", &["ipc", "pid", "uts", "userns", "cgroupns", "cgroup-parent"]),
     ("real-time limits", &["cpu-rt-period", "cpu-rt-runtime"]),
-    ("device rules", &["device-cgroup-rule", "gpus"]),
-    ("supplementary groups", &["group-add"]),
+    ("device plug-ins", &["gpus"]),
     ("other runtimes", &["runtime", "storage-opt"]),
     ("memory tuning", &["memory-swappiness", "kernel-memory"]),
 ];

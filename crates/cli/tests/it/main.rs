@@ -6,4 +6,5 @@ mod commands;
 mod crash;
 mod harness;
 mod parity;
+mod policy;
 mod streams;
