@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use proa_engine::monitor::Programs;
+use proa_engine::settings::SecuritySettings;
 use proa_engine::{Engine, Paths, paths};
 use proa_image::registry::ProxyConfig;
 use proa_image::{RegistryConfig, RegistryOptions};
@@ -97,15 +98,29 @@ impl Context {
         Ok(self.engine.get_or_init(|| engine))
     }
 
+    /// What holds for every instance of this host.
+    ///
+    /// # Errors
+    /// The configuration file makes no sense.
+    pub fn security_settings(&self) -> Result<SecuritySettings, Failure> {
+        Ok(SecuritySettings::load(&self.existing_config()?)?)
+    }
+
+    /// The configuration file, which must be there if it was named.
+    fn existing_config(&self) -> Result<PathBuf, Failure> {
+        let path = self.config_file();
+        if self.globals.config.is_some() && !path.exists() {
+            return Err(Failure::new(format!("there is no configuration file {}", path.display())));
+        }
+        Ok(path)
+    }
+
     /// How to reach registries.
     ///
     /// # Errors
     /// The configuration file makes no sense.
     pub fn registry_options(&self) -> Result<RegistryOptions, Failure> {
-        let path = self.config_file();
-        if self.globals.config.is_some() && !path.exists() {
-            return Err(Failure::new(format!("there is no configuration file {}", path.display())));
-        }
+        let path = self.existing_config()?;
         let docker =
             variable("DOCKER_CONFIG").map(PathBuf::from).or_else(|| home().map(|home| home.join(".docker")));
         Ok(RegistryOptions {

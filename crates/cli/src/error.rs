@@ -1,4 +1,4 @@
-//! The edge: failures as two lines for people and one code for scripts.
+//! The edge: failures as a line, a hint, and details where there are some, and one code for scripts.
 //!
 //! | code | when |
 //! | --- | --- |
@@ -23,6 +23,7 @@ const FAILED: i32 = 1;
 #[derive(Debug)]
 pub struct Failure {
     message: String,
+    details: Vec<String>,
     hint: String,
     code: i32,
     kind: Kind,
@@ -34,12 +35,18 @@ pub type Outcome = Result<i32, Failure>;
 impl Failure {
     /// Options or arguments that make no sense.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: String::new(), code: ENGINE, kind: Kind::InvalidInput }
+        Self {
+            message: message.into(),
+            details: Vec::new(),
+            hint: String::new(),
+            code: ENGINE,
+            kind: Kind::InvalidInput,
+        }
     }
 
     /// Something that cannot be done, with the code 1.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: String::new(), code: FAILED, kind: Kind::Internal }
+        Self { code: FAILED, kind: Kind::Internal, ..Self::usage(message) }
     }
 
     /// A failed call on a file; `action` is a verb.
@@ -94,6 +101,7 @@ impl Failure {
             return;
         }
         eprintln!("proa: {}", one_line(&self.message));
+        self.details.iter().for_each(|line| eprintln!("  {}", one_line(line)));
         if !self.hint.is_empty() {
             eprintln!("  hint: {}", one_line(&self.hint));
         }
@@ -129,7 +137,7 @@ impl From<proa_engine::Error> for Failure {
             Kind::CommandNotExecutable => NOT_EXECUTABLE,
             _ => FAILED,
         };
-        Self { message: chain(&error), hint: error.hint(), code, kind }
+        Self { message: chain(&error), details: error.details(), hint: error.hint(), code, kind }
     }
 }
 

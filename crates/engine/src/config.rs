@@ -143,6 +143,12 @@ pub struct HostConfig {
     pub blkio_device_write_iops: Vec<DeviceRate>,
     /// Host devices.
     pub devices: Vec<DeviceMapping>,
+    /// Rules of the device cgroup beyond those that follow from the devices.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub device_cgroup_rules: Vec<String>,
+    /// Supplementary groups by name or number.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub group_add: Vec<String>,
     /// Soft memory limit, bytes.
     pub memory_reservation: i64,
     /// Memory plus swap, bytes; -1 for no limit on swap.
@@ -165,6 +171,9 @@ pub struct HostConfig {
     /// A minimal init as PID 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<bool>,
+    /// Pod Security Standard that it was held to: `privileged`, `baseline` or `restricted`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub policy: String,
     /// What only a VM has.
     #[serde(rename = "VM", skip_serializing_if = "VmOptions::is_empty")]
     pub vm: VmOptions,
@@ -214,6 +223,8 @@ impl Default for HostConfig {
             blkio_device_read_iops: Vec::new(),
             blkio_device_write_iops: Vec::new(),
             devices: Vec::new(),
+            device_cgroup_rules: Vec::new(),
+            group_add: Vec::new(),
             memory_reservation: 0,
             memory_swap: 0,
             memory_swappiness: None,
@@ -224,6 +235,7 @@ impl Default for HostConfig {
             masked_paths: Vec::new(),
             readonly_paths: Vec::new(),
             init: None,
+            policy: String::new(),
             vm: VmOptions::default(),
         }
     }

@@ -1,11 +1,11 @@
 //! Making an instance.
 //!
 //! ```text
-//!   merge with the image ─▶ build the spec ─▶ claim id and name ─▶ write instance.json
-//!                                               (database row)      (renamed into place)
+//!   merge with the image ─▶ policy ─▶ build the spec ─▶ claim id and name ─▶ confine ─▶ write instance.json
+//!                                                         (database row)     (LSMs)      (renamed into place)
 //! ```
 //!
-//! Everything that can be refused is refused before the claim. A crash after it leaves a row without a
+//! What can be refused is refused before the claim, but for what the kernel's security modules refuse. A crash after it leaves a row without a
 //! configuration, which can be removed like any instance, and which `system check` finds.
 
 use std::fs;
@@ -19,7 +19,8 @@ use crate::config::{ContainerConfig, HostConfig};
 use crate::db::Record;
 use crate::engine::{Engine, Making};
 use crate::error::{Error, Result};
-use crate::{events, mounts, names, parse, spec, trees};
+use crate::settings::SecuritySettings;
+use crate::{events, mounts, names, parse, policy, spec, trees};
 
 /// Attempts at finding a free name.
 const NAME_ATTEMPTS: u32 = 20;
@@ -37,6 +38,8 @@ pub struct CreateRequest {
     pub host_config: HostConfig,
     /// Its isolation level.
     pub level: IsolationLevel,
+    /// What holds for every instance of the host.
+    pub settings: SecuritySettings,
 }
 
 /// An instance just made. Litter collectors stay away while this lives.
@@ -55,9 +58,11 @@ impl Engine {
     /// # Errors
     /// The request makes no sense, or the name is taken.
     pub fn create(&self, mut request: CreateRequest) -> Result<Created> {
-        let CreateRequest { image, config, host_config, level, .. } = &mut request;
+        let CreateRequest { image, config, host_config, level, settings, .. } = &mut request;
         spec::merge(config, &image.config.config);
         spec::complete(host_config, *level)?;
+        policy::enforce(config, host_config, settings)?;
+        settings.apply(host_config)?;
         let mut record = Record {
             id: names::fresh_id()?,
             name: String::new(),
@@ -77,12 +82,14 @@ impl Engine {
         let making = self.making()?;
         self.claim(&mut record, request.name.as_deref())?;
         instance.actor = events::actor(&record);
-        if let Err(error) = self.complete(&record, &instance, &request.image) {
+        let mut warnings = self.warnings(&record)?;
+        let confined =
+            self.confine(&record.id, &mut instance.spec, &record.host_config, record.level, &mut warnings);
+        if let Err(error) = confined.and_then(|()| self.complete(&record, &instance, &request.image)) {
             self.undo(&record);
             return Err(error);
         }
         self.tell(&record, "create", &[]);
-        let warnings = self.warnings(&record)?;
         Ok(Created { record, warnings, _making: making })
     }
 

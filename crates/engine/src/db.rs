@@ -7,6 +7,7 @@
 //! ```text
 //!   instances   key · id · name · image_id · image · level · created_ns · auto_remove · config · host_config
 //!   notes       what has been said once to the users of this root
+//!   categories  SELinux categories that instances have claimed: low * 1024 + high · key
 //! ```
 //!
 //! `key` is the number made of an id's first fifteen digits: ids are random, so it is as unique as they are. As
@@ -31,7 +32,8 @@ use crate::names;
 /// Name of the file below the root.
 pub const FILE: &str = "proa.db";
 
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE instances (
         key INTEGER PRIMARY KEY,
         id TEXT NOT NULL,
@@ -45,13 +47,24 @@ const MIGRATIONS: &[&str] = &["
         host_config TEXT NOT NULL
     );
     CREATE TABLE notes (key TEXT PRIMARY KEY) WITHOUT ROWID;
-"];
+",
+    "
+    CREATE TABLE categories (pair INTEGER PRIMARY KEY, key INTEGER NOT NULL);
+    CREATE INDEX categories_key ON categories (key);
+    CREATE TRIGGER categories_freed AFTER DELETE ON instances
+        BEGIN DELETE FROM categories WHERE key = OLD.key; END;
+",
+];
 
 const COLUMNS: &str = "id, name, image_id, image, level, created_ns, auto_remove, config, host_config";
 
 /// Pages of the log after which it is folded into the database. The next process to open the database reads
 /// the whole log once, so it is kept short; folding waits for the disk, so not too short.
 const LOG_PAGES: i64 = 128;
+/// SELinux categories of the common policies: c0 to c1023.
+const CATEGORIES: u16 = 1024;
+/// Attempts at finding a free pair of them, of half a million.
+const CATEGORY_ATTEMPTS: u32 = 100;
 /// Digits of an id that make its row's key: 60 bits.
 const KEY_DIGITS: usize = 15;
 
@@ -258,6 +271,30 @@ impl Database {
         added.map(|count| count > 0).map_err(self.failed("add a note"))
     }
 
+    /// Claims two SELinux categories that no other instance of this root has together, the lower first. They are
+    /// free again when the instance is forgotten.
+    pub fn claim_categories(&self, id: &str) -> Result<(u16, u16)> {
+        let failed = |error| self.failed("claim SELinux categories")(error);
+        for _ in 0..CATEGORY_ATTEMPTS {
+            let (one, other) = (names::random_below(CATEGORIES)?, names::random_below(CATEGORIES)?);
+            if one == other {
+                continue;
+            }
+            let (low, high) = (one.min(other), one.max(other));
+            let pair = i64::from(low) * i64::from(CATEGORIES) + i64::from(high);
+            match self.connection.execute("INSERT INTO categories VALUES (?1, ?2)", params![pair, key_of(id)])
+            {
+                Ok(_) => return Ok((low, high)),
+                Err(error) if is_constraint(&error) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Err(Error::conflict(
+            "no free SELinux categories were found",
+            "remove instances, or give label=level:",
+        ))
+    }
+
     /// Problems that SQLite itself finds in the file; none if it is whole.
     pub fn integrity(&self) -> Result<Vec<String>> {
         let failed = |error| self.failed("check the integrity of what is")(error);
@@ -419,6 +456,25 @@ mod tests {
         let database = Database::open(root.path()).unwrap();
         assert!(database.first_time("network").unwrap());
         assert!(!database.first_time("network").unwrap());
+    }
+
+    #[test]
+    fn categories_have_one_holder_and_are_freed() {
+        let root = tempfile::tempdir().unwrap();
+        let database = Database::open(root.path()).unwrap();
+        let count = |database: &Database| {
+            let query = "SELECT count(*) FROM categories";
+            database.connection.query_row(query, [], |row| row.get::<_, i64>(0)).unwrap()
+        };
+        let web = record("ab", "web");
+        database.insert(&web).unwrap();
+        for _ in 0..50 {
+            let (low, high) = database.claim_categories(&web.id).unwrap();
+            assert!(low < high && high < CATEGORIES);
+        }
+        assert_eq!(count(&database), 50);
+        database.delete(&web.id).unwrap();
+        assert_eq!(count(&database), 0);
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use proa_protocol::message::ErrorKind;
 
+use crate::policy::{Level, Violation};
+
 /// A result of the engine.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -111,6 +113,14 @@ pub enum Error {
         /// Ours.
         known: i64,
     },
+    /// A policy forbids it.
+    #[error("the policy {} forbids it ({} {})", level.as_str(), violations.len(), plural(violations.len()))]
+    Policy {
+        /// Which.
+        level: Level,
+        /// All that is wrong.
+        violations: Vec<Violation>,
+    },
     /// The image store.
     #[error(transparent)]
     Image(#[from] proa_image::Error),
@@ -135,7 +145,19 @@ pub enum Error {
     },
 }
 
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "violation" } else { "violations" }
+}
+
 impl Error {
+    /// More lines about it, in their order; none for most.
+    pub fn details(&self) -> Vec<String> {
+        match self {
+            Self::Policy { violations, .. } => violations.iter().map(Violation::line).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// A request that makes no sense.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::Invalid { message: message.into(), hint: String::new() }
@@ -160,7 +182,7 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Self::NoSuchInstance(_) | Self::NoSuchPath { .. } => Kind::NotFound,
-            Self::AmbiguousId(_) | Self::Invalid { .. } => Kind::InvalidInput,
+            Self::AmbiguousId(_) | Self::Invalid { .. } | Self::Policy { .. } => Kind::InvalidInput,
             Self::NameInUse { .. } | Self::Conflict { .. } => Kind::Conflict,
             Self::Unsupported { .. } => Kind::Unsupported,
             Self::Image(error) => match error.kind() {
@@ -206,6 +228,7 @@ impl Error {
                 _ => String::new(),
             },
             Self::NoSuchPath { .. }
+            | Self::Policy { .. }
             | Self::Database { .. }
             | Self::Monitor { .. }
             | Self::Protocol { .. } => String::new(),

@@ -39,9 +39,9 @@ pub struct Document {
     restart_count: u32,
     driver: &'static str,
     platform: &'static str,
-    mount_label: &'static str,
-    process_label: &'static str,
-    app_armor_profile: &'static str,
+    mount_label: String,
+    process_label: String,
+    app_armor_profile: String,
     #[serde(rename = "ExecIDs")]
     exec_ids: Value,
     host_config: Value,
@@ -64,6 +64,7 @@ impl Engine {
         // An instance whose making was cut short has no configuration; it is still there to be looked at.
         let config = self.read_config(&record.id).unwrap_or_default();
         let process = config.spec.process.as_ref();
+        let linux = config.spec.linux.as_ref();
         let mut args = process.map(|process| process.args.clone()).unwrap_or_default().into_iter();
         let sizes = size.then(|| self.sizes(instance));
         Document {
@@ -81,9 +82,11 @@ impl Engine {
             restart_count: 0,
             driver: "erofs",
             platform: "linux",
-            mount_label: "",
-            process_label: "",
-            app_armor_profile: "",
+            mount_label: linux.and_then(|linux| linux.mount_label.clone()).unwrap_or_default(),
+            process_label: process.and_then(|process| process.selinux_label.clone()).unwrap_or_default(),
+            app_armor_profile: process
+                .and_then(|process| process.apparmor_profile.clone())
+                .unwrap_or_default(),
             exec_ids: Value::Null,
             host_config: host_config(instance, &config),
             graph_driver: graph_driver(&directory, &config),
@@ -135,6 +138,9 @@ fn host_config(instance: &Instance, config: &InstanceConfig) -> Value {
     if let Some(linux) = &config.spec.linux {
         host["MaskedPaths"] = json!(linux.masked_paths);
         host["ReadonlyPaths"] = json!(linux.readonly_paths);
+    }
+    if instance.record.host_config.privileged {
+        (host["MaskedPaths"], host["ReadonlyPaths"]) = (Value::Null, Value::Null);
     }
     if host["NetworkMode"] == "default" {
         host["NetworkMode"] = json!("none");

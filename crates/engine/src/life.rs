@@ -157,7 +157,8 @@ impl Engine {
     /// # Errors
     /// The instance was never completed, or the monitor's program cannot be run.
     pub fn prepare_start(&self, instance: &Instance) -> Result<Channel> {
-        self.read_config(&instance.record.id)?;
+        let config = self.read_config(&instance.record.id)?;
+        self.restore_confinement(&config)?;
         drop(self.settle(&instance.record.id)?);
         self.spawn_monitor(&instance.record.id)
     }

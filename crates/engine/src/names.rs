@@ -132,6 +132,11 @@ fn random<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
+/// A random number below `limit`, a power of two.
+pub(crate) fn random_below(limit: u16) -> Result<u16> {
+    Ok(u16::from_be_bytes(random()?) % limit)
+}
+
 /// A fresh id: 64 hexadecimal digits, of which the first twelve are not all decimal (the host name that is
 /// made of them must not look like a number).
 pub fn fresh_id() -> Result<String> {

@@ -2,7 +2,7 @@
 
 mod seccomp;
 
-pub use seccomp::default_seccomp;
+pub use seccomp::{allow_socketcall, default_seccomp};
 
 use crate::runtime::{
     Capabilities, DeviceRule, Linux, Mount, Namespace, NamespaceKind, Process, Resources, Root, SPEC_VERSION,
@@ -94,6 +94,11 @@ pub const MASKED_PATHS: &[&str] = &[
 /// Paths a container must not write.
 pub const READONLY_PATHS: &[&str] =
     &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Annotation that asks our runtime for a Landlock domain, for which the specification has no field.
+pub const LANDLOCK_ANNOTATION: &str = "proa.landlock";
+/// Its value for a domain that cannot connect to abstract unix sockets made outside it.
+pub const LANDLOCK_SOCKETS: &str = "abstract-unix-sockets";
 
 /// Docker's default capabilities.
 pub fn default_capabilities() -> Vec<String> {

@@ -124,6 +124,10 @@ pub struct User {
     /// Supplementary groups.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub additional_gids: Vec<u32>,
+    /// Supplementary groups by name or number, looked up in the root: Docker's `--group-add`. Not of the
+    /// specification, which knows numbers alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub additional_groups: Vec<String>,
 }
 
 /// Capability sets, by name (`CAP_CHOWN`).

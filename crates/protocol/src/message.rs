@@ -120,6 +120,8 @@ pub struct LaunchConfig {
     pub stdin_once: bool,
     /// Run a minimal init as PID 1 (`--init`).
     pub init: bool,
+    /// Every device of the place where it runs (`--privileged`).
+    pub all_devices: bool,
     /// Files bound into the root: path and text (`/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf`).
     pub files: BTreeMap<String, String>,
 }

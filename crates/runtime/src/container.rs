@@ -15,8 +15,8 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::cgroup::{Cgroup, Wanted};
 use crate::channel::Channel;
 use crate::fork::{
-    can_remount, end, fork, fork_first, go, help_in_user_namespace, is_running, open_namespace, try_wait,
-    wait_program, wait_ready, write_id_maps,
+    can_remount, end, fork, fork_first, go, help_in_user_namespace, is_running, is_scoped, open_namespace,
+    try_wait, wait_program, wait_ready, write_id_maps,
 };
 use crate::hooks::{self, HookKind};
 use crate::init::{Job, Place};
@@ -147,6 +147,8 @@ pub struct Container {
     namespaces: u64,
     /// Killing the first process kills all.
     owns_pids: bool,
+    /// Its processes cannot connect to abstract sockets made outside.
+    scoped: bool,
     filter: Filter,
     /// What its hooks and listeners are told.
     oci_state: OciState,
@@ -215,6 +217,7 @@ impl Container {
             cgroup,
             namespaces: plan.namespaces.all,
             owns_pids: plan.namespaces.new_pid(),
+            scoped: is_scoped(create.spec),
             filter: Filter::default(),
             oci_state: OciState { pid, ..plan.state.clone() },
             hooks: plan.hooks.cloned(),
@@ -314,7 +317,7 @@ impl Container {
             namespaces: self.namespaces & !namespaces::PID,
             listener: self.filter.listener.as_ref().map(|listener| listener.path.as_str()),
         };
-        let job = Job { process: &plan, user, stdio, init: None, place, detach };
+        let job = Job { process: &plan, user, stdio, init: None, scoped: self.scoped, place, detach };
         let join_pid = (self.namespaces & namespaces::PID != 0).then(|| self.pidfd.as_fd());
         let (forked, mut handles) = fork(&job, 0, join_pid, self.cgroup.fork_target()?)?;
         let run = || {

@@ -2,7 +2,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use proa_oci::runtime::IdMapping;
+use proa_oci::defaults::{LANDLOCK_ANNOTATION, LANDLOCK_SOCKETS};
+use proa_oci::runtime::{IdMapping, Spec};
 use proa_sys::clone::{ExitOnDrop, Fork, exit_now, fork_into, fork_sibling};
 use proa_sys::seal::Sealed;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -42,7 +43,9 @@ pub(crate) fn fork_first(
     let init =
         create.init.then(Sealed::own).transpose().map_err(|error| Error::call("seal the init", error))?;
     let place = Place::New { plan, rootfs: &create.rootfs, cgroups: &view };
-    let job = Job { process: &plan.process, user: create.user, stdio: create.stdio, init, place, detach };
+    let scoped = is_scoped(create.spec);
+    let job =
+        Job { process: &plan.process, user: create.user, stdio: create.stdio, init, scoped, place, detach };
     let target = cgroup.fork_target()?;
     if plan.namespaces.join_between() {
         return fork_between(&job, plan, target);
@@ -100,6 +103,11 @@ fn join_and_fork(
             between.send_forked(pid, pidfd.as_fd()).map_err(|errno| Error::call("sendmsg", errno))
         }
     }
+}
+
+/// Whether the spec asks for a Landlock domain.
+pub(crate) fn is_scoped(spec: &Spec) -> bool {
+    spec.annotations.get(LANDLOCK_ANNOTATION).is_some_and(|value| value == LANDLOCK_SOCKETS)
 }
 
 /// Forks a process that does a job; `join_pid` is a process in whose pid namespace it is to be.

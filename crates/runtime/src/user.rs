@@ -26,17 +26,33 @@ pub(crate) struct Identity {
 /// Resolves `user` in the root, or completes the spec's numeric user where `user` is empty.
 pub(crate) fn resolve(root: BorrowedFd, user: &str, spec: &User, want_home: bool) -> Result<Identity> {
     let file = |path: &str| inroot::read(root, path, MAX_FILE).unwrap_or_default();
+    let more = &spec.additional_groups;
     if !user.is_empty() {
-        return lookup(user, &file("/etc/passwd"), || file("/etc/group"));
+        return lookup(user, more, &file("/etc/passwd"), || file("/etc/group"));
     }
     let passwd = if want_home { file("/etc/passwd") } else { String::new() };
     let home = accounts(&passwd).find(|account| account.uid == spec.uid).map_or("", |account| account.home);
     Ok(Identity {
         uid: check_id(spec.uid)?,
         gid: check_id(spec.gid)?,
-        groups: spec.additional_gids.clone(),
+        groups: with_more(spec.additional_gids.clone(), more, || file("/etc/group"))?,
         home: home_or_root(home),
     })
+}
+
+/// The groups and those that were asked for by name or number (`--group-add`), each once.
+fn with_more(mut gids: Vec<u32>, more: &[String], group: impl FnOnce() -> String) -> Result<Vec<u32>> {
+    if more.is_empty() {
+        return Ok(gids);
+    }
+    let group = group();
+    for name in more {
+        let gid = find_group(&group, name)?;
+        if !gids.contains(&gid) {
+            gids.push(gid);
+        }
+    }
+    Ok(gids)
 }
 
 struct Account<'a> {
@@ -73,7 +89,7 @@ fn groups(group: &str) -> impl Iterator<Item = Group<'_>> {
     })
 }
 
-fn lookup(user: &str, passwd: &str, group: impl FnOnce() -> String) -> Result<Identity> {
+fn lookup(user: &str, more: &[String], passwd: &str, group: impl FnOnce() -> String) -> Result<Identity> {
     let (name, group_name) = user.split_once(':').unwrap_or((user, ""));
     let name = if name.is_empty() { "0" } else { name };
     let number = number(name)?;
@@ -98,7 +114,8 @@ fn lookup(user: &str, passwd: &str, group: impl FnOnce() -> String) -> Result<Id
     if !others.contains(&gid) {
         others.insert(0, gid);
     }
-    Ok(Identity { uid, gid, groups: others, home: home_or_root(account.map_or("", |account| account.home)) })
+    let groups = with_more(others, more, || group)?;
+    Ok(Identity { uid, gid, groups, home: home_or_root(account.map_or("", |account| account.home)) })
 }
 
 fn memberships(group: &str, user: &str) -> Vec<u32> {
@@ -151,7 +168,18 @@ mod tests {
     const GROUP: &str = "root:x:0:\nwheel:x:10:root,web\nweb:x:33:\nadm:x:4:web\nhuge:x:4000000000:web\n";
 
     fn id(user: &str) -> Result<Identity> {
-        lookup(user, PASSWD, || GROUP.to_owned())
+        lookup(user, &[], PASSWD, || GROUP.to_owned())
+    }
+
+    #[test]
+    fn more_groups_by_name_and_number() {
+        let with = |more: &[&str]| {
+            let more: Vec<String> = more.iter().map(ToString::to_string).collect();
+            lookup("77", &more, PASSWD, || GROUP.to_owned())
+        };
+        assert_eq!(with(&["adm", "4242", "4", "wheel"]).unwrap().groups, [0, 4, 4242, 10]);
+        assert!(with(&["nobody"]).unwrap_err().to_string().contains("'nobody'"));
+        assert!(with(&["-1"]).is_err() && with(&["huge"]).is_err());
     }
 
     #[test]

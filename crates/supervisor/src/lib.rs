@@ -21,6 +21,7 @@
 //! A process's end is told after its output. Whoever attaches before the start misses nothing.
 
 mod channel;
+mod devices;
 mod files;
 mod job;
 mod poll;
@@ -364,6 +365,9 @@ impl Supervisor {
 
     fn make(&mut self, config: &mut SupervisorConfig, run: bool) -> Result<Live, Error> {
         files::bind(&config.launch.files, &config.scratch, &mut config.spec)?;
+        if config.launch.all_devices {
+            devices::add_all(&mut config.spec)?;
+        }
         let SupervisorConfig { id, spec, launch, rootfs, .. } = config;
         let stdio = if run { self.stdio(spec, launch) } else { Stdio::Null };
         let create = Create {

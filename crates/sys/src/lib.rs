@@ -3,6 +3,7 @@
 pub mod bounded_log;
 pub mod bpf;
 pub mod clone;
+pub mod device_nodes;
 pub mod exec;
 pub mod filters;
 pub mod guest;
@@ -10,6 +11,7 @@ pub mod inherited;
 pub mod jail;
 pub mod job;
 pub mod kvm;
+pub mod landlock;
 pub mod layer_mount;
 pub mod lock;
 pub mod memory;

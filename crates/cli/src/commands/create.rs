@@ -3,7 +3,7 @@
 use super::run;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
-use crate::flags::ContainerFlags;
+use crate::flags::{ContainerFlags, Wanted};
 
 /// Make an instance without running it
 #[derive(Debug, clap::Args)]
@@ -15,12 +15,16 @@ pub struct Args {
     container: ContainerFlags,
 }
 
+impl Args {
+    /// What its options ask for.
+    pub fn wanted(&self) -> Result<Wanted, Failure> {
+        self.container.read(&self.attach, false)
+    }
+}
+
 /// Runs the command.
 pub fn run(context: &Context, args: &Args) -> Outcome {
-    let created = args
-        .container
-        .read(&args.attach, false)
-        .and_then(|wanted| run::create(context, &args.container, wanted));
+    let created = args.wanted().and_then(|wanted| run::create(context, &args.container, wanted));
     println!("{}", created.map_err(Failure::of_run)?.record.id);
     Ok(0)
 }

@@ -40,7 +40,8 @@ pub struct Args {
     /// Working directory inside
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
-    #[arg(long, hide = true)]
+    /// All capabilities
+    #[arg(long)]
     privileged: bool,
     /// Instance, program and arguments
     #[arg(required = true, num_args = 2.., value_name = "INSTANCE COMMAND [ARG...]", trailing_var_arg = true)]
@@ -51,10 +52,6 @@ pub struct Args {
 pub fn run(context: &Context, args: &Args) -> Outcome {
     let (name, command) =
         args.instance.split_first().ok_or_else(|| Failure::usage("an instance is needed"))?;
-    if args.privileged {
-        return Err(Failure::usage("--privileged is not there yet")
-            .with_hint("give the instance what it needs: --cap-add"));
-    }
     let keys = detach_keys(args.detach_keys.as_deref())?;
     let env = environment(&args.env_file, &args.env)?;
     let engine = context.engine()?;
@@ -69,6 +66,7 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
         command: command.to_vec(),
         env,
         working_dir: args.workdir.clone().unwrap_or_default(),
+        privileged: args.privileged.then_some(config.isolation),
         terminal: args.tty.then(|| terminal::size().unwrap_or(ConsoleSize { height: 0, width: 0 })),
     };
     let process = exec_process(&config.spec.process.unwrap_or_default(), &request)?;

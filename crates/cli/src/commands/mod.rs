@@ -14,6 +14,7 @@ pub mod inspect;
 pub mod kill;
 pub mod logs;
 pub mod pause;
+pub mod policy;
 pub mod ps;
 pub mod rename;
 pub mod restart;
@@ -162,6 +163,7 @@ pub const ALL: &[Entry] = &[
     entry!(Image, "logout", image::logout, "Log out of a registry"),
     group!("container", "Work on instances", CONTAINER),
     group!("image", "Work on images", IMAGE),
+    group!("policy", "Hold instances to the Pod Security Standards", POLICY),
     group!("system", "Work on all of it", SYSTEM),
     entry!(System, "events", events, "Print what happens to instances and images, as it does"),
     entry!(System, "info", info, "Print what Proa finds on this machine"),
@@ -206,6 +208,9 @@ const IMAGE: &[Entry] = &[
     entry!(Image, "save", image::save, "Save images to an archive"),
     entry!(Image, "tag", image::tag, "Give an image another name"),
 ];
+
+const POLICY: &[Entry] =
+    &[entry!(Management, "check", policy::check, "Check an instance, a run line or a file against a policy")];
 
 const SYSTEM: &[Entry] = &[
     entry!(System, "check", system::check, "Find, and repair, what a crash left"),

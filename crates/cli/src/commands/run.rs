@@ -41,6 +41,13 @@ pub struct Args {
     container: ContainerFlags,
 }
 
+impl Args {
+    /// What its options ask for.
+    pub fn wanted(&self) -> Result<Wanted, Failure> {
+        self.container.read(&self.attach, self.detach)
+    }
+}
+
 /// Runs the command.
 pub fn run(context: &Context, args: &Args) -> Outcome {
     run_inner(context, args).map_err(Failure::of_run)
@@ -48,7 +55,7 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
 
 fn run_inner(context: &Context, args: &Args) -> Outcome {
     let keys = detach_keys(args.detach_keys.as_deref())?;
-    let wanted = args.container.read(&args.attach, args.detach)?;
+    let wanted = args.wanted()?;
     let attached = Attached {
         stdin: wanted.config.attach_stdin && wanted.config.open_stdin,
         stdout: wanted.config.attach_stdout,
@@ -190,6 +197,7 @@ fn create_instance(context: &Context, flags: &ContainerFlags, wanted: Wanted) ->
         config: wanted.config,
         host_config: wanted.host_config,
         level: wanted.level,
+        settings: context.security_settings()?,
     };
     Ok(context.engine()?.create(request)?)
 }

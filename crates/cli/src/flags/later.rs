@@ -34,8 +34,7 @@ const LATER: &[(&str, &[&str])] = &[
         ],
     ),
     ("shared namespaces", &["ipc", "pid", "uts", "userns", "cgroupns", "cgroup-parent"]),
-    ("device rules", &["device-cgroup-rule", "gpus"]),
-    ("supplementary groups", &["group-add"]),
+    ("device plug-ins", &["gpus"]),
     ("other runtimes", &["runtime", "storage-opt"]),
 ];
 /// Those of them without a value.

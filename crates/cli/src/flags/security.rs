@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use proa_engine::config::HostConfig;
+use proa_engine::policy::Level;
 
 use super::pairs;
 use crate::error::{ENGINE, Failure};
@@ -17,13 +18,24 @@ pub(super) struct SecurityFlags {
     /// Take a capability away; ALL for all
     #[arg(long, value_name = "NAME")]
     cap_drop: Vec<String>,
-    /// seccomp=unconfined|builtin|FILE, no-new-privileges, systempaths=unconfined
+    /// seccomp=unconfined|builtin|FILE, apparmor=unconfined|NAME, no-new-privileges[=BOOL],
+    /// systempaths=unconfined, label=disable|user:|role:|type:|level:, landlock=unconfined
     #[arg(long, value_name = "OPTION")]
     security_opt: Vec<String>,
+    /// Pod Security Standard to hold it to: privileged, baseline or restricted
+    #[arg(long, value_name = "LEVEL")]
+    policy: Option<String>,
+    /// Rule of the device cgroup, as "c 42:* rmw"
+    #[arg(long, value_name = "RULE")]
+    device_cgroup_rule: Vec<String>,
+    /// Supplementary group by name or number
+    #[arg(long, value_name = "GROUP")]
+    group_add: Vec<String>,
     /// Kernel parameter of the instance's namespaces
     #[arg(long, value_name = "KEY=VALUE")]
     sysctl: Vec<String>,
-    #[arg(long, hide = true)]
+    /// All capabilities and devices, and no filter, profile or mask
+    #[arg(long)]
     privileged: bool,
 }
 
@@ -35,6 +47,12 @@ impl SecurityFlags {
             self.security_opt.iter().map(|text| with_profile(text)).collect::<Result<_, _>>()?;
         host.sysctls = pairs("--sysctl", &self.sysctl)?.into_iter().collect();
         host.privileged = self.privileged;
+        host.device_cgroup_rules.clone_from(&self.device_cgroup_rule);
+        host.group_add.clone_from(&self.group_add);
+        if let Some(word) = &self.policy {
+            word.clone_into(&mut host.policy);
+            Level::parse(word).map_err(super::usage)?;
+        }
         Ok(())
     }
 }

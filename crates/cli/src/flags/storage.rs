@@ -27,7 +27,7 @@ pub(super) struct StorageFlags {
     /// Size of /dev/shm
     #[arg(long, value_name = "BYTES")]
     shm_size: Option<String>,
-    /// Host device
+    /// Host device, or a directory of them
     #[arg(long, value_name = "HOST-PATH[:PATH][:rwm]")]
     device: Vec<String>,
 }

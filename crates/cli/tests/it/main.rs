@@ -8,4 +8,5 @@ mod crash;
 mod harness;
 mod load;
 mod parity;
+mod policy;
 mod streams;

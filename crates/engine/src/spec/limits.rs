@@ -1,9 +1,9 @@
 //! Limits and devices.
 
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use proa_oci::runtime::{Device, DeviceRule, Resources, Spec};
+use proa_sys::device_nodes::DeviceNode;
 
 use crate::config::{DeviceMapping, HostConfig};
 use crate::error::{Error, Result};
@@ -18,9 +18,13 @@ pub(super) fn apply(spec: &mut Spec, host: &HostConfig) -> Result<()> {
     let resources = linux.resources.get_or_insert_with(Resources::default);
     super::resources::replace(resources, limits);
     for mapping in &host.devices {
-        let (device, rule) = device(mapping)?;
-        linux.devices.push(device);
-        resources.devices.push(rule);
+        for (device, rule) in devices(mapping)? {
+            linux.devices.push(device);
+            resources.devices.push(rule);
+        }
+    }
+    for rule in &host.device_cgroup_rules {
+        resources.devices.push(cgroup_rule(rule)?);
     }
     Ok(())
 }
@@ -51,32 +55,72 @@ impl DeviceMapping {
     }
 }
 
-fn device(mapping: &DeviceMapping) -> Result<(Device, DeviceRule)> {
+/// The device of a mapping, or all below its directory, each at the same place below the other directory.
+fn devices(mapping: &DeviceMapping) -> Result<Vec<(Device, DeviceRule)>> {
     let path = Path::new(&mapping.path_on_host);
-    let metadata = std::fs::metadata(path).map_err(|error| Error::io("use the device", path, error))?;
-    let kind = metadata.file_type();
-    let kind = match (kind.is_char_device(), kind.is_block_device()) {
-        (true, _) => "c",
-        (_, true) => "b",
-        _ => return Err(invalid(format!("{} is not a device", path.display()))),
+    let failed = |error| Error::io("use the device", path, error);
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    if !metadata.is_dir() {
+        let node = DeviceNode::new(path, &metadata);
+        let node = node.ok_or_else(|| invalid(format!("{} is not a device", path.display())))?;
+        return Ok(vec![device(&node, mapping.path_in_container.clone(), &mapping.cgroup_permissions)]);
+    }
+    let nodes = DeviceNode::below(path).map_err(failed)?;
+    if nodes.is_empty() {
+        return Err(invalid(format!("there is no device in {}", path.display())));
+    }
+    let inside = |node: &DeviceNode| {
+        let rest = node.path.strip_prefix(path).unwrap_or(&node.path);
+        format!("{}/{}", mapping.path_in_container.trim_end_matches('/'), rest.display())
     };
-    let number = metadata.rdev();
-    let (major, minor) = (i64::from(rustix::fs::major(number)), i64::from(rustix::fs::minor(number)));
+    Ok(nodes.iter().map(|node| device(node, inside(node), &mapping.cgroup_permissions)).collect())
+}
+
+fn device(node: &DeviceNode, path: String, access: &str) -> (Device, DeviceRule) {
+    let (kind, major, minor) = (node.kind.to_string(), i64::from(node.major), i64::from(node.minor));
     let device = Device {
-        kind: kind.into(),
-        path: mapping.path_in_container.clone(),
+        kind: kind.clone(),
+        path,
         major,
         minor,
-        file_mode: Some(metadata.mode() & 0o7777),
-        uid: Some(metadata.uid()),
-        gid: Some(metadata.gid()),
+        file_mode: Some(node.mode),
+        uid: Some(node.uid),
+        gid: Some(node.gid),
     };
     let rule = DeviceRule {
         allow: true,
-        kind: Some(kind.into()),
+        kind: Some(kind),
         major: Some(major),
         minor: Some(minor),
-        access: Some(mapping.cgroup_permissions.clone()),
+        access: Some(access.to_owned()),
     };
-    Ok((device, rule))
+    (device, rule)
+}
+
+/// Reads Docker's `TYPE MAJOR:MINOR ACCESS`, where a number may be `*`.
+fn cgroup_rule(text: &str) -> Result<DeviceRule> {
+    let wrong = || Error::Invalid {
+        message: format!("invalid device rule {text:?}"),
+        hint: "a, c or b, then MAJOR:MINOR with * for all, then some of rwm: \"c 42:* rmw\"".into(),
+    };
+    let parts: Vec<&str> = text.split(' ').collect();
+    let [kind @ ("a" | "b" | "c"), numbers, access] = parts[..] else { return Err(wrong()) };
+    let (major, minor) = numbers.split_once(':').ok_or_else(wrong)?;
+    let number = |text: &str| match text {
+        "*" => Ok(None),
+        digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            digits.parse::<u32>().map(|number| Some(number.into())).map_err(|_| wrong())
+        }
+        _ => Err(wrong()),
+    };
+    if access.is_empty() || access.len() > 3 || !access.bytes().all(|byte| b"rwm".contains(&byte)) {
+        return Err(wrong());
+    }
+    Ok(DeviceRule {
+        allow: true,
+        kind: Some(kind.into()),
+        major: number(major)?,
+        minor: number(minor)?,
+        access: Some(access.into()),
+    })
 }

@@ -26,6 +26,7 @@ use crate::{mounts, names, parse};
 
 pub use environment::merge as merge_environment;
 pub use process::{ExecRequest, exec_process, merge};
+pub use security::{AppArmor, Filter, Label, SecurityOptions};
 
 /// Network modes there are so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +62,9 @@ pub fn complete(host: &mut HostConfig, level: IsolationLevel) -> Result<()> {
     level.as_str().clone_into(&mut host.isolation);
     host.cap_add = security::normalize(&host.cap_add)?;
     host.cap_drop = security::normalize(&host.cap_drop)?;
+    if host.privileged && !host.security_opt.iter().any(|option| option.starts_with("label")) {
+        host.security_opt.push("label=disable".into());
+    }
     resources::complete_swap(host);
     Ok(())
 }
@@ -92,10 +96,11 @@ pub fn build(
     limits::apply(&mut spec, host)?;
     security::apply(&mut spec, host, level)?;
     let launch = LaunchConfig {
-        user: config.user.clone(),
+        user: user(config),
         stdin: config.open_stdin,
         stdin_once: config.stdin_once,
         init: host.init.unwrap_or(false),
+        all_devices: host.privileged,
         files: files::build(config, host, network, &hostname, &spec.mounts)?,
     };
     Ok(InstanceConfig {
@@ -136,6 +141,12 @@ pub(crate) fn check_level(host: &HostConfig, level: IsolationLevel) -> Result<()
             if !host.devices.is_empty() {
                 return refused("--device", "a guest has devices of its own: use --isolation container");
             }
+            if !host.device_cgroup_rules.is_empty() {
+                return refused(
+                    "--device-cgroup-rule",
+                    "no device of the host is in a guest: use --isolation container",
+                );
+            }
             if !host.cpuset_cpus.is_empty() || !host.cpuset_mems.is_empty() {
                 return refused("--cpuset-cpus", "a guest has CPUs of its own: use --cpus");
             }
@@ -148,6 +159,11 @@ pub(crate) fn check_level(host: &HostConfig, level: IsolationLevel) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Docker's rule: without a user it is root, with the groups that the image gives to root.
+fn user(config: &ContainerConfig) -> String {
+    if config.user.is_empty() { "0".into() } else { config.user.clone() }
 }
 
 fn hostname(id: &str, config: &ContainerConfig, network: Network) -> Result<String> {

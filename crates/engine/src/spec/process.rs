@@ -2,7 +2,8 @@
 
 use proa_oci::defaults;
 use proa_oci::image::ExecConfig as ImageExec;
-use proa_oci::runtime::{ConsoleSize, Process, Rlimit};
+use proa_oci::runtime::{ConsoleSize, Process, Rlimit, User};
+use proa_protocol::instance::IsolationLevel;
 
 use super::environment;
 use crate::config::{ContainerConfig, Empty, HostConfig, Ulimit};
@@ -64,6 +65,7 @@ pub(super) fn first_process(
         env: environment(&config.env, hostname, config.tty),
         cwd: working_directory(&config.working_dir)?,
         rlimits: rlimits(&host.ulimits)?,
+        user: User { additional_groups: host.group_add.clone(), ..default.user },
         oom_score_adj: (host.oom_score_adj != 0).then_some(host.oom_score_adj),
         ..default
     })
@@ -161,6 +163,8 @@ pub struct ExecRequest {
     pub env: Vec<String>,
     /// Directory; empty for the instance's.
     pub working_dir: String,
+    /// All capabilities that there are at this level.
+    pub privileged: Option<IsolationLevel>,
     /// A terminal, and its size.
     pub terminal: Option<ConsoleSize>,
 }
@@ -185,12 +189,17 @@ pub fn exec_process(first: &Process, request: &ExecRequest) -> Result<Process> {
     } else {
         working_directory(&request.working_dir)?
     };
+    let mut first = first.clone();
+    if let Some(level) = request.privileged {
+        first.capabilities = Some(defaults::capability_sets(super::security::all_capabilities(level)));
+        first.apparmor_profile = first.apparmor_profile.map(|_| "unconfined".into());
+    }
     Ok(Process {
         terminal: request.terminal.is_some(),
         console_size: request.terminal.filter(|size| size.height > 0),
         args: request.command.clone(),
         env,
         cwd,
-        ..first.clone()
+        ..first
     })
 }

@@ -167,12 +167,56 @@ fn security_options() {
     assert!(with(&["no-new-privileges"]).unwrap().process.unwrap().no_new_privileges);
     assert!(!with(&["no-new-privileges:false"]).unwrap().process.unwrap().no_new_privileges);
     assert!(with(&["systempaths=unconfined"]).unwrap().linux.unwrap().masked_paths.is_empty());
-    assert!(with(&["apparmor=unconfined", "label=disable"]).is_ok());
-    for wrong in
-        ["apparmor=mine", "label=type:x", "speed=9", "no-new-privileges=perhaps", "seccomp={", "seccomp={}"]
-    {
+    assert!(with(&["apparmor=unconfined", "label=disable", "landlock=unconfined"]).is_ok());
+    for wrong in ["speed=9", "no-new-privileges=perhaps", "seccomp={", "seccomp={}"] {
         assert!(with(&[wrong]).is_err(), "{wrong}");
     }
+}
+
+#[test]
+fn privileged_is_everything() {
+    let host = |options: &[&str]| HostConfig {
+        privileged: true,
+        security_opt: strings(options),
+        ..HostConfig::default()
+    };
+    for level in [IsolationLevel::Container, IsolationLevel::Vm] {
+        let instance = build(ID, &config(), &host(&[]), level).unwrap();
+        assert!(instance.launch.all_devices);
+        let process = instance.spec.process.unwrap();
+        let bounding = process.capabilities.unwrap().bounding;
+        assert!(bounding.contains(&"CAP_SYS_ADMIN".into()) && !process.no_new_privileges);
+        assert!(level == IsolationLevel::Container || bounding.len() == 41);
+        let linux = instance.spec.linux.unwrap();
+        assert!(linux.seccomp.is_none() && linux.masked_paths.is_empty() && linux.readonly_paths.is_empty());
+        let rules = linux.resources.unwrap().devices;
+        assert!(rules.len() == 1 && rules[0].allow && rules[0].major.is_none());
+        let options = |destination: &str| {
+            let mount = instance.spec.mounts.iter().find(|mount| mount.destination == destination);
+            mount.unwrap().options.clone()
+        };
+        assert!(options("/dev").contains(&"dev".into()));
+        for writable in ["/sys", "/sys/fs/cgroup"] {
+            assert!(!options(writable).contains(&"ro".into()), "{writable}");
+        }
+    }
+    let named = host(&[r#"seccomp={"defaultAction":"SCMP_ACT_ALLOW"}"#, "no-new-privileges"]);
+    let spec = container(&config(), &named).unwrap().spec;
+    assert!(spec.linux.unwrap().seccomp.is_some() && spec.process.unwrap().no_new_privileges);
+    let mut shown = host(&[]);
+    complete(&mut shown, IsolationLevel::Container).unwrap();
+    assert_eq!(shown.security_opt, ["label=disable"]);
+}
+
+#[test]
+fn users_and_groups() {
+    let host = HostConfig { group_add: strings(&["audio", "4242"]), ..HostConfig::default() };
+    let instance = container(&config(), &host).unwrap();
+    // Docker's default is root by name, with root's groups.
+    assert_eq!(instance.launch.user, "0");
+    assert_eq!(instance.spec.process.unwrap().user.additional_groups, ["audio", "4242"]);
+    let named = ContainerConfig { user: "app".into(), ..config() };
+    assert_eq!(container(&named, &host).unwrap().launch.user, "app");
 }
 
 #[test]
@@ -253,10 +297,30 @@ fn devices() {
     );
     assert_eq!(linux.resources.unwrap().devices.last().unwrap().access.as_deref(), Some("rw"));
     assert_eq!(DeviceMapping::parse("/dev/null:r").unwrap().path_in_container, "/dev/null");
+    let rule = |text: &str| {
+        let host = HostConfig { device_cgroup_rules: strings(&[text]), ..HostConfig::default() };
+        container(&config(), &host).map(|instance| instance.spec.linux.unwrap().resources.unwrap().devices)
+    };
+    let last = rule("c 42:* rmw").unwrap().pop().unwrap();
+    assert_eq!(
+        (last.allow, last.major, last.minor, last.access.as_deref()),
+        (true, Some(42), None, Some("rmw"))
+    );
+    for wrong in ["", "c", "c 1:1", "x 1:1 r", "c 1 r", "c 1:1 rwx", "c 1:-1 r", "c 1:1 rwmr", "c  1:1 r"] {
+        assert!(rule(wrong).is_err(), "{wrong}");
+    }
     for wrong in ["null", "/dev/null:null", "/dev/null:/x:z", "/a:/b:r:w"] {
         assert!(DeviceMapping::parse(wrong).is_err(), "{wrong}");
     }
-    for path in ["/no/such/device", "/etc/passwd"] {
+    let directory =
+        HostConfig { devices: vec![DeviceMapping::parse("/dev:/all/:r").unwrap()], ..HostConfig::default() };
+    let linux = container(&config(), &directory).unwrap().spec.linux.unwrap();
+    let null = linux.devices.iter().find(|device| device.path == "/all/null").unwrap();
+    assert_eq!((null.major, null.minor), (1, 3));
+    assert!(
+        linux.resources.unwrap().devices.iter().rev().take(3).all(|rule| rule.access.as_deref() == Some("r"))
+    );
+    for path in ["/no/such/device", "/etc/passwd", "/etc"] {
         let host = HostConfig { devices: vec![DeviceMapping::parse(path).unwrap()], ..HostConfig::default() };
         assert!(container(&config(), &host).unwrap_err().to_string().contains(path));
     }
@@ -298,6 +362,11 @@ fn what_means_nothing_at_a_level_is_refused() {
             "--network host",
         ),
         (IsolationLevel::Vm, HostConfig { devices: vec![device], ..HostConfig::default() }, "--device"),
+        (
+            IsolationLevel::Vm,
+            HostConfig { device_cgroup_rules: strings(&["c 1:1 r"]), ..HostConfig::default() },
+            "--device-cgroup-rule",
+        ),
         (
             IsolationLevel::Vm,
             HostConfig { cpuset_cpus: "0".into(), ..HostConfig::default() },

@@ -3,7 +3,25 @@
 use crate::runtime::{Seccomp, SeccompArg, SeccompRule};
 
 /// Calls that every container may make. Calls of one architecture only are here too: elsewhere they have no
-/// number. Not here: `io_uring_*`, `userfaultfd`, `keyctl`, `kexec_*`, `swapon`, …
+/// number.
+///
+/// Of the calls since Linux 6.5, what the newest programs use is here, with its kernel: `cachestat` (6.5),
+/// `fchmodat2`, `map_shadow_stack` (6.6), `futex_wake`, `futex_wait`, `futex_requeue` (6.7), `statmount`,
+/// `listmount` (6.8), `mseal` (6.10), `uretprobe` (6.11), `*xattrat` (6.13), `file_getattr`, `file_setattr`, `uprobe`
+/// (6.17): they do by descriptor or faster what older calls here do already, or act on the caller alone.
+///
+/// Not here, and why:
+///
+/// | call | reason |
+/// | --- | --- |
+/// | `io_uring_*` | runs calls past this filter, and a long line of kernel faults |
+/// | `userfaultfd` | stops the kernel in the middle of a copy, which makes races certain |
+/// | `keyctl`, `add_key`, `request_key` | the keyrings are no namespace's |
+/// | `bpf`, `perf_event_open` | look into the whole kernel (by capability below) |
+/// | `kexec_*`, `swapon`, `reboot`, modules, clocks | the host's |
+/// | `open_tree_attr` (6.15), `mount*`, `fs*`, `move_mount` | mounts (by capability below) |
+/// | `lsm_*` (6.8) | show and set the labels that confine the caller (by capability below) |
+/// | `listns` (6.19) | names the namespaces of the host |
 const ALWAYS: &str = "\
     _llseek _newselect accept accept4 access adjtimex alarm arch_prctl arm_fadvise64_64 arm_sync_file_range \
     bind breakpoint brk cacheflush cachestat capget capset chdir chmod chown chown32 clock_adjtime \
@@ -78,8 +96,10 @@ const EPERM: u32 = 1;
 ///
 /// What it refuses fails with `EPERM`; `clone3` with `ENOSYS`, since its flags cannot be seen by a filter and
 /// libraries then use `clone`. `AF_ALG` and `AF_VSOCK` sockets are refused. The multiplexer `socketcall` of
-/// 32-bit x86 hides the address family from a filter, so it may not make sockets at all (CVE-2026-31431);
-/// programs there use `socket`. x32 is not among the architectures, hence refused.
+/// 32-bit x86 hides the address family from a filter, so it may not make sockets at all (CVE-2026-31431), but by
+/// [`allow_socketcall`] where a security module denies them. (Docker leaves the call open and relies on the module,
+/// hence is open where there is none.) 32-bit programs can use `socket`, as newer libraries do. x32 is not among the
+/// architectures, hence refused.
 pub fn default_seccomp(capabilities: &[String]) -> Seccomp {
     let has = |name: &str| capabilities.iter().any(|capability| capability == name);
     let mut syscalls = vec![allow(ALWAYS, vec![])];
@@ -104,6 +124,16 @@ pub fn default_seccomp(capabilities: &[String]) -> Seccomp {
         architectures: architectures().iter().map(ToString::to_string).collect(),
         syscalls,
         ..Seccomp::default()
+    }
+}
+
+/// Lets 32-bit programs make sockets by `socketcall`, which hides the address family from a filter: only where
+/// something else denies `AF_ALG` and `AF_VSOCK`, as our AppArmor profile does.
+pub fn allow_socketcall(seccomp: &mut Seccomp) {
+    for rule in &mut seccomp.syscalls {
+        if rule.names.iter().any(|name| name == "socketcall") {
+            rule.args.clear();
+        }
     }
 }
 
@@ -167,6 +197,9 @@ mod tests {
         let admin = default_seccomp(&["CAP_SYS_ADMIN".to_owned()]);
         assert!(allows(&admin, "mount") && allows(&admin, "clone3") && !allows(&admin, "reboot"));
         assert!(!allows(&admin, "io_uring_setup"));
+        let mut with_lsm = plain.clone();
+        allow_socketcall(&mut with_lsm);
+        assert!(allows(&with_lsm, "socketcall") && !allows(&with_lsm, "socket"));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{CgroupPolicy, Child, Container, Create, Handles, State, Stdio, must_join_at_once};
 use crate::cgroup::{Cgroup, Wanted};
-use crate::fork::{go, is_running};
+use crate::fork::{go, is_running, is_scoped};
 use crate::hooks::{self, HookKind};
 use crate::plan::Plan;
 use crate::seccomp::Filter;
@@ -138,6 +138,7 @@ impl Container {
             state: State::Started,
             cgroup: Cgroup::reopen(&wanted)?,
             namespaces: plan.namespaces.all,
+            scoped: is_scoped(existing.spec),
             owns_pids: plan.namespaces.new_pid(),
             filter: Filter::default(),
             oci_state: OciState {

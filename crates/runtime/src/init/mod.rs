@@ -24,6 +24,7 @@ mod filter;
 mod hooks;
 mod identity;
 mod label;
+mod landlock;
 mod limits;
 mod loopback;
 mod masks;
@@ -64,6 +65,8 @@ pub(crate) struct Job<'a> {
     pub stdio: Stdio,
     /// Run this as PID 1, which runs the program.
     pub init: Option<Sealed>,
+    /// Cannot connect to abstract sockets made outside.
+    pub scoped: bool,
     /// Where it runs.
     pub place: Place<'a>,
     /// Set for a process that outlives its creator.
@@ -192,6 +195,7 @@ pub const STEPS: &[Step] = {
         step(Last, "cgroup namespace", "config-linux: namespaces", cgroup::late_namespace),
         step(Last, "final CPUs", "config: process.execCPUAffinity", affinity::last),
         step(Last, "label", "config: process.apparmorProfile, selinuxLabel", label::run),
+        step(Last, "landlock", "none: an annotation", landlock::run),
         step(Last, "seccomp", "config-linux: seccomp", filter::before_capabilities),
         step(Last, "capabilities", "config: process.capabilities, noNewPrivileges", capabilities::run),
         step(Last, "seccomp", "config-linux: seccomp", filter::after_capabilities),
@@ -333,7 +337,7 @@ mod tests {
             "start",
         ]);
         ordered(&["mounts", "hooks", "streams", "pivot"]);
-        ordered(&["user", "seccomp", "capabilities", "start"]);
+        ordered(&["user", "landlock", "seccomp", "capabilities", "start"]);
         ordered(&["namespaces", "loopback", "root"]);
         assert!(STEPS.iter().all(|step| !step.section.is_empty()));
     }

@@ -1,0 +1,105 @@
+//! The `security` table of the configuration file, TOML or JSON: what holds for every instance of this host.
+//!
+//! ```toml
+//! [security]
+//! policy = "baseline"          # no instance may be made under a weaker Pod Security Standard
+//! no-new-privileges = true     # unless --security-opt no-new-privileges=false
+//! ```
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::config::HostConfig;
+use crate::error::{Error, Result};
+use crate::policy::Level;
+use crate::spec::SecurityOptions;
+
+/// What holds where nobody says otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
+pub struct SecuritySettings {
+    /// The weakest standard that an instance may be made under.
+    pub policy: Option<Level>,
+    /// Programs cannot raise their privileges.
+    pub no_new_privileges: bool,
+}
+
+/// The tables of the file that are the engine's.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct File {
+    security: SecuritySettings,
+}
+
+impl SecuritySettings {
+    /// Writes out what the host decides where the user says nothing.
+    ///
+    /// # Errors
+    /// A security option makes no sense.
+    pub fn apply(&self, host: &mut HostConfig) -> Result<()> {
+        let options = SecurityOptions::read(&host.security_opt)?;
+        if self.no_new_privileges && options.no_new_privileges.is_none() {
+            host.security_opt.push("no-new-privileges".into());
+        }
+        Ok(())
+    }
+
+    /// Reads the file's `security` table; other tables are not the engine's. A missing file is an empty one.
+    ///
+    /// # Errors
+    /// The file cannot be read or understood.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(Error::io("read", path, error)),
+        };
+        let parsed: Result<File, String> = if text.trim_start().starts_with('{') {
+            serde_json::from_str(&text).map_err(|error| error.to_string())
+        } else {
+            toml::from_str(&text).map_err(|error| error.to_string())
+        };
+        let wrong = |message: String| {
+            let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+            Error::Invalid {
+                message: format!("{}: {line}", path.display()),
+                hint: "[security] has policy = \"privileged|baseline|restricted\" and no-new-privileges"
+                    .into(),
+            }
+        };
+        parsed.map(|file| file.security).map_err(wrong)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<SecuritySettings> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        SecuritySettings::load(file.path())
+    }
+
+    #[test]
+    fn toml_and_json_mean_the_same() {
+        let expected = SecuritySettings { policy: Some(Level::Baseline), no_new_privileges: true };
+        let toml =
+            "[registries.x]\ninsecure = true\n[security]\npolicy = 'baseline'\nno-new-privileges = true\n";
+        assert_eq!(load(toml).unwrap(), expected);
+        let json = r#"{"security":{"policy":"baseline","no-new-privileges":true}}"#;
+        assert_eq!(load(json).unwrap(), expected);
+        assert_eq!(load("").unwrap(), SecuritySettings::default());
+        assert_eq!(SecuritySettings::load(Path::new("/no/such/file")).unwrap(), SecuritySettings::default());
+    }
+
+    #[test]
+    fn a_mistake_is_an_error_and_never_a_weaker_host() {
+        for text in ["[security]\npolicy = 'strong'", "[security]\npolcy = 'baseline'", "security = 1", "{"] {
+            let error = load(text).unwrap_err().to_string();
+            assert!(error.starts_with('/') && !error.contains('\n'), "{error}");
+        }
+    }
+}
