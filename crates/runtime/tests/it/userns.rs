@@ -24,14 +24,14 @@ fn mapping() -> Vec<IdMapping> {
     vec![IdMapping { container_id: 0, host_id: OUTSIDE, size: 65536 }]
 }
 
-fn map_ids(spec: &mut Spec) {
+pub fn map_ids(spec: &mut Spec) {
     let linux = spec.linux_mut();
     linux.namespaces.push(Namespace { kind: NamespaceKind::User, path: None });
     (linux.uid_mappings, linux.gid_mappings) = (mapping(), mapping());
 }
 
 /// The image's files belong to the root inside.
-fn own(fixture: &Fixture) {
+pub fn own(fixture: &Fixture) {
     let status =
         Command::new("chown").args(["-hR", "100000:100000"]).arg(fixture.dir.path()).status().unwrap();
     assert!(status.success());
@@ -74,7 +74,7 @@ fn exec_joins_the_user_namespace() {
     assert_eq!(score, "77\n");
     for (user, expected) in [("", "0 100000 0 0\n"), ("web", "33 100000 33 33\n")] {
         let mut program = process(&mut fixture.spec.clone()).clone();
-        let script = "echo $(id -u) $(tr -s ' ' < /proc/self/uid_map | cut -d' ' -f3) $(stat -c %u /proc/self) > /dev/stdout; stat -c %u /dev/fd/1 | tail -1";
+        let script = "echo $(id -u) $(tr -s ' ' < /proc/self/uid_map | cut -d' ' -f3) $(stat -Lc %u /proc/self) > /dev/stdout; stat -c %u /dev/fd/1 | tail -1";
         program.args = ["/bin/sh", "-c", script].map(ToOwned::to_owned).to_vec();
         let (child, handles) = container.exec(&program, user, Streams::Pipes { stdin: false }).unwrap();
         let output = read_all(handles.stdout.unwrap());
