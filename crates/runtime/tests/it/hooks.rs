@@ -107,7 +107,8 @@ fn the_images_environment_reaches_no_hook() {
 fn a_hook_that_fails_ends_the_container() {
     let fail = || vec![hook("echo what is wrong >&2; exit 3")];
     let stopped = |fixture: &Fixture| fixture.dir.path().join("stopped");
-    let kinds: [(&str, fn(&mut Hooks, Vec<Hook>)); 5] = [
+    type Set = fn(&mut Hooks, Vec<Hook>);
+    let kinds: [(&str, Set); 5] = [
         ("prestart", |hooks, list| hooks.prestart = list),
         ("createRuntime", |hooks, list| hooks.create_runtime = list),
         ("createContainer", |hooks, list| hooks.create_container = list),

@@ -203,7 +203,8 @@ fn propagation_of_the_root() {
 }
 
 fn nodes_that_open() {
-    let script = "mknod /tmp/null c 1 3; echo x > /tmp/null && echo opened; stat -c '%a %u %g %t %T' /dev/mine /dev/sub/deep; echo x > /dev/null && stat -c %F /dev/pipe; grep -c ' /dev/null ' /proc/mounts; ls -l /dev/fd | tr -s ' ' | cut -d' ' -f9-";
+    let script = "mknod /tmp/null c 1 3; echo x > /tmp/null && echo opened; stat -c '%a %u %g %t %T' /dev/mine /dev/sub/deep
+        echo x > /dev/null && stat -c %F /dev/pipe; grep -c ' /dev/null ' /proc/mounts; ls -l /dev/fd | tr -s ' ' | cut -d' ' -f9-";
     let device = |kind: &str, path: &str| Device {
         kind: kind.into(),
         path: path.into(),
