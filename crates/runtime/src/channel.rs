@@ -292,10 +292,13 @@ mod tests {
         parent.send_root(Some(parent.as_fd()), &[]).unwrap();
         let (root, sources) = child.receive_root().unwrap();
         assert!(root.is_some() && sources.is_empty());
-        let sources = [(); 3].map(|()| child.as_fd().try_clone_to_owned().unwrap());
-        parent.send_root(None, &sources).unwrap();
+        let own = [(); 3].map(|()| child.as_fd().try_clone_to_owned().unwrap());
+        parent.send_root(None, &own).unwrap();
+        drop(own);
         let (root, sources) = child.receive_root().unwrap();
         assert!(root.is_none() && sources.len() == 3);
+        // Each is another end of the child's.
+        drop(sources);
         let filter = [Insn { code: 6, jt: 1, jf: 2, k: 0x7fff_0000 }];
         let program = filter.to_vec();
         parent.send_go(&Filter { program: program.clone(), flags: 2, listener: None }).unwrap();

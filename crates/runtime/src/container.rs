@@ -242,7 +242,7 @@ impl Container {
         }
         let mut refused = Vec::new();
         if plan.namespaces.has_user() {
-            refused = help_in_user_namespace(self.pid, plan.process.spec.oom_score_adj, &handles)?;
+            refused = help_in_user_namespace(self.pid, self.pid, plan.process.spec.oom_score_adj, &handles)?;
         }
         let sources = if plan.takes_sources() { sources::take_outside(plan, self.pid)? } else { Vec::new() };
         let root = rootfs::mount(rootfs, plan)?;
@@ -322,7 +322,7 @@ impl Container {
         let (forked, mut handles) = fork(&job, 0, join_pid, self.cgroup.fork_target()?)?;
         let run = || {
             if self.namespaces & namespaces::USER != 0 {
-                help_in_user_namespace(forked.pid, process.oom_score_adj, &handles)?;
+                help_in_user_namespace(forked.pid, self.pid, process.oom_score_adj, &handles)?;
             }
             self.cgroup.attach(forked.pid)?;
             let gone = go(&forked.channel, &self.filter.for_process(forked.pid, &self.oci_state));

@@ -219,9 +219,10 @@ pub(crate) fn write_id_maps(pid: u32, [uids, gids]: [&[IdMapping]; 2]) -> Result
 }
 
 /// What the process inside a user namespace may not do for itself: its files in `/proc` and its pipes are those of
-/// the root outside.
+/// the root outside. `map_of` is a process that surely is in the namespace.
 pub(crate) fn help_in_user_namespace(
     pid: u32,
+    map_of: u32,
     oom_score: Option<i32>,
     handles: &Handles,
 ) -> Result<Vec<String>> {
@@ -231,7 +232,7 @@ pub(crate) fn help_in_user_namespace(
     {
         warnings.push(init::oom::not_granted(score));
     }
-    let (Some(uid), Some(gid)) = (root_outside(pid, "uid_map"), root_outside(pid, "gid_map")) else {
+    let (Some(uid), Some(gid)) = (root_outside(map_of, "uid_map"), root_outside(map_of, "gid_map")) else {
         return Ok(warnings);
     };
     for pipe in [&handles.stdin, &handles.stdout, &handles.stderr].into_iter().flatten() {

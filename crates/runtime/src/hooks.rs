@@ -90,6 +90,16 @@ impl HookKind {
 /// # Errors
 /// A hook could not be run, failed, or took longer than its timeout.
 pub fn run(kind: HookKind, hooks: &Hooks, state: &State) -> Result<()> {
+    run_with(kind, hooks, state, &|| Ok(()))
+}
+
+/// The same, where each process first does something.
+pub(crate) fn run_with(
+    kind: HookKind,
+    hooks: &Hooks,
+    state: &State,
+    prepare: &dyn Fn() -> Result<()>,
+) -> Result<()> {
     let hooks = kind.of(hooks);
     if hooks.is_empty() {
         return Ok(());
@@ -97,7 +107,7 @@ pub fn run(kind: HookKind, hooks: &Hooks, state: &State) -> Result<()> {
     let state = State { status: kind.status(), ..state.clone() }.to_json();
     let mut failed = Vec::new();
     for hook in hooks {
-        let result = run_one(hook, &state)
+        let result = run_one(hook, &state, prepare)
             .map_err(|error| error.context(format!("{} hook {}", kind.name(), hook.path)));
         match result {
             Ok(()) => {}
@@ -129,7 +139,7 @@ pub(crate) fn check(hooks: &Hooks) -> Result<()> {
     Ok(())
 }
 
-fn run_one(hook: &Hook, state: &str) -> Result<()> {
+fn run_one(hook: &Hook, state: &str, prepare: &dyn Fn() -> Result<()>) -> Result<()> {
     let invalid = |error| Error::call("hook", std::io::Error::from(error));
     let path = CString::new(hook.path.as_str()).map_err(invalid)?;
     let name = hook.args.is_empty().then_some(&hook.path);
@@ -142,7 +152,10 @@ fn run_one(hook: &Hook, state: &str) -> Result<()> {
     match forked.map_err(|error| Error::call("clone3", error))? {
         Fork::Child => {
             let _guard = ExitOnDrop;
-            let error = become_hook(&path, &args, &env, input.as_fd(), output.as_fd());
+            let error = match prepare() {
+                Ok(()) => become_hook(&path, &args, &env, input.as_fd(), output.as_fd()),
+                Err(error) => error,
+            };
             let _ = rustix::io::write(&output, error.to_string().as_bytes());
             exit_now(127)
         }

@@ -107,7 +107,17 @@ fn make_dir(root: BorrowedFd, path: &str, mode: u32, resolve: ResolveFlags) -> R
 
 /// A handle on the regular file `path`, made empty with its parents where it is missing.
 pub(crate) fn make_file(root: BorrowedFd, path: &str) -> Result<OwnedFd> {
-    match handle(root, path) {
+    make(root, path, ResolveFlags::empty())
+}
+
+/// The same, where a symbolic link anywhere in the path is an error.
+pub(crate) fn make_file_no_links(root: BorrowedFd, path: &str) -> Result<OwnedFd> {
+    make(root, path, ResolveFlags::NO_SYMLINKS)
+}
+
+fn make(root: BorrowedFd, path: &str, resolve: ResolveFlags) -> Result<OwnedFd> {
+    let open = || open(root, path, OFlags::PATH, resolve);
+    match open() {
         Ok(fd) => return Ok(fd),
         Err(Errno::NOENT) => {}
         Err(errno) => return Err(Error::at(path, errno)),
@@ -116,13 +126,13 @@ pub(crate) fn make_file(root: BorrowedFd, path: &str) -> Result<OwnedFd> {
     let (Some(parent), Some(name)) = (full.parent().and_then(Path::to_str), full.file_name()) else {
         return Err(Error::at(path, Errno::NOENT));
     };
-    let parent = make_dir_all(root, parent, 0o755)?;
+    let parent = make_dir(root, parent, 0o755, resolve).map_err(|errno| Error::at(path, errno))?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
     match rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)) {
         Ok(_) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(Error::at(path, errno)),
     }
-    handle(root, path).map_err(|errno| Error::at(path, errno))
+    open().map_err(|errno| Error::at(path, errno))
 }
 
 #[cfg(test)]

@@ -10,6 +10,11 @@ use super::Init;
 use crate::{Error, Result};
 
 pub(super) fn run(init: &mut Init) -> Result<()> {
+    apply(init)
+}
+
+/// For the calling process, which may be a hook's.
+pub(super) fn apply(init: &Init) -> Result<()> {
     let wanted = init.job.process.capabilities;
     if init.job.process.spec.no_new_privileges {
         set_no_new_privs(true).map_err(|errno| Error::call("no_new_privs", errno))?;

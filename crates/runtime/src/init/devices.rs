@@ -84,7 +84,7 @@ pub(super) fn run(init: &Init, nodes: Option<Nodes>) -> Result<()> {
     };
     let root = init.root.as_fd();
     for (path, node) in &nodes {
-        let target = inroot::make_file(root, path)?;
+        let target = inroot::make_file_no_links(root, path)?;
         mounts::attach(node.as_fd(), target.as_fd()).map_err(|error| error.context(path))?;
     }
     Ok(())

@@ -55,6 +55,7 @@ pub(super) fn run(job: &Job, channel: &Channel, host_proc: Option<OwnedFd>) -> R
     // outside, so this comes after them.
     if plan.namespaces.has_user() {
         namespaces::become_root()?;
+        namespaces::unshare(plan.namespaces.unshare_as_root())?;
     }
     Ok(Entered { root, proc, sources })
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use proa_oci::state::State;
 use rustix::mount::{MoveMountFlags, move_mount};
 
-use super::{Init, Place};
+use super::{Init, Place, capabilities};
 use crate::container::Rootfs;
 use crate::hooks::{self, HookKind};
 use crate::{Error, Result};
@@ -21,11 +21,11 @@ pub(super) fn before_pivot(init: &mut Init) -> Result<()> {
     hooks::run(HookKind::CreateContainer, own, &state(&plan.state))
 }
 
-/// `startContainer`: with the rights of the program that follows.
+/// `startContainer`: with the rights of the program that follows, but for its filter, by which nobody could fork.
 pub(super) fn before_program(init: &mut Init) -> Result<()> {
     let Place::New { plan, .. } = &init.job.place else { return Ok(()) };
     let Some(own) = plan.hooks else { return Ok(()) };
-    hooks::run(HookKind::StartContainer, own, &state(&plan.state))
+    hooks::run_with(HookKind::StartContainer, own, &state(&plan.state), &|| capabilities::apply(init))
 }
 
 /// As it is seen from inside.

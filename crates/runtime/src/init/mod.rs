@@ -194,12 +194,12 @@ pub const STEPS: &[Step] = {
         step(Process, "user", "config: process.user, capabilities.bounding", identity::run),
         step(Last, "cgroup namespace", "config-linux: namespaces", cgroup::late_namespace),
         step(Last, "final CPUs", "config: process.execCPUAffinity", affinity::last),
+        step(Last, "hooks", "config: hooks.startContainer", hooks::before_program),
         step(Last, "label", "config: process.apparmorProfile, selinuxLabel", label::run),
         step(Last, "landlock", "none: an annotation", landlock::run),
         step(Last, "seccomp", "config-linux: seccomp", filter::before_capabilities),
         step(Last, "capabilities", "config: process.capabilities, noNewPrivileges", capabilities::run),
         step(Last, "seccomp", "config-linux: seccomp", filter::after_capabilities),
-        step(Last, "hooks", "config: hooks.startContainer", hooks::before_program),
         step(Last, "start", "config: process.args", program::run),
     ]
 };

@@ -12,7 +12,7 @@ use rustix::mount::{
 };
 
 use super::{Init, cgroup, copyup, devices};
-use crate::plan::{Bind, Filesystem, FsOption, MountPlan, MountSource};
+use crate::plan::{Bind, Filesystem, FsOption, MountPlan, MountSource, change};
 use crate::{Error, Result, inroot, rootfs};
 
 /// Files of `/proc` that may be covered by a bind mount: views of resources, as LXCFS gives.
@@ -168,8 +168,8 @@ fn bind(root: BorrowedFd, plan: &MountPlan, source: &OwnedFd) -> Result<()> {
     if recursive {
         set(source, true, &MountAttr { propagation, ..plan.recursive })?;
     }
-    let own =
-        MountAttr { set: plan.recursive.set & !plan.attr.clear | plan.attr.set, propagation, ..plan.attr };
+    let mut own = MountAttr { propagation, ..plan.recursive };
+    change(&mut own, plan.attr.set, plan.attr.clear);
     set(source, false, &own)?;
     let is_dir = inroot::stat(source.as_fd()).is_ok_and(|stat| inroot::is(&stat, FileType::Directory));
     let target = if is_dir {

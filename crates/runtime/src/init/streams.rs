@@ -59,7 +59,7 @@ fn open_pair(root: BorrowedFd) -> Result<(OwnedFd, OwnedFd)> {
 }
 
 fn console(root: BorrowedFd, slave: BorrowedFd) -> Result<()> {
-    let target = inroot::make_file(root, "/dev/console")?;
+    let target = inroot::make_file_no_links(root, "/dev/console")?;
     let tree = rootfs::clone_handle(slave, false).map_err(|errno| Error::call("open_tree", errno))?;
     mounts::attach(tree.as_fd(), target.as_fd())
 }

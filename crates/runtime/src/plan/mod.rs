@@ -7,7 +7,7 @@ mod numbers;
 mod process;
 
 pub use mounts::knows_mount_option;
-pub(crate) use mounts::{Bind, Filesystem, FsOption, IdMap, MountPlan, MountSource};
+pub(crate) use mounts::{Bind, Filesystem, FsOption, IdMap, MountPlan, MountSource, change};
 pub(crate) use namespaces::Namespaces;
 pub(crate) use process::{CapabilityPlan, Label, ProcessPlan};
 

@@ -217,7 +217,8 @@ impl<'a> Options<'a> {
     }
 }
 
-fn change(attr: &mut MountAttr, set: u64, clear: u64) {
+/// Sets and clears attributes, whatever was said of them before.
+pub(crate) fn change(attr: &mut MountAttr, set: u64, clear: u64) {
     attr.set = attr.set & !clear | set;
     attr.clear = attr.clear & !set | clear;
 }

@@ -43,6 +43,7 @@ pub(crate) fn flag(kind: NamespaceKind) -> u64 {
 
 impl<'a> Namespaces<'a> {
     pub(crate) fn new(linux: &'a Linux) -> Result<Self> {
+        let has_user = linux.namespaces.iter().any(|namespace| namespace.kind == NamespaceKind::User);
         let mut result = Self { at_clone: 0, in_child: 0, join: Vec::new(), all: 0 };
         for Namespace { kind, path } in &linux.namespaces {
             if result.all & flag(*kind) != 0 {
@@ -54,6 +55,8 @@ impl<'a> Namespaces<'a> {
                 (None, NamespaceKind::Network | NamespaceKind::Cgroup | NamespaceKind::Time) => {
                     result.in_child |= flag(*kind);
                 }
+                // Its message queues belong to who makes it: the root inside.
+                (None, NamespaceKind::Ipc) if has_user => result.in_child |= NEWIPC,
                 (None, _) => result.at_clone |= flag(*kind),
             }
         }
@@ -110,6 +113,11 @@ impl<'a> Namespaces<'a> {
     /// Whether a time namespace is made.
     pub(crate) fn new_time(&self) -> bool {
         self.in_child & NEWTIME != 0
+    }
+
+    /// What the child makes as the root of its user namespace.
+    pub(crate) fn unshare_as_root(&self) -> u64 {
+        self.in_child & NEWIPC
     }
 
     /// What the child makes at its start.

@@ -25,9 +25,8 @@ fn all_kinds_in_their_order_and_place() {
     let fixture = Fixture::shell("cat /hook; echo program");
     let log = fixture.dir.path().join("log");
     let log = log.display();
-    let outside = |name: &str| {
-        vec![hook(&format!("echo {name} $(readlink /proc/self/ns/mnt) $(cat) >> {log}"))]
-    };
+    let outside =
+        |name: &str| vec![hook(&format!("echo {name} $(readlink /proc/self/ns/mnt) $(cat) >> {log}"))];
     let inside = "echo startContainer $(readlink /proc/self/ns/mnt) $(cat) > /hook";
     let fixture = fixture.with(|spec| {
         spec.annotations.insert("org.example.key".into(), "value".into());
@@ -61,7 +60,10 @@ fn all_kinds_in_their_order_and_place() {
         let state = parts.next().unwrap();
         assert!(state.contains(&format!(r#""id":"{}""#, fixture.id)), "{state}");
         assert!(state.contains(r#""org.example.key":"value""#), "{state}");
-        assert!(state.contains(&format!(r#""status":"{}""#, format!("{status:?}").to_lowercase())), "{state}");
+        assert!(
+            state.contains(&format!(r#""status":"{}""#, format!("{status:?}").to_lowercase())),
+            "{state}"
+        );
         // The first process, as whoever reads it sees it.
         let has_pid = state.contains(r#""pid":"#);
         assert_eq!(has_pid, status != Status::Stopped, "{state}");
@@ -78,7 +80,10 @@ fn the_images_environment_reaches_no_hook() {
     let fixture = Fixture::shell("true");
     let log = fixture.dir.path().join("env");
     let script = |name: &str| {
-        let mut hook = hook(&format!("/usr/bin/env | grep -v ^_= | sort > {}.{name}; cut -d: -f1 /proc/self/status > /dev/null", log.display()));
+        let mut hook = hook(&format!(
+            "/usr/bin/env | grep -v ^_= | sort > {}.{name}; cut -d: -f1 /proc/self/status > /dev/null",
+            log.display()
+        ));
         hook.env = vec!["PATH=/usr/bin:/bin".into(), "B=of the hook".into()];
         vec![hook]
     };
@@ -102,7 +107,8 @@ fn the_images_environment_reaches_no_hook() {
 fn a_hook_that_fails_ends_the_container() {
     let fail = || vec![hook("echo what is wrong >&2; exit 3")];
     let stopped = |fixture: &Fixture| fixture.dir.path().join("stopped");
-    let kinds: [(&str, fn(&mut Hooks, Vec<Hook>)); 5] = [
+    type Set = fn(&mut Hooks, Vec<Hook>);
+    let kinds: [(&str, Set); 5] = [
         ("prestart", |hooks, list| hooks.prestart = list),
         ("createRuntime", |hooks, list| hooks.create_runtime = list),
         ("createContainer", |hooks, list| hooks.create_container = list),

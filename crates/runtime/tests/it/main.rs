@@ -8,11 +8,16 @@
 mod support;
 
 mod attacks;
+mod attacks_race;
 mod basics;
+mod hooks;
 mod life;
 mod limits;
+mod listener;
+mod mounts;
 mod process;
 mod seccomp;
+mod userns;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -34,8 +39,20 @@ fn main() {
     if args[0] == proa_runtime::INIT_NAME {
         proa_runtime::init_main();
     }
-    let tests: Vec<Test> =
-        [attacks::TESTS, basics::TESTS, life::TESTS, limits::TESTS, process::TESTS, seccomp::TESTS].concat();
+    let tests: Vec<Test> = [
+        attacks::TESTS,
+        attacks_race::TESTS,
+        basics::TESTS,
+        hooks::TESTS,
+        life::TESTS,
+        limits::TESTS,
+        listener::TESTS,
+        mounts::TESTS,
+        process::TESTS,
+        seccomp::TESTS,
+        userns::TESTS,
+    ]
+    .concat();
     let has = |flag: &str| args.iter().any(|arg| arg == flag);
     if has("--list") {
         if !has("--ignored") {

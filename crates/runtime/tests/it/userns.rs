@@ -24,15 +24,16 @@ fn mapping() -> Vec<IdMapping> {
     vec![IdMapping { container_id: 0, host_id: OUTSIDE, size: 65536 }]
 }
 
-fn map_ids(spec: &mut Spec) {
+pub fn map_ids(spec: &mut Spec) {
     let linux = spec.linux_mut();
     linux.namespaces.push(Namespace { kind: NamespaceKind::User, path: None });
     (linux.uid_mappings, linux.gid_mappings) = (mapping(), mapping());
 }
 
 /// The image's files belong to the root inside.
-fn own(fixture: &Fixture) {
-    let status = Command::new("chown").args(["-hR", "100000:100000"]).arg(fixture.dir.path()).status().unwrap();
+pub fn own(fixture: &Fixture) {
+    let status =
+        Command::new("chown").args(["-hR", "100000:100000"]).arg(fixture.dir.path()).status().unwrap();
     assert!(status.success());
 }
 
@@ -51,8 +52,7 @@ fn a_user_namespace_by_map() {
         touch /proc/sys/kernel/x 2>/dev/null || echo ro; cat /proc/self/setgroups; echo z > /dev/stdout";
     let outcome = mapped(script).run();
     assert_eq!(
-        outcome.stdout,
-        " 0 100000 65536\n0\n0\n0 755\n0 1777\n0 1777\n3\nlo\ntesthost\nro\nallow\nz\n",
+        outcome.stdout, " 0 100000 65536\n0\n0\n0 755\n0 1777\n0 1777\n3\nlo\ntesthost\nro\nallow\nz\n",
         "{outcome:?}"
     );
     assert_eq!(outcome.code, 0);
@@ -74,7 +74,7 @@ fn exec_joins_the_user_namespace() {
     assert_eq!(score, "77\n");
     for (user, expected) in [("", "0 100000 0 0\n"), ("web", "33 100000 33 33\n")] {
         let mut program = process(&mut fixture.spec.clone()).clone();
-        let script = "echo $(id -u) $(tr -s ' ' < /proc/self/uid_map | cut -d' ' -f3) $(stat -c %u /proc/self) > /dev/stdout; stat -c %u /dev/fd/1 | tail -1";
+        let script = "echo $(id -u) $(tr -s ' ' < /proc/self/uid_map | cut -d' ' -f3) $(stat -Lc %u /proc/self) > /dev/stdout; stat -c %u /dev/fd/1 | tail -1";
         program.args = ["/bin/sh", "-c", script].map(ToOwned::to_owned).to_vec();
         let (child, handles) = container.exec(&program, user, Streams::Pipes { stdin: false }).unwrap();
         let output = read_all(handles.stdout.unwrap());
@@ -96,11 +96,12 @@ fn a_volume_in_a_user_namespace() {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(closed.path(), PermissionsExt::from_mode(0o700)).unwrap();
     for option in ["bind", "rbind"] {
-        let fixture = mapped("cat /data/file; stat -c %u /data; touch /data/new 2>/dev/null || echo ro").with(|spec| {
-            let mut mount = crate::mounts::volume("/data", &source);
-            mount.options = vec![option.into(), "ro".into()];
-            spec.mounts.push(mount);
-        });
+        let fixture = mapped("cat /data/file; stat -c %u /data; touch /data/new 2>/dev/null || echo ro")
+            .with(|spec| {
+                let mut mount = crate::mounts::volume("/data", &source);
+                mount.options = vec![option.into(), "ro".into()];
+                spec.mounts.push(mount);
+            });
         assert_eq!(fixture.run().stdout, "volume\n0\nro\n");
     }
 }
@@ -154,6 +155,8 @@ fn all_namespaces_by_path() {
                 linux.namespaces.retain(|namespace| namespace.kind != *kind);
                 linux.namespaces.push(Namespace { kind: *kind, path: Some(holder.namespace(name)) });
             }
+            // The map has one id.
+            spec.mounts.iter_mut().for_each(|mount| mount.options.retain(|option| option != "gid=5"));
         })
     };
     let outcome = with(KINDS).run();

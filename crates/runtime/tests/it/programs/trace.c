@@ -1,0 +1,41 @@
+/* Tries to trace every process that it sees, and to open its descriptors, until it is killed; prints the program of each
+ * that lets it. */
+#include <dirent.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+int main(void)
+{
+	puts("up");
+	fflush(stdout);
+	for (;;) {
+		DIR *proc = opendir("/proc");
+		struct dirent *entry;
+		while ((entry = readdir(proc))) {
+			int pid = atoi(entry->d_name);
+			char path[64], exe[PATH_MAX];
+			ssize_t length;
+			if (pid < 1 || pid == getpid())
+				continue;
+			snprintf(path, sizeof path, "/proc/%d/fd", pid);
+			DIR *fds = opendir(path);
+			snprintf(path, sizeof path, "/proc/%d/exe", pid);
+			if (fds || ptrace(PTRACE_ATTACH, pid, 0, 0) == 0) {
+				if ((length = readlink(path, exe, sizeof exe - 1)) > 0) {
+					exe[length] = 0;
+					printf("traced %s\n", exe);
+					fflush(stdout);
+				}
+				waitpid(pid, NULL, __WALL | (fds ? WNOHANG : 0));
+				ptrace(PTRACE_DETACH, pid, 0, 0);
+			}
+			if (fds)
+				closedir(fds);
+		}
+		closedir(proc);
+	}
+}
