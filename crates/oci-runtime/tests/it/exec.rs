@@ -41,7 +41,7 @@ fn a_process_may_come_from_a_file_and_stay() {
     let pid_file = bundle.path("exec-pid");
     let options =
         ["--process", process.to_str().unwrap(), "--pid-file", pid_file.to_str().unwrap(), "--detach"];
-    bundle.ok(&[&["exec"], &options[..], &[&bundle.id]].concat());
+    bundle.detached(&[&["exec"], &options[..], &[&bundle.id]].concat());
     let pid: u32 = fs::read_to_string(pid_file).unwrap().parse().unwrap();
     let pids = || serde_json::from_str::<Vec<u32>>(&bundle.ok(&["ps", "-f", "json", &bundle.id])).unwrap();
     wait("it shows", || pids().contains(&pid));

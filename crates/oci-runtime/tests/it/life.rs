@@ -43,7 +43,7 @@ fn options_stand_before_and_after_the_id() {
     let bundle = Bundle::program(&["/bin/sleep", "1000"]);
     bundle.write();
     let path = bundle.path("");
-    bundle.command(&["create", &bundle.id, "--bundle", path.to_str().unwrap()]).output().unwrap();
+    bundle.detached(&["create", &bundle.id, "--bundle", path.to_str().unwrap()]);
     assert_eq!(bundle.status(), "created");
     bundle.ok(&["start", &bundle.id]);
     bundle.ok(&["kill", &bundle.id, "--all", "9"]);
@@ -130,7 +130,8 @@ fn run_passes_signals_on() {
 #[test]
 fn run_can_detach_or_keep() {
     let bundle = Bundle::program(&["/bin/sleep", "1000"]);
-    assert!(bundle.run(&["--detach"]).status.success());
+    bundle.write();
+    bundle.detached(&["run", "--detach", "--bundle", bundle.path("").to_str().unwrap(), &bundle.id]);
     assert_eq!(bundle.status(), "running");
     bundle.ok(&["delete", "-f", &bundle.id]);
     let bundle = Bundle::program(&["/bin/true"]);
@@ -236,7 +237,7 @@ fn a_container_without_limits_joins_its_cgroup_a_moment_later() {
     wait("the cgroup is joined", || {
         fs::read_to_string(&file).unwrap().contains(&format!("/proa/{}", bundle.id))
     });
-    bundle.ok(&["exec", "--detach", &bundle.id, "/bin/sleep", "1001"]);
+    bundle.detached(&["exec", "--detach", &bundle.id, "/bin/sleep", "1001"]);
     wait("both are in the cgroup", || {
         let text = bundle.ok(&["ps", "--format", "json", &bundle.id]);
         let pids: Vec<u32> = serde_json::from_str(&text).unwrap();

@@ -72,6 +72,13 @@ impl Bundle {
         self.command(args).output().unwrap()
     }
 
+    /// A command that leaves a process behind, whose streams must not be pipes that we read to their end.
+    pub fn detached(&self, args: &[&str]) {
+        let errors = fs::File::create(self.path("errors")).unwrap();
+        let status = self.command(args).stdout(Stdio::null()).stderr(errors).status().unwrap();
+        assert!(status.success(), "{args:?}: {}", fs::read_to_string(self.path("errors")).unwrap());
+    }
+
     /// What it prints, of a command that must succeed.
     pub fn ok(&self, args: &[&str]) -> String {
         let output = self.output(args);
