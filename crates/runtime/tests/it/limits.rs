@@ -10,6 +10,8 @@ crate::tests![
     memory_is_limited_and_its_end_is_known,
     cpu_is_limited,
     limits_hold_for_exec,
+    limits_change_while_it_runs,
+    the_end_of_memory_is_told,
     device_rules_hold,
     limits_without_cgroups_are_refused
 ];
@@ -71,6 +73,76 @@ fn limits_hold_for_exec() {
     read_until(fd(&out.stderr), "can't fork");
     drop(child);
     container.delete().unwrap();
+}
+
+fn limits_change_while_it_runs() {
+    const MIB: i64 = 1 << 20;
+    let memory = |limit: i64, swap: i64| Resources {
+        memory: Some(Memory { limit: Some(limit), swap: Some(swap), ..Memory::default() }),
+        ..Resources::default()
+    };
+    // Nothing is limited: on cgroup v1 it has not joined its cgroup yet.
+    let fixture = Fixture::shell("echo up; sleep 100");
+    let (mut container, handles) = fixture.start();
+    read_until(fd(&handles.stdout), "up\n");
+    let first = Resources {
+        pids: Some(Pids { limit: 3 }),
+        cpu: Some(Cpu { cpus: Some("0".into()), shares: Some(512), ..Cpu::default() }),
+        ..memory(64 * MIB, 128 * MIB)
+    };
+    container.update(&first).unwrap();
+    let limits = |container: &proa_runtime::Container| {
+        let stats = container.stats().unwrap();
+        (stats.memory_limit, stats.pids_limit, stats.pids)
+    };
+    assert_eq!(limits(&container), (Some(64 << 20), Some(3), Some(2)));
+    // Up and down, memory and swap together, whatever stands in the way of the one or the other.
+    for (limit, swap) in [(32, 40), (256, 512), (16, 16), (16, -1), (64, 128)] {
+        container.update(&memory(limit * MIB, if swap < 0 { -1 } else { swap * MIB })).unwrap();
+        assert_eq!(limits(&container).0, Some((limit * MIB) as u64));
+    }
+    // What is not named stays; what is 0 is not named.
+    container.update(&Resources { pids: Some(Pids { limit: 0 }), ..Resources::default() }).unwrap();
+    assert_eq!(limits(&container).1, Some(3));
+    container.update(&Resources { pids: Some(Pids { limit: -1 }), ..Resources::default() }).unwrap();
+    assert_eq!(limits(&container).1, None);
+    let quota = |quota, period| Resources {
+        cpu: Some(Cpu { quota, period, ..Cpu::default() }),
+        ..Resources::default()
+    };
+    for (quota_us, period) in
+        [(Some(50_000), Some(100_000)), (Some(2_000), Some(2_000)), (None, Some(200_000)), (Some(-1), None)]
+    {
+        container.update(&quota(quota_us, period)).unwrap();
+    }
+    let mut spec = fixture.spec.clone();
+    process(&mut spec).args = ["nproc"].map(Into::into).to_vec();
+    let stdio = proa_runtime::Stdio::Pipes { stdin: false };
+    let (_child, out) = container.exec(spec.process.as_ref().unwrap(), "", stdio).unwrap();
+    read_until(fd(&out.stdout), "1\n");
+    container.delete().unwrap();
+}
+
+fn the_end_of_memory_is_told() {
+    let limit = Memory { limit: Some(24 << 20), swap: Some(24 << 20), ..Memory::default() };
+    let script = "read go; dd if=/dev/zero of=/dev/null bs=64M count=1; echo over; sleep 100";
+    let fixture = resources(Fixture::shell(script), |resources| resources.memory = Some(limit));
+    let (container, handles) = fixture.start();
+    let mut watch = container.watch_oom().expect("memory is limited");
+    assert!(!watch.has_fired());
+    rustix::io::write(fd(&handles.stdin), b"go\n").unwrap();
+    read_until(fd(&handles.stdout), "over\n");
+    let (ready, flags) = watch.wants();
+    let limit = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
+    let mut fds = [rustix::event::PollFd::from_borrowed_fd(ready, flags)];
+    assert_eq!(rustix::event::poll(&mut fds, Some(&limit)).unwrap(), 1);
+    assert!(watch.has_fired());
+    assert!(!watch.has_fired());
+    assert!(container.oom_killed());
+    container.delete().unwrap();
+    let (container, handles) = Fixture::shell("exit 0").start();
+    assert!(container.watch_oom().is_none());
+    finish(container, handles);
 }
 
 fn device_rules_hold() {
