@@ -11,6 +11,7 @@ mod attacks;
 mod basics;
 mod life;
 mod limits;
+mod lsm;
 mod process;
 mod seccomp;
 
@@ -34,8 +35,16 @@ fn main() {
     if args[0] == proa_runtime::INIT_NAME {
         proa_runtime::init_main();
     }
-    let tests: Vec<Test> =
-        [attacks::TESTS, basics::TESTS, life::TESTS, limits::TESTS, process::TESTS, seccomp::TESTS].concat();
+    let tests: Vec<Test> = [
+        attacks::TESTS,
+        basics::TESTS,
+        life::TESTS,
+        limits::TESTS,
+        lsm::TESTS,
+        process::TESTS,
+        seccomp::TESTS,
+    ]
+    .concat();
     let has = |flag: &str| args.iter().any(|arg| arg == flag);
     if has("--list") {
         if !has("--ignored") {
