@@ -23,7 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("proa-engine", &["proa-image", "proa-oci", "proa-protocol", "proa-sys"]),
     ("proa-cli", &["proa-engine", "proa-image", "proa-oci", "proa-protocol", "proa-sys"]),
     ("proa-bench", &[]),
-    ("xtask", &[]),
+    ("xtask", &["proa-vm"]),
 ];
 
 /// Crates that hold what faces a guest or a container: no async runtime, HTTP, TLS or database below them.

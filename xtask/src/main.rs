@@ -5,12 +5,14 @@
 //! | `dist` | builds the four binaries, as users get them, into `target/dist` |
 //! | `tidy` | checks what lints cannot: lengths, dependency arrows, banned calls |
 //! | `check` | all that CI checks before the tests: fmt, clippy, tidy |
+//! | `guest-suite` | runs the container half of the tests again in a VM: cgroup v2, AppArmor, SELinux |
 //! | `ci` | `check`, then `dist`, then every test: what to run before a push |
 #![allow(clippy::print_stdout, reason = "a command line tool's output")]
 
 mod arrows;
 mod cargo;
 mod dist;
+mod guest;
 mod tidy;
 
 use anyhow::{Result, bail};
@@ -23,8 +25,9 @@ fn main() -> Result<()> {
         ["dist", "--dev"] => dist::run(dist::Profile::Dev),
         ["tidy"] => tidy::run(),
         ["check"] => check(),
+        ["guest-suite", wishes @ ..] => guest::run(wishes),
         ["ci"] => ci(),
-        _ => bail!("usage: cargo xtask dist [--dev] | tidy | check | ci"),
+        _ => bail!("usage: cargo xtask dist [--dev] | tidy | check | guest-suite | ci"),
     }
 }
 

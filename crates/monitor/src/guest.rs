@@ -80,6 +80,7 @@ impl Guest {
             rw_disk: record.dir.join("rw.img"),
             rw_size: config.vm.disk_size,
             shares,
+            extras: proa_vm::Extras::default(),
         };
         let mut guest = Self {
             vm: Vm::start(&spec, notice)?,

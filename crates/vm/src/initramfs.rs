@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::VmError;
 use crate::cpio::Archive;
 use crate::kernel::Kernel;
 use crate::store::{Store, identity, short_hex};
+use crate::{VmError, VmSpec};
 
 /// Changes when the layout of the image changes.
 const FORMAT: &str = "1";
@@ -18,11 +18,16 @@ const FORMAT: &str = "1";
 const KEPT: usize = 8;
 
 /// The image for this kernel and agent, made if the store has none.
-pub(crate) fn find(store: &Store, kernel: &Kernel, agent: &Path, sharing: bool) -> Result<PathBuf, VmError> {
-    let metadata = fs::metadata(agent).map_err(VmError::io(agent))?;
+pub(crate) fn find(store: &Store, kernel: &Kernel, spec: &VmSpec) -> Result<PathBuf, VmError> {
+    let identify = |path: &Path| fs::metadata(path).map(|metadata| identity(path, &metadata));
+    let sharing = if spec.shares.is_empty() { "" } else { "sharing" };
+    let agent = identify(&spec.agent).map_err(VmError::io(&spec.agent))?;
+    let mut parts = vec![FORMAT.to_owned(), kernel.name(), agent, sharing.to_owned()];
+    for (file, target) in &spec.extras.files {
+        parts.extend([identify(file).map_err(VmError::io(file))?, target.clone()]);
+    }
     let mut hash = Sha256::new();
-    let sharing_part = if sharing { "sharing" } else { "" };
-    for part in [FORMAT, &kernel.name(), &identity(agent, &metadata), sharing_part] {
+    for part in parts {
         hash.update(part);
         hash.update([0]);
     }
@@ -32,22 +37,25 @@ pub(crate) fn find(store: &Store, kernel: &Kernel, agent: &Path, sharing: bool) 
         return Ok(path);
     }
     let lock = store.lock()?;
-    let bytes = build(kernel, agent, sharing)?;
+    let bytes = build(kernel, spec)?;
     store.write(&lock, &path, &bytes)?;
     remove_oldest(&directory);
     Ok(path)
 }
 
-fn build(kernel: &Kernel, agent: &Path, sharing: bool) -> Result<Vec<u8>, VmError> {
+fn build(kernel: &Kernel, spec: &VmSpec) -> Result<Vec<u8>, VmError> {
+    let load = |path: &Path| fs::read(path).map_err(VmError::io(path));
     let mut archive = Archive::new();
     for directory in ["dev", "proc", "newroot", "modules"] {
         archive.directory(directory);
     }
     archive.character_device("dev/console", 5, 1);
-    archive.file("init", 0o755, &fs::read(agent).map_err(VmError::io(agent))?);
-    for (number, (name, path)) in kernel.modules(sharing).into_iter().enumerate() {
-        let bytes = fs::read(&path).map_err(VmError::io(&path))?;
-        archive.file(&format!("modules/{number:02}-{name}.ko"), 0o644, &bytes);
+    archive.file("init", 0o755, &load(&spec.agent)?);
+    for (path, target) in &spec.extras.files {
+        archive.file(target, 0o755, &load(path)?);
+    }
+    for (number, (name, path)) in kernel.modules(!spec.shares.is_empty()).into_iter().enumerate() {
+        archive.file(&format!("modules/{number:02}-{name}.ko"), 0o644, &load(&path)?);
     }
     Ok(archive.finish())
 }

@@ -61,6 +61,20 @@ pub struct VmSpec {
     pub rw_size: u64,
     /// Host directories and files shown to the guest; see [`plan_shares`].
     pub shares: Vec<Share>,
+    /// What a guest that is not an instance boots with on top.
+    pub extras: Extras,
+}
+
+/// Makes a guest with an init of its own of what else would be an instance: for tests that need a kernel's own
+/// features. The init is packed in the agent's place, and may be a script.
+#[derive(Debug, Clone, Default)]
+pub struct Extras {
+    /// Files of the host packed into the initramfs, and their paths there.
+    pub files: Vec<(PathBuf, String)>,
+    /// Modules beside those of every guest; what the kernel lacks is left out.
+    pub modules: Vec<String>,
+    /// Words for the kernel's command line.
+    pub words: Vec<String>,
 }
 
 // The order on the serial port: the host sends `Request::Configure` on channel 0 and the agent answers it

@@ -46,6 +46,8 @@ pub(crate) struct Machine {
     pub memory: u64,
     /// Virtual CPUs.
     pub cpus: u32,
+    /// Further words for the kernel's command line.
+    pub words: Vec<String>,
     /// What executes the guest's instructions.
     pub accelerator: Accelerator,
     /// Raw disks.
@@ -146,8 +148,8 @@ impl Vm {
         check_shape(spec)?;
         let hypervisor = Qemu::find()?;
         let store = Store::open(&spec.store)?;
-        let kernel = Kernel::find(&store, spec.kernel.as_deref(), notice)?;
-        let initramfs = initramfs::find(&store, &kernel, &spec.agent, !spec.shares.is_empty())?;
+        let kernel = Kernel::find(&store, spec.kernel.as_deref(), &spec.extras.modules, notice)?;
+        let initramfs = initramfs::find(&store, &kernel, spec)?;
         let accelerator = Accelerator::find(&store, notice)?;
         let disks = open_disks(&store, spec)?;
         let log = || BoundedLog::new(LOG_SIZE).map_err(VmError::io("memfd"));
@@ -162,6 +164,7 @@ impl Vm {
             initramfs,
             memory: guest_memory(spec.memory),
             cpus: spec.cpus.max(1),
+            words: spec.extras.words.clone(),
             accelerator,
             disks,
             shares,

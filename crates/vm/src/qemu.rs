@@ -203,6 +203,7 @@ fn kernel_command_line(machine: &Machine) -> String {
             words.push("acpi=off".to_owned());
         }
     }
+    words.extend_from_slice(&machine.words);
     words.join(" ")
 }
 
@@ -252,6 +253,7 @@ mod tests {
             initramfs: "/i".into(),
             memory: 256 << 20,
             cpus,
+            words: Vec::new(),
             accelerator,
             disks,
             shares: (0..shares).map(|n| SharePort { tag: format!("share{n}"), socket: null() }).collect(),

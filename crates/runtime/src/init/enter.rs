@@ -6,10 +6,10 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountAttrFlags;
 use rustix::thread::move_into_link_name_space;
 
-use super::{Job, Place, mounts, namespaces, sysctl};
+use super::{Job, Place, mounts, namespaces, root, sysctl};
 use crate::channel::Channel;
 use crate::plan::{Plan, namespaces as flags};
-use crate::{Error, Result, rootfs};
+use crate::{Error, Result, rootfs, sources};
 
 /// For a process that joins: the host's `/proc`, opened before the container's could be taken for it.
 pub(super) fn host_proc(job: &Job) -> Result<Option<OwnedFd>> {
@@ -36,10 +36,17 @@ pub(super) fn run(job: &Job, channel: &Channel, host_proc: Option<OwnedFd>) -> R
         return Ok(Entered { root: open_dir("/")?, proc, sources: Vec::new() });
     };
     // The parent has mounted it meanwhile.
-    let (root, sources) = channel.receive_root()?;
+    let (root, mut sources) = channel.receive_root()?;
     let root = match root {
         Some(root) => root,
-        None => rootfs::mount_in_child(rootfs, plan)?,
+        None => {
+            // A mount among peers of the host's would appear on the host.
+            if sources.is_empty() {
+                sources = sources::take(plan)?;
+            }
+            root::leave_peers()?;
+            rootfs::mount_in_child(rootfs, plan)?
+        }
     };
     if plan.namespaces.new_cgroup() && cgroups.namespace_at_once() {
         namespaces::unshare(flags::CGROUP)?;

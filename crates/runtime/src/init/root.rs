@@ -9,8 +9,13 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
     if init.sources.is_empty() {
         init.sources = sources::take(init.plan()?)?;
     }
-    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
-        .map_err(|errno| Error::call("make mounts private", errno))?;
+    leave_peers()?;
     // Over everything, or where hooks look for it: `pivot` then drops what lies under it.
     hooks::attach_root(&init.root, hooks::root_place(init))
+}
+
+/// From here on, no mount made in this namespace appears on the host, nor the other way round.
+pub(super) fn leave_peers() -> Result<()> {
+    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
+        .map_err(|errno| Error::call("make mounts private", errno))
 }

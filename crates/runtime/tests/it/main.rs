@@ -14,6 +14,7 @@ mod hooks;
 mod life;
 mod limits;
 mod listener;
+mod lsm;
 mod mounts;
 mod process;
 mod seccomp;
@@ -47,6 +48,7 @@ fn main() {
         life::TESTS,
         limits::TESTS,
         listener::TESTS,
+        lsm::TESTS,
         mounts::TESTS,
         process::TESTS,
         seccomp::TESTS,

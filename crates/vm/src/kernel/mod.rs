@@ -20,9 +20,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::VmError;
-use crate::store::{Store, StoreLock, identity, publish};
+use crate::store::{Store, StoreLock, identity, publish, short_hex};
 use modules::{Module, Modules};
 
 /// Changes when what is kept of a kernel changes. It is part of each name, so that two versions of this program
@@ -56,6 +57,22 @@ struct Info {
     share_modules: Vec<String>,
 }
 
+/// Modules beside those of every guest, and the part of a kernel's key that tells of them.
+struct More<'a> {
+    modules: &'a [String],
+    mark: String,
+}
+
+impl<'a> More<'a> {
+    fn new(modules: &'a [String]) -> Self {
+        let mark = match modules {
+            [] => String::new(),
+            names => format!("-with-{}", short_hex(Sha256::new_with_prefix(names.join(" ")))),
+        };
+        Self { modules, mark }
+    }
+}
+
 /// Where a kernel comes from before it is in the store.
 struct Candidate {
     key: String,
@@ -70,16 +87,19 @@ impl Kernel {
     pub fn find(
         store: &Store,
         named: Option<&Path>,
+        more: &[String],
         notice: &mut dyn FnMut(String),
     ) -> Result<Self, VmError> {
+        let more = &More::new(more);
         if let Some(path) = named {
-            let candidate = Candidate::named(path)?;
+            let candidate = Candidate::named(path)?.marked(more);
             return match Self::load(store, &candidate.key) {
                 Some(kernel) => Ok(kernel),
-                None => Self::import(store, &store.lock()?, &candidate),
+                None => Self::import(store, &store.lock()?, &candidate, more),
             };
         }
         for candidate in host_candidates(Path::new("/boot"), Path::new("/lib/modules")) {
+            let candidate = candidate.marked(more);
             if directory(store, &candidate.key).join(UNFIT).exists() {
                 continue;
             }
@@ -87,7 +107,7 @@ impl Kernel {
                 return Ok(kernel);
             }
             let lock = store.lock()?;
-            match Self::import(store, &lock, &candidate) {
+            match Self::import(store, &lock, &candidate, more) {
                 Ok(kernel) => return Ok(kernel),
                 Err(error @ (VmError::MissingDriver { .. } | VmError::BadKernel { .. })) => {
                     mark_unfit(store, &lock, &candidate.key, &error)?;
@@ -95,7 +115,7 @@ impl Kernel {
                 Err(error) => return Err(error),
             }
         }
-        Self::from_distribution(store, notice)
+        Self::from_distribution(store, more, notice)
     }
 
     /// Its name in the store.
@@ -121,9 +141,14 @@ impl Kernel {
         Some(Self { key: key.to_owned(), directory, info })
     }
 
-    fn from_distribution(store: &Store, notice: &mut dyn FnMut(String)) -> Result<Self, VmError> {
+    fn from_distribution(
+        store: &Store,
+        more: &More,
+        notice: &mut dyn FnMut(String),
+    ) -> Result<Self, VmError> {
+        let pointer = directory(store, &format!("{DISTRIBUTION}{}", more.mark));
         let current = || {
-            let key = fs::read_to_string(directory(store, DISTRIBUTION)).ok()?;
+            let key = fs::read_to_string(&pointer).ok()?;
             Self::load(store, key.trim())
         };
         if let Some(kernel) = current() {
@@ -142,20 +167,21 @@ impl Kernel {
             origin: unpacked.origin,
             image: unpacked.image,
             module_roots: unpacked.modules,
-        };
-        let kernel = Self::import(store, &lock, &candidate)?;
-        store.write(&lock, &directory(store, DISTRIBUTION), kernel.key.as_bytes())?;
+        }
+        .marked(more);
+        let kernel = Self::import(store, &lock, &candidate, more)?;
+        store.write(&lock, &pointer, kernel.key.as_bytes())?;
         fs::remove_dir_all(&scratch).map_err(VmError::io(&scratch))?;
         Ok(kernel)
     }
 
     /// Puts a kernel and the modules it needs into the store.
-    fn import(store: &Store, lock: &StoreLock, candidate: &Candidate) -> Result<Self, VmError> {
+    fn import(store: &Store, lock: &StoreLock, candidate: &Candidate, more: &More) -> Result<Self, VmError> {
         if let Some(kernel) = Self::load(store, &candidate.key) {
             return Ok(kernel);
         }
         let image = image::read(&candidate.image)?;
-        let (needed, sharing) = candidate.pick_modules(&image.release)?;
+        let (needed, sharing) = candidate.pick_modules(&image.release, more)?;
         let directory = directory(store, &candidate.key);
         let partial = store.partial(lock, &directory);
         let modules = partial.join("modules");
@@ -205,8 +231,13 @@ impl Candidate {
         Ok(Self { key, origin: path.display().to_string(), image: path, module_roots })
     }
 
+    fn marked(mut self, more: &More) -> Self {
+        self.key.push_str(&more.mark);
+        self
+    }
+
     /// The modules for every guest, and those that only shares need.
-    fn pick_modules(&self, release: &str) -> Result<(Vec<Module>, Vec<Module>), VmError> {
+    fn pick_modules(&self, release: &str, more: &More) -> Result<(Vec<Module>, Vec<Module>), VmError> {
         let mut directories = self.module_roots.iter().map(|root| root.join(release));
         let Some(directory) = directories.find(|path| path.join("modules.builtin").exists()) else {
             // A kernel with everything built in has none; what it lacks, the agent will tell.
@@ -220,8 +251,10 @@ impl Candidate {
                 modules: directory,
             });
         }
+        let more: Vec<&str> = more.modules.iter().map(String::as_str).collect();
+        let wanted = [HELPFUL, NEEDED, &more].concat();
         let keep = insists_on_signatures(&directory, &self.image, release);
-        let needed = modules.load_order(&[HELPFUL, NEEDED].concat(), keep)?;
+        let needed = modules.load_order(&wanted, keep)?;
         let mut sharing = modules.load_order(SHARING, keep)?;
         sharing.retain(|module| !needed.iter().any(|other| other.name == module.name));
         Ok((needed, sharing))
@@ -327,9 +360,9 @@ mod tests {
     fn a_named_kernel_that_is_missing_is_named() {
         let scratch = tempfile::tempdir().unwrap();
         let store = Store::open(scratch.path()).unwrap();
-        let error = Kernel::find(&store, Some(Path::new("/no/kernel")), &mut |_| {}).unwrap_err();
+        let error = Kernel::find(&store, Some(Path::new("/no/kernel")), &[], &mut |_| {}).unwrap_err();
         assert!(error.to_string().starts_with("missing kernel /no/kernel"), "{error}");
-        let error = Kernel::find(&store, Some(Path::new("/tmp")), &mut |_| {}).unwrap_err();
+        let error = Kernel::find(&store, Some(Path::new("/tmp")), &[], &mut |_| {}).unwrap_err();
         assert!(error.to_string().contains("not a file"), "{error}");
     }
 }

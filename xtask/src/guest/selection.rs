@@ -1,0 +1,151 @@
+//! Which tests run in a guest, and which do not, with the reason.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::output_of;
+use super::programs::Programs;
+
+/// The policy of the guest with SELinux, and a version of the binary format that kernels since 5.12 read.
+const POLICY: &str = include_str!("policy.cil");
+const POLICY_VERSION: &str = "33";
+
+/// A kernel's security module; each needs a boot of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lsm {
+    AppArmor,
+    Selinux,
+}
+
+impl Lsm {
+    /// In the order they are booted.
+    pub const ALL: [Self; 2] = [Self::AppArmor, Self::Selinux];
+
+    pub fn from_name(name: &str) -> Result<Self> {
+        match Self::ALL.into_iter().find(|lsm| lsm.name() == name) {
+            Some(lsm) => Ok(lsm),
+            None => bail!("no security module {name}: it is apparmor or selinux"),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AppArmor => "apparmor",
+            Self::Selinux => "selinux",
+        }
+    }
+
+    /// For the kernel's command line.
+    pub fn words(self) -> &'static [&'static str] {
+        match self {
+            Self::AppArmor => &["lsm=landlock,yama,apparmor,bpf", "apparmor=1"],
+            Self::Selinux => &["lsm=landlock,yama,selinux,bpf", "selinux=1", "enforcing=1"],
+        }
+    }
+
+    /// What the guest loads at its start.
+    pub fn policy(self, scratch: &Path) -> Result<Option<PathBuf>> {
+        if self == Self::AppArmor {
+            return Ok(None);
+        }
+        let (source, policy) = (scratch.join("policy.cil"), scratch.join("policy"));
+        fs::write(&source, POLICY).with_context(|| format!("cannot write {}", source.display()))?;
+        let mut compiler = Command::new("secilc");
+        compiler
+            .args(["-c", POLICY_VERSION, "-M", "true", "-f", "/dev/null", "-o"])
+            .arg(&policy)
+            .arg(&source);
+        output_of(&mut compiler)?;
+        Ok(Some(policy))
+    }
+}
+
+/// Tests of one program.
+pub struct Suite {
+    pub package: &'static str,
+    /// `it`, or the library's name for its unit tests.
+    pub target: &'static str,
+    /// What a name must contain; any of them. None for all.
+    only: &'static [&'static str],
+}
+
+/// What runs beside the kernel's own features: everything that makes containers.
+pub const SUITES: &[Suite] = &[
+    Suite { package: "proa-runtime", target: "proa_runtime", only: &[] },
+    Suite { package: "proa-runtime", target: "it", only: &[] },
+    Suite { package: "proa-monitor", target: "it", only: &[] },
+    Suite { package: "proa-cli", target: "it", only: &["::container"] },
+];
+
+/// Where a security module matters, and so the only tests that run under SELinux too: names with these in them.
+const LSM_TESTS: &[&str] = &["lsm::"];
+
+/// What would fail in a guest for a reason that is not ours, or prove nothing there: program, part of the name,
+/// reason.
+const LEFT_OUT: &[(&str, &str, &str)] = &[];
+
+/// A test to be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// `proa-runtime::it limits::pids_are_limited`, as nextest writes it.
+    pub title: String,
+    pub program: PathBuf,
+    pub name: String,
+}
+
+impl Planned {
+    /// The directory of its crate below `crates`.
+    pub fn crate_directory(&self) -> &str {
+        let package = self.title.split([':', ' ']).next().unwrap_or_default();
+        package.strip_prefix("proa-").unwrap_or(package)
+    }
+
+    /// Whether the test belongs into a guest with this security module.
+    pub fn runs_under(&self, lsm: Lsm) -> bool {
+        lsm == Lsm::AppArmor || LSM_TESTS.iter().any(|part| self.name.contains(part))
+    }
+}
+
+/// The tests of the suites whose titles contain one of `filters`.
+pub fn plan(programs: &Programs, filters: &[String]) -> Result<Vec<Planned>> {
+    let mut planned = Vec::new();
+    let mut used = BTreeSet::new();
+    for suite in SUITES {
+        let found =
+            programs.tests.iter().find(|test| test.package == suite.package && test.target == suite.target);
+        let Some(program) = found else { bail!("cargo built no tests {}::{}", suite.package, suite.target) };
+        let before = planned.len();
+        for name in &program.names {
+            let title = suite.title(name);
+            let left_out =
+                LEFT_OUT.iter().position(|(of, part, _)| title.starts_with(of) && name.contains(part));
+            used.extend(left_out);
+            if left_out.is_none() && contains_any(name, suite.only) {
+                planned.push(Planned { title, program: program.path.clone(), name: name.clone() });
+            }
+        }
+        ensure!(planned.len() > before, "{}::{} has none of its tests left", suite.package, suite.target);
+    }
+    for (number, (program, part, reason)) in LEFT_OUT.iter().enumerate() {
+        ensure!(used.contains(&number), "{program} {part} ({reason}) is left out, but is no test");
+    }
+    planned.retain(|test| filters.is_empty() || filters.iter().any(|filter| test.title.contains(filter)));
+    Ok(planned)
+}
+
+fn contains_any(name: &str, parts: &[&str]) -> bool {
+    parts.is_empty() || parts.iter().any(|part| name.contains(part))
+}
+
+impl Suite {
+    fn title(&self, name: &str) -> String {
+        match self.target {
+            "it" => format!("{}::it {name}", self.package),
+            _ => format!("{} {name}", self.package),
+        }
+    }
+}
