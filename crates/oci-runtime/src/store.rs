@@ -428,7 +428,11 @@ mod tests {
 
     #[test]
     fn the_state_file_is_frozen() {
-        let text = r#"{"version":1,"ociVersion":"1.2.0","id":"x","pid":7,"startTicks":9,"bundle":"/b","rootfs":"/b/rootfs","created":"2026-01-01T00:00:00.000000000Z","owner":0,"annotations":{"a":"b"}}"#;
+        let text = concat!(
+            r#"{"version":1,"ociVersion":"1.2.0","id":"x","pid":7,"startTicks":9,"bundle":"/b","#,
+            r#""rootfs":"/b/rootfs","created":"2026-01-01T00:00:00.000000000Z","owner":0,"#,
+            r#""annotations":{"a":"b"}}"#
+        );
         let saved: Saved = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&saved).unwrap(), text);
         assert_eq!((saved.pid, saved.start_ticks), (7, 9));

@@ -8,7 +8,7 @@ use crate::harness::{Output, Proa, Running};
 fn arguments(number: usize) -> Vec<String> {
     let script = format!("echo line {number}; echo error {number} >&2; exit {}", number % 100);
     let mut arguments = vec!["run".to_owned(), "--name".to_owned(), format!("load-{number}")];
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         arguments.push("--rm".to_owned());
     }
     arguments.extend(["busybox", "sh", "-c", &script].map(str::to_owned));
