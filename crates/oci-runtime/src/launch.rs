@@ -226,7 +226,7 @@ pub fn preserved(parsed: &Parsed) -> Result<u32> {
     let all = listeners().checked_add(asked).filter(|all| *all <= 1 << 16);
     let all = all.ok_or_else(|| Failure::usage("--preserve-fds: too many"))?;
     for number in 3..3 + all {
-        if !Path::new(&format!("/proc/self/fd/{number}")).exists() {
+        if !proa_sys::inherited::is_there(number) {
             return Err(Failure::new(format!("--preserve-fds: descriptor {number} is not open")));
         }
     }

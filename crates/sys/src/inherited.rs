@@ -30,6 +30,13 @@ pub fn take(number: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Whether this program was started with a descriptor of this number, and nobody has taken it.
+pub fn is_there(number: u32) -> bool {
+    // SAFETY: integers and no memory.
+    let flags = i32::try_from(number).map_or(-1, |number| unsafe { libc::fcntl(number, libc::F_GETFD) });
+    flags != -1 && flags & libc::FD_CLOEXEC == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,7 +50,9 @@ mod tests {
         assert!(take(100_000).is_err());
         let inherited = rustix::io::dup(&ours).unwrap();
         let number = std::os::fd::IntoRawFd::into_raw_fd(inherited) as u32;
+        assert!(is_there(number) && !is_there(ours.as_raw_fd() as u32) && !is_there(100_000));
         let taken = take(number).unwrap();
+        assert!(!is_there(number));
         assert!(take(number).is_err());
         drop(taken);
     }

@@ -262,15 +262,16 @@ fn a_named_cgroup_is_joined_before_create_returns() {
 #[test]
 fn our_executable_cannot_be_written() {
     let before = fs::read(crate::support::PROGRAM).unwrap();
-    let bundle = Bundle::shell("for i in 1 2 3; do : > /proc/1/exe; done; echo end");
+    let bundle = Bundle::shell("for i in 1 2 3; do cat /dev/null > /proc/1/exe; done; echo end");
     assert_eq!(stdout(&bundle.run(&[])), "end\n");
     let bundle = Bundle::program(&["/entry"]);
     fs::write(bundle.path("rootfs/entry"), "#!/proc/self/exe\n").unwrap();
     fs::set_permissions(bundle.path("rootfs/entry"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .unwrap();
     assert!(!bundle.run(&[]).status.success());
-    let bundle =
-        Bundle::shell("while :; do for pid in /proc/[0-9]*; do : > $pid/exe; done; done 2>/dev/null");
+    let bundle = Bundle::shell(
+        "while :; do for pid in /proc/[0-9]*; do cat /dev/null > $pid/exe; done; done 2>/dev/null",
+    );
     bundle.start();
     for _ in 0..20 {
         bundle.output(&["exec", &bundle.id, "/bin/true"]);

@@ -271,6 +271,10 @@ fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
         // The creator has ended, or will: from now on `start` hears of failures.
         *channel = crate::gate::wait(gate)?;
     }
+    // Standard streams are 0 to 2, and what was asked to be passed follows; nothing else is the program's
+    // (CVE-2024-21626). Before the filter, which need not allow it.
+    let first = 3 + job.detach.map_or(0, |detach| detach.preserve_fds);
+    proa_sys::process::close_on_exec_from(first).map_err(|error| Error::call("close_range", error))?;
     init.steps(&[Phase::Last])?;
     Err(Error::internal("the program was not run"))
 }

@@ -16,10 +16,6 @@ use crate::{Error, Result, error};
 pub(super) fn run(init: &mut Init) -> Result<()> {
     let process = init.job.process.spec;
     let env = environment(init)?;
-    // Standard streams are 0 to 2, and what was asked to be passed follows; nothing else is the program's
-    // (CVE-2024-21626).
-    let first = 3 + init.job.detach.map_or(0, |detach| detach.preserve_fds);
-    proa_sys::process::close_on_exec_from(first).map_err(|error| Error::call("close_range", error))?;
     proa_sys::process::reset_signals();
     if let Some(own) = &init.job.init {
         let program = find(process)?;
