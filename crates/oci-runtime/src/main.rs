@@ -36,6 +36,7 @@ use std::process::ExitCode;
 use crate::args::{Opt, Parsed, Words};
 use crate::commands::{
     checkpoint, create, delete, events, exec, features, kill, pause, processes, run, spec, start, state,
+    update,
 };
 use crate::error::{Failure, Result};
 use crate::global::Global;
@@ -50,7 +51,8 @@ usage: proa-runtime [--root DIR] [--log FILE] [--log-format text|json] [--debug]
   ps       its processes                      events   its resource use
   kill     send it a signal                   delete   remove it
   pause    freeze it                          resume   thaw it
-  spec     write a config.json                features what this runtime can do
+  update   set other limits                   features what this runtime can do
+  spec     write a config.json
 ";
 
 /// A command: its name, its options, its words, what it does.
@@ -84,6 +86,7 @@ const COMMANDS: &[Command] = {
         command("ps", &[processes::OPTIONS], ThenProgram(1), processes::run),
         command("pause", &[], Most(1), pause::pause),
         command("resume", &[], Most(1), pause::resume),
+        command("update", &[update::OPTIONS], Most(1), update::run),
         command("events", &[events::OPTIONS], Most(1), events::run),
         command("features", &[], Most(0), |_, _| features::run()),
         command("spec", &[spec::ROOTLESS, spec::OPTIONS], Most(0), |_, parsed| spec::run(parsed)),

@@ -130,7 +130,12 @@ mod tests {
 
     #[test]
     fn what_there_is_no_more_is_refused() {
-        for line in ["--kernel-memory 5 id", "--l3-cache-schema L3:0=f id", "--memory x id", "--blkio-weight 70000 id"] {
+        for line in [
+            "--kernel-memory 5 id",
+            "--l3-cache-schema L3:0=f id",
+            "--memory x id",
+            "--blkio-weight 70000 id",
+        ] {
             assert!(read(line).is_err(), "{line}");
         }
     }

@@ -73,3 +73,29 @@ fn the_spec_that_is_written_can_be_run() {
     let spec: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
     assert_eq!(spec["linux"]["uidMappings"][0]["containerID"], 0);
 }
+
+#[test]
+fn limits_can_be_changed_while_it_runs() {
+    let bundle = Bundle::program(&["/bin/sleep", "1000"]);
+    bundle.start();
+    let limit = || {
+        let event: Value = serde_json::from_str(&bundle.ok(&["events", "--stats", &bundle.id])).unwrap();
+        event["data"]["pids"]["limit"].as_u64().unwrap()
+    };
+    // One that had no limit, and so has not joined its cgroup perhaps.
+    bundle.ok(&["update", "--pids-limit", "44", &bundle.id]);
+    assert_eq!(limit(), 44);
+    let file = bundle.path("resources.json");
+    fs::write(&file, r#"{"pids":{"limit":55}}"#).unwrap();
+    bundle.ok(&["update", &bundle.id, "--resources", file.to_str().unwrap()]);
+    assert_eq!(limit(), 55);
+    let mut command = bundle.command(&["update", "-r", "-", &bundle.id]);
+    let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), br#"{"pids":{"limit":66}}"#).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(limit(), 66);
+    assert!(bundle.fails(&["update", "--kernel-memory", "1", &bundle.id]).contains("kernel-memory"));
+    bundle.ok(&["kill", &bundle.id, "KILL"]);
+    bundle.wait_status("stopped");
+    assert!(bundle.fails(&["update", "--pids-limit", "1", &bundle.id]).contains("not running"));
+}
