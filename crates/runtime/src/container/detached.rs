@@ -147,6 +147,7 @@ impl Container {
                 status: Status::Running,
                 ..plan.state.clone()
             },
+            common: plan.common.clone(),
             hooks: plan.hooks.cloned(),
             children: Vec::new(),
             warnings: Vec::new(),
