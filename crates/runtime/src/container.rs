@@ -200,6 +200,7 @@ impl Container {
         let linux = create.spec.linux.as_ref().unwrap_or(&none);
         let mut plan = Plan::new(create.id, create.spec, linux)?;
         plan.state.bundle = create.bundle.display().to_string();
+        plan.as_written = !create.nodev;
         let mut warnings = Vec::new();
         let at_once = must_join_at_once(&plan, detach.is_some());
         let wanted = Wanted { id: create.id, linux, policy: create.cgroup, at_once };
@@ -612,5 +613,6 @@ pub fn signal_number(signal: i32) -> Result<Signal> {
 /// cgroup of a container that outlives its creator looks for it there as soon as it is created.
 fn must_join_at_once(plan: &Plan, detached: bool) -> bool {
     let is_named = plan.linux.cgroups_path.as_ref().is_some_and(|path| !path.is_empty());
-    !plan.namespaces.new_pid() || can_remount(&plan.process.capabilities) || detached && is_named
+    let must = !plan.namespaces.new_pid() || can_remount(&plan.process.capabilities);
+    must || detached && (is_named || plan.binds_devices())
 }

@@ -38,6 +38,8 @@ pub(crate) struct Plan<'a> {
     pub mounts: Vec<MountPlan<'a>>,
     /// Propagation of the root mount, and whether that is recursive.
     pub propagation: (u64, bool),
+    /// Mounts look as the spec says in every detail.
+    pub as_written: bool,
     /// Mounts are `nodev` unless the spec says otherwise (invariant 11).
     pub nodev: bool,
     /// Make the root read-only.
@@ -75,6 +77,7 @@ impl<'a> Plan<'a> {
             namespaces,
             propagation: propagation(linux.rootfs_propagation.as_deref())?,
             nodev: false,
+            as_written: false,
             readonly_root: spec.root.as_ref().is_some_and(|root| root.readonly),
             common: Common::new(linux)?,
             process: ProcessPlan::new(process)?,
@@ -123,6 +126,25 @@ impl Plan<'_> {
     /// The SELinux label of what is mounted.
     pub(crate) fn label(&self) -> Option<&str> {
         self.linux.mount_label.as_deref().filter(|label| !label.is_empty())
+    }
+
+    /// Whether a file system is told what it is made from.
+    pub(crate) fn shows_source(&self, kind: &str, source: &str) -> bool {
+        self.as_written || source != kind
+    }
+
+    /// Whether a bind mount of the spec is of a device, or of a directory of them: they must open, and so the device
+    /// rules must hold at once.
+    pub(crate) fn binds_devices(&self) -> bool {
+        self.mounts.iter().any(|mount| {
+            let MountSource::Bind(bind) = &mount.source else { return false };
+            let path = std::path::Path::new(&self.state.bundle).join(bind.path);
+            path.starts_with("/dev")
+                || rustix::fs::stat(&path).is_ok_and(|stat| {
+                    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+                    matches!(kind, rustix::fs::FileType::CharacterDevice | rustix::fs::FileType::BlockDevice)
+                })
+        })
     }
 
     /// Whether the parent takes what is bound: it may go where the root of a user namespace may not, and only it may
