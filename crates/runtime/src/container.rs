@@ -20,7 +20,7 @@ use crate::fork::{
 };
 use crate::hooks::{self, HookKind};
 use crate::init::{Job, Place};
-use crate::plan::{Plan, ProcessPlan, namespaces};
+use crate::plan::{Common, Plan, ProcessPlan, namespaces};
 use crate::seccomp::Filter;
 use crate::{Error, Result, processes, rootfs, sources};
 
@@ -114,6 +114,8 @@ pub struct Child {
     pub pid: u32,
     /// Readable when it has ended.
     pub pidfd: OwnedFd,
+    /// What was asked for and could not be granted, one line each.
+    pub warnings: Vec<String>,
 }
 
 impl Child {
@@ -150,6 +152,8 @@ pub struct Container {
     /// Its processes cannot connect to abstract sockets made outside.
     scoped: bool,
     filter: Filter,
+    /// What every process of it has.
+    common: Common,
     /// What its hooks and listeners are told.
     oci_state: OciState,
     hooks: Option<Hooks>,
@@ -196,6 +200,7 @@ impl Container {
         let linux = create.spec.linux.as_ref().unwrap_or(&none);
         let mut plan = Plan::new(create.id, create.spec, linux)?;
         plan.state.bundle = create.bundle.display().to_string();
+        plan.as_written = !create.nodev;
         let mut warnings = Vec::new();
         let at_once = must_join_at_once(&plan, detach.is_some());
         let wanted = Wanted { id: create.id, linux, policy: create.cgroup, at_once };
@@ -220,6 +225,7 @@ impl Container {
             scoped: is_scoped(create.spec),
             filter: Filter::default(),
             oci_state: OciState { pid, ..plan.state.clone() },
+            common: plan.common.clone(),
             hooks: plan.hooks.cloned(),
             children: Vec::new(),
             warnings,
@@ -316,30 +322,30 @@ impl Container {
             pidfd: self.pidfd.as_fd(),
             namespaces: self.namespaces & !namespaces::PID,
             listener: self.filter.listener.as_ref().map(|listener| listener.path.as_str()),
+            common: &self.common,
         };
         let job = Job { process: &plan, user, stdio, init: None, scoped: self.scoped, place, detach };
         let join_pid = (self.namespaces & namespaces::PID != 0).then(|| self.pidfd.as_fd());
         let (forked, mut handles) = fork(&job, 0, join_pid, self.cgroup.fork_target()?)?;
         let run = || {
+            let mut warnings = Vec::new();
             if self.namespaces & namespaces::USER != 0 {
-                help_in_user_namespace(forked.pid, self.pid, process.oom_score_adj, &handles)?;
+                warnings = help_in_user_namespace(forked.pid, self.pid, process.oom_score_adj, &handles)?;
             }
             self.cgroup.attach(forked.pid)?;
             let gone = go(&forked.channel, &self.filter.for_process(forked.pid, &self.oci_state));
-            let (terminal, _) = wait_ready(&forked.channel, || Ok(()))?;
-            gone.and_then(|()| wait_program(&forked.channel)).map(|()| terminal)
+            let (terminal, more) = wait_ready(&forked.channel, || Ok(()))?;
+            warnings.extend(more);
+            gone.and_then(|()| wait_program(&forked.channel)).map(|()| (terminal, warnings))
         };
-        match run() {
-            Ok(terminal) => handles.terminal = terminal,
-            Err(error) => {
-                end(forked.pidfd.as_fd());
-                return Err(error);
-            }
-        }
+        let (terminal, warnings) = run().inspect_err(|_| {
+            end(forked.pidfd.as_fd());
+        })?;
+        handles.terminal = terminal;
         let pidfd = forked.pidfd.try_clone().map_err(|error| Error::call("dup", error))?;
         self.children.retain(|(_, child)| is_running(child.as_fd()));
         self.children.push((forked.pid, forked.pidfd));
-        Ok((Child { pid: forked.pid, pidfd }, handles))
+        Ok((Child { pid: forked.pid, pidfd, warnings }, handles))
     }
 
     /// The first process in our pid namespace.
@@ -607,5 +613,6 @@ pub fn signal_number(signal: i32) -> Result<Signal> {
 /// cgroup of a container that outlives its creator looks for it there as soon as it is created.
 fn must_join_at_once(plan: &Plan, detached: bool) -> bool {
     let is_named = plan.linux.cgroups_path.as_ref().is_some_and(|path| !path.is_empty());
-    !plan.namespaces.new_pid() || can_remount(&plan.process.capabilities) || detached && is_named
+    let must = !plan.namespaces.new_pid() || can_remount(&plan.process.capabilities);
+    must || detached && (is_named || plan.binds_devices())
 }

@@ -19,12 +19,16 @@
 //!
 //! | first process ([`STEPS`]) | the caller's process |
 //! | --- | --- |
-//! | joins namespaces, makes the network namespace, `lo` up | mounts the root file system, detached |
+//! | joins namespaces, makes the network namespace, `lo` up | writes id maps; mounts the root file system, detached |
 //! | takes the root, makes a `/proc` of its own | compiles the system call filter |
 //! | bind sources, mounts, devices, console | joins the cgroup (v1, if something is limited) |
-//! | masked and read-only paths, sysctl, names | waits |
+//! | masked and read-only paths, sysctl, names | waits, or runs [`hooks`] |
 //! | `pivot_root`, limits, working directory, user | |
 //! | waits for the word, then filter, capabilities, `exec` | waits for the `exec` or the error |
+//!
+//! In a user namespace, and where ids are mapped, the caller takes the bind sources (`sources`). Where a user
+//! namespace is joined, or a new one meets others that are joined, a process between the two joins and forks the
+//! first one as a child of the caller.
 //!
 //! A process of `exec` is a child of the caller, born in the container's pid namespace, that joins the other
 //! namespaces and then runs the same steps but those of the container.
@@ -35,9 +39,10 @@
 //!   is mounted, masked or entered is held by descriptor.
 //! * Mounts are made detached and moved into place. Nothing is mounted by a path.
 //! * `/proc` is written through a procfs of our own, never through one that the container could have replaced.
-//! * Devices are nodes of the container's own, each behind a mount of its own; all else is `nodev`.
-//! * The child cannot be traced or have its descriptors opened from inside (`PR_SET_DUMPABLE`), and every
-//!   descriptor from 3 up is closed by the `exec`.
+//! * Devices are nodes of the container's own, each behind a mount of its own; all else is `nodev`. A caller may let
+//!   the spec say which mounts are (`Create::nodev`), once the device rules hold.
+//! * The child cannot be traced or have its descriptors opened from inside (`PR_SET_DUMPABLE`) without
+//!   `CAP_SYS_PTRACE` over our user namespace, and every descriptor from 3 up is closed by the `exec`.
 //! * Whatever fails, nothing is left: no process, no mount, no cgroup.
 
 pub mod archive;

@@ -128,7 +128,8 @@ impl Container {
     fn with_process(existing: &Existing, pidfd: OwnedFd) -> Result<Self> {
         let none = proa_oci::runtime::Linux::default();
         let linux = existing.spec.linux.as_ref().unwrap_or(&none);
-        let plan = Plan::new(existing.id, existing.spec, linux)?;
+        let mut plan = Plan::new(existing.id, existing.spec, linux)?;
+        plan.state.bundle = existing.bundle.display().to_string();
         let at_once = must_join_at_once(&plan, true);
         let wanted = Wanted { id: existing.id, linux, policy: existing.cgroup, at_once };
         Ok(Self {
@@ -141,12 +142,8 @@ impl Container {
             scoped: is_scoped(existing.spec),
             owns_pids: plan.namespaces.new_pid(),
             filter: Filter::default(),
-            oci_state: OciState {
-                pid: existing.pid,
-                bundle: existing.bundle.display().to_string(),
-                status: Status::Running,
-                ..plan.state.clone()
-            },
+            oci_state: OciState { pid: existing.pid, status: Status::Running, ..plan.state.clone() },
+            common: plan.common.clone(),
             hooks: plan.hooks.cloned(),
             children: Vec::new(),
             warnings: Vec::new(),

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::MountAttrFlags;
+use rustix::mount::{MountAttrFlags, fsconfig_set_string};
 use rustix::thread::move_into_link_name_space;
 
 use super::{Job, Place, mounts, namespaces, root, sysctl};
@@ -52,9 +52,7 @@ pub(super) fn run(job: &Job, channel: &Channel, host_proc: Option<OwnedFd>) -> R
         namespaces::unshare(flags::CGROUP)?;
     }
     let attr = MountAttrFlags::from_bits_retain(mounts::PROC_ATTR.set as u32);
-    let proc = rootfs::open_context("proc")
-        .and_then(|context| rootfs::finish(context, attr))
-        .map_err(|error| error.context("mount proc"))?;
+    let proc = make_proc(plan, attr).map_err(|error| error.context("mount proc"))?;
     if plan.namespaces.new_time() {
         time(&proc, plan)?;
     }
@@ -65,6 +63,15 @@ pub(super) fn run(job: &Job, channel: &Channel, host_proc: Option<OwnedFd>) -> R
         namespaces::unshare(plan.namespaces.unshare_as_root())?;
     }
     Ok(Entered { root, proc, sources })
+}
+
+fn make_proc(plan: &Plan, attr: MountAttrFlags) -> Result<OwnedFd> {
+    let context = rootfs::open_context("proc")?;
+    if plan.as_written {
+        fsconfig_set_string(context.as_fd(), "source", "proc")
+            .map_err(|errno| rootfs::explain(&context, errno))?;
+    }
+    rootfs::finish(context, attr)
 }
 
 fn open_dir(path: &str) -> Result<OwnedFd> {

@@ -49,7 +49,7 @@ use proa_sys::seal::Sealed;
 use crate::cgroup::View;
 use crate::channel::{Channel, Go};
 use crate::container::{Detach, Rootfs, Stdio};
-use crate::plan::{Plan, ProcessPlan};
+use crate::plan::{Common, Plan, ProcessPlan};
 use crate::stdio::ChildEnds;
 use crate::user::Identity;
 use crate::{Error, Result};
@@ -93,6 +93,8 @@ pub(crate) enum Place<'a> {
         namespaces: u64,
         /// Socket of the seccomp listener.
         listener: Option<&'a str>,
+        /// What every process of the container has.
+        common: &'a Common,
     },
 }
 

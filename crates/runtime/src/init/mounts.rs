@@ -123,7 +123,10 @@ fn afterwards(tree: &OwnedFd, plan: &MountPlan, new: &Filesystem) -> Result<()> 
 /// A new instance of a file system. A tmpfs without a mode takes the mode of the directory that it covers.
 fn instance(init: &Init, new: &Filesystem, attr: u64, covers: Option<BorrowedFd>) -> Result<OwnedFd> {
     let context = rootfs::open_context(new.kind)?;
-    if let Some(source) = new.source {
+    // A name that is only the type again costs a call, and is not missed in the engine's specs.
+    if let Some(source) =
+        new.source.filter(|source| init.plan().is_ok_and(|plan| plan.shows_source(new.kind, source)))
+    {
         option(&context, &("source", Some(source)))?;
     }
     if let Some(label) = init.plan()?.label_of(new) {

@@ -7,7 +7,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{chdir, fchdir, pivot_root};
 
 use super::Init;
-use crate::{Error, Result};
+use crate::{Error, Result, inroot};
 
 pub(super) fn run(init: &mut Init) -> Result<()> {
     let (propagation, recursive) = init.plan()?.propagation;
@@ -15,6 +15,8 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
         mount::set(init.root.as_fd(), recursive, &attr).map_err(|error| Error::call("mount_setattr", error))
     };
     if init.plan()?.readonly_root {
+        // It could not be made later. What is wrong with it is said by the step that enters it.
+        let _ = inroot::make_dir_all(init.root.as_fd(), &init.job.process.spec.cwd, 0o755);
         set(MountAttr { set: RDONLY, ..MountAttr::default() }, false)?;
     }
     fchdir(&init.root).map_err(|errno| Error::call("fchdir", errno))?;

@@ -12,16 +12,14 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
         proa_sys::process::set_io_priority(class, level)
             .map_err(|error| Error::call("I/O priority", error))?;
     }
-    let Place::New { plan, .. } = &init.job.place else { return Ok(()) };
-    if let Some((mode, nodes)) = &plan.memory_policy {
+    let common = match &init.job.place {
+        Place::New { plan, .. } => &plan.common,
+        Place::Existing { common, .. } => common,
+    };
+    if let Some((mode, nodes)) = &common.memory_policy {
         proa_sys::process::set_memory_policy(*mode, nodes)
             .map_err(|error| Error::call("memory policy", error))?;
     }
-    let Some(personality) = &plan.linux.personality else { return Ok(()) };
-    let domain = match personality.domain.as_str() {
-        "LINUX" => 0,
-        "LINUX32" => 8,
-        domain => return Err(Error::invalid(format!("personality '{domain}' is not known"))),
-    };
+    let Some(domain) = common.personality else { return Ok(()) };
     proa_sys::process::set_personality(domain).map_err(|error| Error::call("personality", error))
 }

@@ -11,7 +11,9 @@ pub(crate) use mounts::{Bind, Filesystem, FsOption, IdMap, MountPlan, MountSourc
 pub(crate) use namespaces::Namespaces;
 pub(crate) use process::{CapabilityPlan, Label, ProcessPlan};
 
-use proa_oci::runtime::{Hooks, Linux, MemoryPolicy, Namespace, NamespaceKind, SPEC_VERSION, Spec};
+use proa_oci::runtime::{
+    Hooks, Linux, MemoryPolicy, Namespace, NamespaceKind, Personality, SPEC_VERSION, Spec,
+};
 use proa_oci::state::State;
 use proa_sys::mount;
 
@@ -36,12 +38,14 @@ pub(crate) struct Plan<'a> {
     pub mounts: Vec<MountPlan<'a>>,
     /// Propagation of the root mount, and whether that is recursive.
     pub propagation: (u64, bool),
+    /// Mounts look as the spec says in every detail.
+    pub as_written: bool,
     /// Mounts are `nodev` unless the spec says otherwise (invariant 11).
     pub nodev: bool,
     /// Make the root read-only.
     pub readonly_root: bool,
-    /// NUMA memory policy: mode with flags, nodes.
-    pub memory_policy: Option<(u32, Vec<u64>)>,
+    /// What every process of the container has, those that join later too.
+    pub common: Common,
     /// The first process.
     pub process: ProcessPlan<'a>,
 }
@@ -73,9 +77,28 @@ impl<'a> Plan<'a> {
             namespaces,
             propagation: propagation(linux.rootfs_propagation.as_deref())?,
             nodev: false,
+            as_written: false,
             readonly_root: spec.root.as_ref().is_some_and(|root| root.readonly),
-            memory_policy: linux.memory_policy.as_ref().map(memory_policy).transpose()?,
+            common: Common::new(linux)?,
             process: ProcessPlan::new(process)?,
+        })
+    }
+}
+
+/// What every process of a container has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Common {
+    /// NUMA memory policy: mode with flags, nodes.
+    pub memory_policy: Option<(u32, Vec<u64>)>,
+    /// Execution domain.
+    pub personality: Option<u64>,
+}
+
+impl Common {
+    fn new(linux: &Linux) -> Result<Self> {
+        Ok(Self {
+            memory_policy: linux.memory_policy.as_ref().map(memory_policy).transpose()?,
+            personality: linux.personality.as_ref().map(personality).transpose()?,
         })
     }
 }
@@ -103,6 +126,25 @@ impl Plan<'_> {
     /// The SELinux label of what is mounted.
     pub(crate) fn label(&self) -> Option<&str> {
         self.linux.mount_label.as_deref().filter(|label| !label.is_empty())
+    }
+
+    /// Whether a file system is told what it is made from.
+    pub(crate) fn shows_source(&self, kind: &str, source: &str) -> bool {
+        self.as_written || source != kind
+    }
+
+    /// Whether a bind mount of the spec is of a device, or of a directory of them: they must open, and so the device
+    /// rules must hold at once.
+    pub(crate) fn binds_devices(&self) -> bool {
+        self.mounts.iter().any(|mount| {
+            let MountSource::Bind(bind) = &mount.source else { return false };
+            let path = std::path::Path::new(&self.state.bundle).join(bind.path);
+            path.starts_with("/dev")
+                || rustix::fs::stat(&path).is_ok_and(|stat| {
+                    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+                    matches!(kind, rustix::fs::FileType::CharacterDevice | rustix::fs::FileType::BlockDevice)
+                })
+        })
     }
 
     /// Whether the parent takes what is bound: it may go where the root of a user namespace may not, and only it may
@@ -157,9 +199,6 @@ fn refuse_unsupported(linux: &Linux) -> Result<()> {
     if !linux.net_devices.is_empty() {
         return refuse("netDevices (moving interfaces into the container) are");
     }
-    if linux.personality.as_ref().is_some_and(|personality| !personality.flags.is_empty()) {
-        return refuse("flags of a personality are");
-    }
     if let Some(label) = linux.mount_label.as_deref().filter(|label| !label.is_empty())
         && !process::has_selinux()
     {
@@ -174,6 +213,17 @@ fn refuse_unsupported(linux: &Linux) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+fn personality(personality: &Personality) -> Result<u64> {
+    if let Some(flag) = personality.flags.first() {
+        return Err(Error::unsupported(format!("personality: the specification has no flag '{flag}'")));
+    }
+    match personality.domain.as_str() {
+        "LINUX" => Ok(0),
+        "LINUX32" => Ok(8),
+        domain => Err(Error::invalid(format!("personality '{domain}' is not known"))),
+    }
 }
 
 fn memory_policy(policy: &MemoryPolicy) -> Result<(u32, Vec<u64>)> {

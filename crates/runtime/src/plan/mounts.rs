@@ -64,7 +64,7 @@ pub(crate) struct IdMap<'a> {
 pub(crate) struct Filesystem<'a> {
     /// Its type.
     pub kind: &'a str,
-    /// What it is made from, where that says more than the type.
+    /// What it is made from, or a name that it shows.
     pub source: Option<&'a str>,
     /// Its options.
     pub options: Vec<FsOption<'a>>,
@@ -109,7 +109,7 @@ impl<'a> MountPlan<'a> {
             (_, "cgroup" | "cgroup2", _) => MountSource::Cgroup,
             (_, kind, source) => MountSource::New(Filesystem {
                 kind,
-                source: source.filter(|source| *source != kind),
+                source,
                 options: parsed.superblock.into_iter().chain(parsed.rest).collect(),
                 propagation: parsed.propagation,
                 copy_up: parsed.copy_up,

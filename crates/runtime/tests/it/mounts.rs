@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use proa_oci::runtime::{Device, IdMapping, Mount};
+use proa_oci::runtime::{Device, IdMapping, Mount, Pids};
 
 use crate::support::{Fixture, finish, tempdir};
 
@@ -217,6 +217,8 @@ fn nodes_that_open() {
     let mut fixture = Fixture::shell(script).with(|spec| {
         let devices = [device("c", "/dev/mine"), device("u", "/dev/sub/deep"), device("p", "/dev/pipe")];
         spec.linux_mut().devices = devices.to_vec();
+        // The device rules hold from the start where something is limited.
+        spec.linux_mut().resources.as_mut().unwrap().pids = Some(Pids { limit: 100 });
         spec.mounts.push(mount("/tmp", "tmpfs", &[]));
     });
     fixture.nodev = false;

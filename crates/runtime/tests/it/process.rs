@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use proa_oci::runtime::{ConsoleSize, IoPriority, Rlimit, Scheduler};
+use proa_oci::runtime::{ConsoleSize, CpuAffinity, IoPriority, MemoryPolicy, Personality, Rlimit, Scheduler};
 use proa_protocol::message::ErrorKind;
 use proa_runtime::Stdio;
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -18,6 +18,8 @@ crate::tests![
     programs_that_cannot_be_run,
     environment_and_directory,
     limits_and_priorities,
+    scheduling_of_all_kinds,
+    parameters_with_either_separator,
     standard_input,
     null_streams,
     a_terminal,
@@ -144,6 +146,64 @@ fn environment_and_directory() {
     let fixture =
         Fixture::shell("pwd; stat -c '%U %a' .").with(|spec| process(spec).cwd = "/made/for/it".into());
     assert_eq!(run(&fixture).stdout, "/made/for/it\nroot 755\n");
+}
+
+/// The last CPU of this host, and its number.
+fn last_cpu() -> String {
+    let allowed = std::fs::read_to_string("/proc/self/status").unwrap();
+    let list = allowed.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim();
+    list.rsplit([',', '-']).next().unwrap().to_owned()
+}
+
+/// What the joined process has, and what every process of the container has.
+fn scheduling_of_all_kinds() {
+    let script = "cut -d' ' -f41 /proc/self/stat; uname -m; echo up; sleep 100";
+    let fixture = Fixture::shell(script).with(|spec| {
+        let linux = spec.linux_mut();
+        linux.personality = Some(Personality { domain: "LINUX32".into(), flags: vec![] });
+        linux.memory_policy = Some(MemoryPolicy {
+            mode: "MPOL_BIND".into(),
+            nodes: "0".into(),
+            flags: vec!["MPOL_F_STATIC_NODES".into()],
+        });
+        process(spec).scheduler = Some(Scheduler { policy: "SCHED_IDLE".into(), ..Scheduler::default() });
+    });
+    let (mut container, handles) = fixture.start();
+    let output = crate::support::read_until(crate::support::fd(&handles.stdout), "up\n");
+    assert!(output.starts_with("5\n"), "{output}");
+    assert!(!output.contains("x86_64"), "{output}");
+    let maps = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/numa_maps")).unwrap();
+    assert!(maps(container.pid()).contains(" bind=static:0 "), "{}", maps(container.pid()));
+    let mut program = process(&mut fixture.spec.clone()).clone();
+    program.args =
+        ["/bin/sh", "-c", "uname -m; grep Cpus_allowed_list /proc/self/status; head -1 /proc/self/numa_maps"]
+            .map(ToOwned::to_owned)
+            .to_vec();
+    program.capabilities.as_mut().unwrap().bounding.push("CAP_FLY".into());
+    program.exec_cpu_affinity = Some(CpuAffinity { initial: Some("0".into()), after: Some(last_cpu()) });
+    let (child, handles) = container.exec(&program, "", Stdio::Pipes { stdin: false }).unwrap();
+    let output = crate::support::read_all(handles.stdout.unwrap());
+    crate::support::wait_readable(std::os::fd::AsFd::as_fd(&child.pidfd));
+    child.try_wait().unwrap();
+    assert!(!output.contains("x86_64") && output.contains(&format!("list:\t{}\n", last_cpu())), "{output}");
+    assert!(output.contains(" bind=static:0 "), "{output}");
+    assert_eq!(child.warnings, ["CAP_FLY not granted: no such capability is known"]);
+    container.delete().unwrap();
+}
+
+fn parameters_with_either_separator() {
+    let fixture = Fixture::shell(
+        "cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/msgmni /proc/sys/kernel/domainname",
+    )
+    .with(|spec| {
+        let linux = spec.linux_mut();
+        for (name, value) in
+            [("net/ipv4/ip_forward", "1"), ("kernel.msgmni", "77"), ("kernel/domainname", "example")]
+        {
+            linux.sysctl.insert(name.into(), value.into());
+        }
+    });
+    assert_eq!(run(&fixture).stdout, "1\n77\nexample\n");
 }
 
 fn limits_and_priorities() {

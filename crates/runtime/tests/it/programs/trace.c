@@ -24,13 +24,17 @@ int main(void)
 			snprintf(path, sizeof path, "/proc/%d/fd", pid);
 			DIR *fds = opendir(path);
 			snprintf(path, sizeof path, "/proc/%d/exe", pid);
-			if (fds || ptrace(PTRACE_ATTACH, pid, 0, 0) == 0) {
+			int traced = ptrace(PTRACE_SEIZE, pid, 0, 0) == 0;
+			if (fds || traced) {
 				if ((length = readlink(path, exe, sizeof exe - 1)) > 0) {
 					exe[length] = 0;
 					printf("traced %s\n", exe);
 					fflush(stdout);
 				}
-				waitpid(pid, NULL, __WALL | (fds ? WNOHANG : 0));
+			}
+			if (traced) {
+				ptrace(PTRACE_INTERRUPT, pid, 0, 0);
+				waitpid(pid, NULL, __WALL);
 				ptrace(PTRACE_DETACH, pid, 0, 0);
 			}
 			if (fds)
