@@ -311,7 +311,7 @@ fn a_joining_process_cannot_be_traced() {
 /// CVE-2021-43784: values of any length are an error or are taken, never cut or wrapped.
 fn values_beyond_reason() {
     let long = "x".repeat(1 << 20);
-    type Change = Box<dyn Fn(&mut Spec)>;
+    type Change<'a> = Box<dyn Fn(&mut Spec) + 'a>;
     let cases: [(&str, Change); 8] = [
         ("hostname", Box::new(|spec| spec.hostname = Some(long.clone()))),
         ("argument", Box::new(|spec| process(spec).args.push(long.clone()))),
