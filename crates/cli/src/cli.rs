@@ -52,7 +52,7 @@ fn globals_end(arguments: &[OsString]) -> usize {
     let mut at = 0;
     while let Some(argument) = arguments.get(at).and_then(|argument| argument.to_str()) {
         match argument {
-            "--root" | "--config" => at += 2,
+            "--root" | "--config" | "--run" => at += 2,
             option if option.starts_with('-') => at += 1,
             _ => break,
         }
