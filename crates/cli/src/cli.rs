@@ -15,6 +15,9 @@ use crate::error::{Failure, Outcome};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// Commands that need neither the engine nor its user namespace.
+const WITHOUT_STATE: &[&str] = &["version", "login", "logout"];
+
 /// Runs the command line.
 ///
 /// # Errors
@@ -84,7 +87,13 @@ fn dispatch(context: &Context, entries: &[Entry], path: &str, name: &OsString, r
     let parser = (entry.parser)(parser.disable_help_flag(true));
     let help = clap::Arg::new("help").long("help").action(ArgAction::Help).help("Print help");
     match parse_matches(parser.arg(help), rest.to_vec(), entry.runs_program) {
-        Ok(matches) => (entry.run)(context, &matches),
+        Ok(matches) => {
+            // Before anything asks what this process may do.
+            if !WITHOUT_STATE.contains(&entry.name) {
+                context.enter()?;
+            }
+            (entry.run)(context, &matches)
+        }
         Err(error) => clap_failure(error, &format!("{path} --help")),
     }
 }

@@ -41,8 +41,8 @@ pub struct Context {
     globals: Globals,
     /// Who called, where that is not root; this process becomes root in a user namespace with the engine.
     user: Option<Mapping>,
-    /// Where that user's sockets are.
-    runtime: OnceCell<PathBuf>,
+    /// Where that user's sockets are, and what this process has become.
+    entered: OnceCell<(PathBuf, Entered)>,
     engine: OnceCell<Engine>,
 }
 
@@ -72,7 +72,7 @@ impl Context {
         Self {
             globals,
             user: (user.uid != 0).then_some(user),
-            runtime: OnceCell::new(),
+            entered: OnceCell::new(),
             engine: OnceCell::new(),
         }
     }
@@ -109,17 +109,28 @@ impl Context {
         }
     }
 
-    /// The engine; who is not root becomes it in a user namespace first.
+    /// Makes who is not root that, in a user namespace. The process must have one thread.
     ///
     /// # Errors
-    /// The state directory cannot be used, or there can be no user namespace.
+    /// There can be no user namespace, or there is no safe place for sockets.
+    pub fn enter(&self) -> Result<(), Failure> {
+        let Some(user) = self.user else { return Ok(()) };
+        let directory = rootless::runtime_directory(directory("XDG_RUNTIME_DIR"), user.uid)?;
+        let entered = rootless::enter(&directory, user)?;
+        self.entered.get_or_init(|| (directory, entered));
+        Ok(())
+    }
+
+    /// The engine.
+    ///
+    /// # Errors
+    /// The state directory cannot be used.
     pub fn engine(&self) -> Result<&Engine, Failure> {
         if let Some(engine) = self.engine.get() {
             return Ok(engine);
         }
-        let entered = self.user.map_or(Ok(Entered::Ranges), |user| self.enter(user))?;
         let engine = Engine::open(self.paths()?, programs()?, notice)?;
-        if let Entered::Single(why) = entered
+        if let Some((_, Entered::Single(why))) = self.entered.get()
             && engine.db.first_time("single-id")?
         {
             notice(&format!("{why}: files of other users and groups than yours cannot be had (said once)"));
@@ -145,20 +156,14 @@ impl Context {
         Ok(path)
     }
 
-    fn enter(&self, user: Mapping) -> Result<Entered, Failure> {
-        let directory = rootless::runtime_directory(directory("XDG_RUNTIME_DIR"), user.uid)?;
-        let directory = self.runtime.get_or_init(|| directory);
-        Ok(rootless::enter(directory, user)?)
-    }
-
     fn paths(&self) -> Result<Paths, Failure> {
         let named = self.globals.root.clone().or_else(|| variable("PROA_ROOT").map(PathBuf::from));
         if let (Some(root), Some(run)) = (&named, &self.globals.run) {
             return Ok(Paths::given(root, run)?);
         }
-        let bases = match self.runtime.get() {
+        let bases = match self.entered.get() {
             None => Bases::system(),
-            Some(runtime) => {
+            Some((runtime, _)) => {
                 let data = directory("XDG_DATA_HOME").or_else(|| Some(home()?.join(".local/share")));
                 if data.is_none() && named.is_none() {
                     return Err(Failure::new("HOME is not set").with_hint("set it, or give --root DIR"));
@@ -169,12 +174,12 @@ impl Context {
         Ok(Paths::new(named.as_deref().unwrap_or(&bases.root), &bases)?)
     }
 
-    /// Ends what keeps an ordinary user's namespace; the engine must have been opened.
+    /// Ends what keeps an ordinary user's namespace.
     ///
     /// # Errors
     /// It cannot be found.
     pub fn leave(&self) -> Result<(), Failure> {
-        self.runtime.get().map_or(Ok(()), |directory| Ok(rootless::end(directory)?))
+        self.entered.get().map_or(Ok(()), |(directory, _)| Ok(rootless::end(directory)?))
     }
 
     /// How to reach registries.

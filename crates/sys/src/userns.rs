@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -13,13 +13,25 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 /// The kernel's fixed inode of the first user namespace (`PROC_USER_INIT_INO`).
 const FIRST: u64 = 0xEFFF_FFFD;
 
+/// What [`is_initial`] has found out.
+static KNOWN: AtomicU8 = AtomicU8::new(UNKNOWN);
+const UNKNOWN: u8 = 0;
+const INITIAL: u8 = 1;
+const OTHER: u8 = 2;
+
 /// Whether this process has the host's own user namespace, in which root may do all that the kernel allows to
 /// anybody. In any other one, EROFS cannot be mounted, devices cannot be made, and limits are the owner's.
-/// Asked once for each process: a program that changes its namespace calls this after it.
+/// The kernel is asked once, and again after [`join`].
 pub fn is_initial() -> bool {
-    static INITIAL: OnceLock<bool> = OnceLock::new();
-    // Without /proc nothing of ours works anyway.
-    *INITIAL.get_or_init(|| std::fs::metadata("/proc/self/ns/user").map_or(true, |ns| ns.ino() == FIRST))
+    match KNOWN.load(Ordering::Relaxed) {
+        UNKNOWN => {
+            // Without /proc nothing of ours works anyway.
+            let initial = std::fs::metadata("/proc/self/ns/user").map_or(true, |ns| ns.ino() == FIRST);
+            KNOWN.store(if initial { INITIAL } else { OTHER }, Ordering::Relaxed);
+            initial
+        }
+        known => known == INITIAL,
+    }
 }
 
 /// Whether a group has an id in this process's user namespace.
@@ -55,6 +67,7 @@ pub fn spawn_unmapped(command: &mut Command) -> io::Result<Child> {
 /// The namespace is another user's, or the process has several threads.
 pub fn join(namespace: impl AsFd) -> io::Result<()> {
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))?;
+    KNOWN.store(UNKNOWN, Ordering::Relaxed);
     crate::process::unshare_namespaces(libc::CLONE_NEWNS as u64)
 }
 
