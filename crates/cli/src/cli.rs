@@ -15,6 +15,9 @@ use crate::error::{Failure, Outcome};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// Commands that need neither the engine nor its user namespace.
+const WITHOUT_STATE: &[&str] = &["version", "login", "logout"];
+
 /// Runs the command line.
 ///
 /// # Errors
@@ -52,7 +55,7 @@ fn globals_end(arguments: &[OsString]) -> usize {
     let mut at = 0;
     while let Some(argument) = arguments.get(at).and_then(|argument| argument.to_str()) {
         match argument {
-            "--root" | "--config" => at += 2,
+            "--root" | "--config" | "--run" => at += 2,
             option if option.starts_with('-') => at += 1,
             _ => break,
         }
@@ -84,7 +87,13 @@ fn dispatch(context: &Context, entries: &[Entry], path: &str, name: &OsString, r
     let parser = (entry.parser)(parser.disable_help_flag(true));
     let help = clap::Arg::new("help").long("help").action(ArgAction::Help).help("Print help");
     match parse_matches(parser.arg(help), rest.to_vec(), entry.runs_program) {
-        Ok(matches) => (entry.run)(context, &matches),
+        Ok(matches) => {
+            // Before anything asks what this process may do.
+            if !WITHOUT_STATE.contains(&entry.name) {
+                context.enter()?;
+            }
+            (entry.run)(context, &matches)
+        }
         Err(error) => clap_failure(error, &format!("{path} --help")),
     }
 }

@@ -6,8 +6,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use proa_engine::monitor::Programs;
+use proa_engine::rootless::{self, Entered, Mapping};
 use proa_engine::settings::SecuritySettings;
-use proa_engine::{Engine, Paths, paths};
+use proa_engine::{Bases, Engine, Paths};
 use proa_image::registry::ProxyConfig;
 use proa_image::{RegistryConfig, RegistryOptions};
 
@@ -20,12 +21,15 @@ const LIBEXEC: &str = "/usr/libexec/proa";
 /// Options that stand before the command.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Globals {
-    /// Keep all state in DIR (or PROA_ROOT) instead of /var/lib/proa
+    /// Keep all state in DIR (or PROA_ROOT) instead of /var/lib/proa, or as an ordinary user ~/.local/share/proa
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// Read FILE (or PROA_CONFIG) instead of /etc/proa/config.toml
+    /// Read FILE (or PROA_CONFIG) instead of ~/.config/proa/config.toml (not as root) or /etc/proa/config.toml
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Where sockets and locks of the root are: for programs of ours that we start
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub run: Option<PathBuf>,
     /// Say on standard error what is done
     #[arg(short = 'D', long)]
     pub debug: bool,
@@ -35,11 +39,20 @@ pub struct Globals {
 #[derive(Debug)]
 pub struct Context {
     globals: Globals,
+    /// Who called, where that is not root; this process becomes root in a user namespace with the engine.
+    user: Option<Mapping>,
+    /// Where that user's sockets are, and what this process has become.
+    entered: OnceCell<(PathBuf, Entered)>,
     engine: OnceCell<Engine>,
 }
 
 fn variable(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// A variable of the XDG specification, which ignores relative paths.
+fn directory(name: &str) -> Option<PathBuf> {
+    variable(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 fn home() -> Option<PathBuf> {
@@ -54,28 +67,39 @@ pub fn notice(line: &str) {
 impl Context {
     /// With these options.
     pub fn new(globals: Globals) -> Self {
-        Self { globals, engine: OnceCell::new() }
-    }
-
-    /// The state directory as the user gave it.
-    pub fn root(&self) -> PathBuf {
-        let named = self.globals.root.clone().or_else(|| variable("PROA_ROOT").map(PathBuf::from));
-        named.unwrap_or_else(|| PathBuf::from(paths::DEFAULT_ROOT))
+        use rustix::process::{getegid, geteuid};
+        let user = Mapping { uid: geteuid().as_raw(), gid: getegid().as_raw() };
+        Self {
+            globals,
+            user: (user.uid != 0).then_some(user),
+            entered: OnceCell::new(),
+            engine: OnceCell::new(),
+        }
     }
 
     /// The configuration file.
     pub fn config_file(&self) -> PathBuf {
         let named = self.globals.config.clone().or_else(|| variable("PROA_CONFIG").map(PathBuf::from));
-        named.unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG))
+        let own = || {
+            let base = directory("XDG_CONFIG_HOME").or_else(|| Some(home()?.join(".config")))?;
+            Some(base.join("proa/config.toml")).filter(|path| self.user.is_some() && path.exists())
+        };
+        named.or_else(own).unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG))
     }
 
-    /// The global options again, for programs of ours that we start.
-    pub fn global_arguments(&self) -> Vec<String> {
-        let mut arguments = vec!["--root".to_owned(), self.root().display().to_string()];
+    /// The global options again, for programs of ours that we start: they find what we have found.
+    ///
+    /// # Errors
+    /// The state directory cannot be used.
+    pub fn global_arguments(&self) -> Result<Vec<String>, Failure> {
+        let paths = &self.engine()?.paths;
+        let directories = [("--root", &paths.root), ("--run", &paths.run)];
+        let text = |(option, path): (&str, &PathBuf)| [option.to_owned(), path.display().to_string()];
+        let mut arguments: Vec<String> = directories.into_iter().flat_map(text).collect();
         if let Some(config) = &self.globals.config {
             arguments.extend(["--config".to_owned(), config.display().to_string()]);
         }
-        arguments
+        Ok(arguments)
     }
 
     /// Says what is done, where `--debug` asks for that.
@@ -83,6 +107,18 @@ impl Context {
         if self.globals.debug {
             eprintln!("proa: debug: {}", line());
         }
+    }
+
+    /// Makes who is not root that, in a user namespace. The process must have one thread.
+    ///
+    /// # Errors
+    /// There can be no user namespace, or there is no safe place for sockets.
+    pub fn enter(&self) -> Result<(), Failure> {
+        let Some(user) = self.user else { return Ok(()) };
+        let directory = rootless::runtime_directory(directory("XDG_RUNTIME_DIR"), user.uid)?;
+        let entered = rootless::enter(&directory, user)?;
+        self.entered.get_or_init(|| (directory, entered));
+        Ok(())
     }
 
     /// The engine.
@@ -93,7 +129,12 @@ impl Context {
         if let Some(engine) = self.engine.get() {
             return Ok(engine);
         }
-        let engine = Engine::open(Paths::new(&self.root())?, programs()?, notice)?;
+        let engine = Engine::open(self.paths()?, programs()?, notice)?;
+        if let Some((_, Entered::Single(why))) = self.entered.get()
+            && engine.db.first_time("single-id")?
+        {
+            notice(&format!("{why}: files of other users and groups than yours cannot be had (said once)"));
+        }
         self.debug(|| format!("root {}, run {}", engine.paths.root.display(), engine.paths.run.display()));
         Ok(self.engine.get_or_init(|| engine))
     }
@@ -113,6 +154,32 @@ impl Context {
             return Err(Failure::new(format!("there is no configuration file {}", path.display())));
         }
         Ok(path)
+    }
+
+    fn paths(&self) -> Result<Paths, Failure> {
+        let named = self.globals.root.clone().or_else(|| variable("PROA_ROOT").map(PathBuf::from));
+        if let (Some(root), Some(run)) = (&named, &self.globals.run) {
+            return Ok(Paths::given(root, run)?);
+        }
+        let bases = match self.entered.get() {
+            None => Bases::system(),
+            Some((runtime, _)) => {
+                let data = directory("XDG_DATA_HOME").or_else(|| Some(home()?.join(".local/share")));
+                if data.is_none() && named.is_none() {
+                    return Err(Failure::new("HOME is not set").with_hint("set it, or give --root DIR"));
+                }
+                Bases::of_user(&data.unwrap_or_default(), runtime)
+            }
+        };
+        Ok(Paths::new(named.as_deref().unwrap_or(&bases.root), &bases)?)
+    }
+
+    /// Ends what keeps an ordinary user's namespace.
+    ///
+    /// # Errors
+    /// It cannot be found.
+    pub fn leave(&self) -> Result<(), Failure> {
+        self.entered.get().map_or(Ok(()), |(directory, _)| Ok(rootless::end(directory)?))
     }
 
     /// How to reach registries.

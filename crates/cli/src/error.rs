@@ -52,7 +52,7 @@ impl Failure {
     /// A failed call on a file; `action` is a verb.
     pub fn io(action: &str, path: &Path, error: io::Error) -> Self {
         let hint = match error.kind() {
-            io::ErrorKind::PermissionDenied => "Proa needs root: use sudo",
+            io::ErrorKind::PermissionDenied => "see whom it belongs to, or use sudo",
             io::ErrorKind::StorageFull => "free some space, or write elsewhere",
             _ => "",
         };

@@ -14,6 +14,10 @@ mod template;
 mod terminal;
 
 fn main() {
+    if std::env::args_os().next().is_some_and(|name| name == proa_engine::rootless::HOLDER_NAME) {
+        // Nobody reads what it says: whoever finds it gone starts another.
+        std::process::exit(i32::from(proa_engine::rootless::hold().is_err()));
+    }
     // A reader that has seen enough, as in `proa ps | head`, is no error of ours.
     proa_sys::signalfd::end_on_broken_pipe();
     let code = match cli::run(std::env::args_os().skip(1).collect()) {

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use proa_image::layer::LeftOut;
 use proa_image::{Event, Progress};
 use proa_oci::reference::Digest;
 
@@ -59,6 +60,14 @@ impl Progress for Bars {
             Event::LayerWaiting { digest } => self.say(digest, "another command fetches it", false),
             Event::LayerConverting { digest } => self.say(digest, "being finished", false),
             Event::LayerDone { digest } => self.say(digest, "complete", true),
+            Event::LayerIncomplete { digest, left_out } => {
+                let LeftOut { devices, attributes } = left_out;
+                let short = digest.hex().get(..12).unwrap_or_default();
+                crate::context::notice(&format!(
+                    "layer {short}: left out what only root can make: {devices} device nodes, {attributes} \
+                     attributes trusted.*"
+                ));
+            }
             Event::Retry { what, reason } => {
                 if let Some(screen) = &self.screen {
                     // A terminal that is gone needs no line.

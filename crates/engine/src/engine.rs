@@ -18,7 +18,7 @@ use crate::db::{Database, Record};
 use crate::error::{Error, Result};
 use crate::monitor::{self, Mode, Programs};
 use crate::paths::Paths;
-use crate::{names, trees};
+use crate::{names, rootless, trees};
 
 /// Held shared by whoever makes or starts an instance, exclusively by whoever judges what is litter.
 const LOCK_FILE: &str = "lock";
@@ -66,6 +66,7 @@ impl Engine {
     /// # Errors
     /// The root cannot be used.
     pub fn open(paths: Paths, programs: Programs, notice: fn(&str)) -> Result<Self> {
+        rootless::check_maps(&paths.root)?;
         let db = Database::open(&paths.root)?;
         Ok(Self { paths, db, programs, notice, store: OnceCell::new() })
     }

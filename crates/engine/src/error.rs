@@ -223,7 +223,9 @@ impl Error {
             Self::NewerDatabase { .. } => "use the newer Proa, or another --root".into(),
             Self::MonitorGone(_) => "`proa system check --repair` cleans up what it left".into(),
             Self::Io { source, .. } => match source.kind() {
-                io::ErrorKind::PermissionDenied => "Proa needs root: use sudo".into(),
+                io::ErrorKind::PermissionDenied => {
+                    "see whom it belongs to: another user's state needs that user, or root".into()
+                }
                 io::ErrorKind::StorageFull => "free some space: `proa image prune`, `proa rm`".into(),
                 _ => String::new(),
             },

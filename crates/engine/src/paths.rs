@@ -6,9 +6,30 @@ use proa_protocol::instance::instance_dir;
 
 use crate::error::{Error, Result};
 
-/// State directory where the user names none.
-pub const DEFAULT_ROOT: &str = "/var/lib/proa";
+/// Root's state directory where nobody names one.
+const DEFAULT_ROOT: &str = "/var/lib/proa";
 const DEFAULT_RUN: &str = "/run/proa";
+
+/// Where state is when nobody says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bases {
+    /// The state directory.
+    pub root: PathBuf,
+    /// What does not survive a boot, of the default root; that of another has a hash appended.
+    pub run: PathBuf,
+}
+
+impl Bases {
+    /// Root's.
+    pub fn system() -> Self {
+        Self { root: DEFAULT_ROOT.into(), run: DEFAULT_RUN.into() }
+    }
+
+    /// An ordinary user's, from the directories that the XDG specification gives data and sockets.
+    pub fn of_user(data: &Path, runtime: &Path) -> Self {
+        Self { root: data.join("proa"), run: runtime.join("proa") }
+    }
+}
 
 /// The directories of one root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,19 +45,25 @@ impl Paths {
     ///
     /// # Errors
     /// It cannot be made or resolved.
-    pub fn new(root: &Path) -> Result<Self> {
-        let root = match root.canonicalize() {
-            Ok(root) => root,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => make_root(root)?,
-            Err(error) => return Err(Error::io("use the state directory", root, error)),
-        };
-        let run = if root == Path::new(DEFAULT_ROOT) {
-            PathBuf::from(DEFAULT_RUN)
+    pub fn new(root: &Path, bases: &Bases) -> Result<Self> {
+        let root = existing_root(root)?;
+        let run = if bases.root.canonicalize().is_ok_and(|default| default == root) {
+            bases.run.clone()
         } else {
             // Eight digits: a socket's path may have 107 bytes, and an id takes 64 of them.
-            PathBuf::from(format!("{DEFAULT_RUN}-{:08x}", hash(root.as_os_str().as_encoded_bytes())))
+            let mut run = bases.run.clone().into_os_string();
+            run.push(format!("-{:08x}", hash(root.as_os_str().as_encoded_bytes())));
+            PathBuf::from(run)
         };
         Ok(Self { root, run })
+    }
+
+    /// The directories that another program of ours has worked out.
+    ///
+    /// # Errors
+    /// The root cannot be made or resolved.
+    pub fn given(root: &Path, run: &Path) -> Result<Self> {
+        Ok(Self { root: existing_root(root)?, run: run.to_owned() })
     }
 
     /// `<root>/instances/<id>`.
@@ -47,6 +74,14 @@ impl Paths {
     /// `<run>/instances/<id>`.
     pub fn instance_run(&self, id: &str) -> PathBuf {
         instance_dir(&self.run, id)
+    }
+}
+
+fn existing_root(root: &Path) -> Result<PathBuf> {
+    match root.canonicalize() {
+        Ok(root) => Ok(root),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => make_root(root),
+        Err(error) => Err(Error::io("use the state directory", root, error)),
     }
 }
 
@@ -73,11 +108,15 @@ mod tests {
     #[test]
     fn each_root_has_its_own_run_directory() {
         let base = tempfile::tempdir().unwrap();
-        let one = Paths::new(&base.path().join("one")).unwrap();
-        let two = Paths::new(&base.path().join("two")).unwrap();
+        let paths = |name: &str| Paths::new(&base.path().join(name), &Bases::system()).unwrap();
+        let (one, two) = (paths("one"), paths("two"));
         assert_ne!(one.run, two.run);
         std::os::unix::fs::symlink(base.path().join("one"), base.path().join("link")).unwrap();
-        assert_eq!(Paths::new(&base.path().join("link")).unwrap(), one);
+        assert_eq!(paths("link"), one);
+        let user = Bases::of_user(base.path(), "/run/user/7".as_ref());
+        let default = Paths::new(&user.root, &user).unwrap();
+        assert_eq!(default.run, Path::new("/run/user/7/proa"));
+        assert!(Paths::new(&one.root, &user).unwrap().run.to_str().unwrap().starts_with("/run/user/7/proa-"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use proa_oci::reference::{Digest, Reference};
 
 use crate::ImageId;
+use crate::layer::{LayerInfo, LeftOut};
 
 /// One thing that happened.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +52,13 @@ pub enum Event<'a> {
         /// The layer's blob.
         digest: &'a Digest,
     },
+    /// The layer lacks what this user cannot make.
+    LayerIncomplete {
+        /// The layer's blob.
+        digest: &'a Digest,
+        /// What it lacks.
+        left_out: LeftOut,
+    },
     /// A transfer broke and is tried again.
     Retry {
         /// What was being transferred.
@@ -71,6 +79,13 @@ pub enum Event<'a> {
 pub trait Progress: Sync {
     /// Takes one event.
     fn event(&self, event: Event<'_>);
+}
+
+/// Tells of what a layer lacks, if it lacks something.
+pub(crate) fn tell_left_out(progress: &dyn Progress, digest: &Digest, info: &LayerInfo) {
+    if info.left_out != LeftOut::default() {
+        progress.event(Event::LayerIncomplete { digest, left_out: info.left_out });
+    }
 }
 
 /// Nobody.

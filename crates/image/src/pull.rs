@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::ingest::{self, Job};
 use crate::layer::{LayerForm, Limits};
 use crate::layout::LockFile;
-use crate::progress::{Event, Progress};
+use crate::progress::{Event, Progress, tell_left_out};
 use crate::registry::{BlobReader, Http, Place, RawManifest, RegistryError, RegistryOptions, Repository};
 use crate::store::{Image, NewImage, Session, Store, tag_name};
 
@@ -51,7 +51,7 @@ impl Default for PullOptions {
         Self {
             registry: RegistryOptions::default(),
             platform: None,
-            form: LayerForm::Erofs,
+            form: LayerForm::usable(),
             limits: Limits::default(),
             parallel: 0,
         }
@@ -323,6 +323,7 @@ impl Worker<'_> {
         }
         if let Some(info) = &made.info {
             store.add_layer(&layer_file, diff_id, self.options.form, info)?;
+            tell_left_out(self.progress, digest, info);
         }
         if has_blob {
             store.set_diff_id(digest, diff_id)?;

@@ -132,7 +132,12 @@ fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {
         server.hold();
     }
     if let Some(program) = reaper {
-        server.remove_at_end(Reaper { program, root: args.root.clone(), id: args.id.clone() });
+        server.remove_at_end(Reaper {
+            program,
+            root: args.root.clone(),
+            run: args.run.clone(),
+            id: args.id.clone(),
+        });
     }
     if let Some(client) = client {
         server.add_client(client, true).at(&args.run)?;

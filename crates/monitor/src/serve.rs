@@ -85,6 +85,8 @@ pub struct Reaper {
     pub program: PathBuf,
     /// Its `--root`.
     pub root: PathBuf,
+    /// Its `--run`.
+    pub run: PathBuf,
     /// Its last argument.
     pub id: String,
 }
@@ -729,7 +731,8 @@ impl Server {
     fn reap(&self) {
         let Some(reaper) = &self.reaper else { return };
         let mut command = Command::new(&reaper.program);
-        command.arg("--root").arg(&reaper.root).args(["system", "reap", &reaper.id]);
+        command.arg("--root").arg(&reaper.root).arg("--run").arg(&reaper.run);
+        command.args(["system", "reap", &reaper.id]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // Where it cannot be run, the next `system check` removes the instance.
         let _ = command.spawn();

@@ -78,7 +78,7 @@ pub struct InstanceConfig {
     pub actor: BTreeMap<String, String>,
     /// Remove the instance when it ends (`--rm`).
     pub auto_remove: bool,
-    /// Program to run as `PROGRAM --root ROOT system reap ID` when an instance with `auto_remove` ends and
+    /// Program to run as `PROGRAM --root ROOT --run RUN system reap ID` when an instance with `auto_remove` ends and
     /// no client that owns it is connected.
     pub reaper: Option<PathBuf>,
 }

@@ -5,10 +5,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use proa_sys::mount::{self, MountAttr, NODEV};
+use proa_sys::userns;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, fsconfig_create,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
     fsconfig_set_string, fsmount, fsopen, open_tree,
 };
 
@@ -42,8 +43,9 @@ pub(crate) fn mount_in_child(rootfs: &Rootfs, plan: &Plan) -> Result<OwnedFd> {
     let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let lower = lowers.iter().map(name).collect::<Vec<_>>().join(":");
     let label = plan.label().map_or_else(String::new, |label| format!(",context=\"{label}\""));
+    let confined = if userns::is_initial() { "" } else { ",userxattr" };
     let (upper_name, work_name) = (name(&upper_fd), name(&work_fd));
-    let options = format!("lowerdir={lower},upperdir={upper_name},workdir={work_name}{label}");
+    let options = format!("lowerdir={lower},upperdir={upper_name},workdir={work_name}{confined}{label}");
     let options = CString::new(options).map_err(|error| Error::call("overlay", error))?;
     let flags = if plan.nodev { MountFlags::NODEV } else { MountFlags::empty() };
     rustix::mount::mount("overlay", upper, "overlay", flags, options.as_c_str()).map_err(|errno| {
@@ -80,6 +82,12 @@ fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, plan: &Plan) -> Result
     lowers.iter().rev().try_for_each(|lower| set("lowerdir+", lower))?;
     set("upperdir", upper)?;
     set("workdir", work)?;
+    if !userns::is_initial() {
+        // Root of a user namespace may not read the attributes `trusted.*` of a host's file system.
+        fsconfig_set_flag(context.as_fd(), "userxattr").map_err(|errno| {
+            explain(&context, errno).context("overlay in a user namespace needs Linux 5.11")
+        })?;
+    }
     if let Some(label) = plan.label() {
         fsconfig_set_string(context.as_fd(), "context", label)
             .map_err(|errno| explain(&context, errno).context("mountLabel"))?;

@@ -22,3 +22,4 @@ pub mod seal;
 pub mod signalfd;
 pub mod signals;
 pub mod sigwait;
+pub mod userns;

@@ -38,7 +38,7 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
     }
     let program = std::env::current_exe()
         .map_err(|error| Failure::new(format!("cannot find this program: {error}")))?;
-    let runner = Runner { program, globals: context.global_arguments() };
+    let runner = Runner { program, globals: context.global_arguments()? };
     let options = Options { image: image.clone(), command, runs: args.runs };
     let report = measure(&runner, &options, &|line| context::notice(line))?;
     if let Some(path) = &args.html {

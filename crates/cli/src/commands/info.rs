@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use proa_image::layer::LayerForm;
 use proa_protocol::instance::Status;
 use serde_json::{Value, json};
 
@@ -44,7 +45,8 @@ fn gather(context: &Context) -> Result<Value, Failure> {
         "ContainersPaused": count(Status::Paused),
         "ContainersStopped": count(Status::Created) + count(Status::Exited),
         "Images": engine.store()?.list()?.len(),
-        "Driver": "erofs",
+        "Driver": if LayerForm::usable() == LayerForm::Erofs { "erofs" } else { "overlay" },
+        "Rootless": !proa_sys::userns::is_initial(),
         "LoggingDriver": "json-file",
         "CgroupVersion": cgroup_version(),
         "IsolationLevels": ["container", "vm"],

@@ -34,10 +34,38 @@ pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
+/// An ordinary user of the host, made by `scripts/test-users`.
+#[derive(Debug, Clone)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+impl User {
+    /// The user of this name.
+    pub fn named(name: &str) -> Self {
+        let passwd = fs::read_to_string("/etc/passwd").unwrap();
+        let fields =
+            passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|line| line[0] == name);
+        let fields = fields.unwrap_or_else(|| panic!("there is no user {name}: run scripts/test-users"));
+        Self { uid: fields[2].parse().unwrap(), gid: fields[3].parse().unwrap() }
+    }
+
+    /// Gives it a path and all below.
+    pub fn own(&self, path: &Path) {
+        let owner = format!("{}:{}", self.uid, self.gid);
+        assert!(Command::new("chown").args(["-RhP", &owner]).arg(path).status().unwrap().success());
+    }
+}
+
 /// `proa` on a root of its own.
 pub struct Proa {
     root: TempDir,
     binary: PathBuf,
+    /// Who runs it, where that is not root.
+    user: Option<User>,
 }
 
 impl Proa {
@@ -56,23 +84,58 @@ impl Proa {
         let cache = workspace().join("target/test-cache/vm");
         fs::create_dir_all(&cache).unwrap();
         std::os::unix::fs::symlink(cache, root.path().join("vm")).unwrap();
-        Self { root, binary }
+        Self { root, binary, user: None }
+    }
+
+    /// An empty root that belongs to an ordinary user, who runs all commands. Its home, its sockets and a copy of
+    /// the programs are there as well: the workspace may be in a place that others cannot enter.
+    pub fn of_user(name: &str) -> Self {
+        let mut proa = Self::new();
+        let user = User::named(name);
+        fs::remove_file(proa.root.path().join("vm")).unwrap();
+        for directory in ["home", "run", "bin"] {
+            fs::create_dir(proa.root.path().join(directory)).unwrap();
+        }
+        let from = proa.binary.parent().unwrap().to_owned();
+        for program in ["proa", "proa-monitor", "proa-agent"] {
+            let to = proa.root.path().join("bin").join(program);
+            // On one file system a second name will do.
+            fs::hard_link(from.join(program), &to)
+                .or_else(|_| fs::copy(from.join(program), &to).map(drop))
+                .unwrap();
+        }
+        proa.binary = proa.root.path().join("bin/proa");
+        for directory in ["", "home", "run"] {
+            let path = proa.root.path().join(directory);
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+            std::os::unix::fs::chown(&path, Some(user.uid), Some(user.gid)).unwrap();
+        }
+        proa.user = Some(user);
+        proa
     }
 
     /// A root with the image `busybox`, made from the host's static busybox.
     pub fn with_busybox() -> Self {
-        let proa = Self::new();
-        let import = proa.run(&[
-            "import",
-            "--change",
-            "CMD [\"sh\"]",
-            "--change",
-            "ENV PATH=/bin",
-            busybox_tar(),
-            "busybox",
-        ]);
+        Self::new().import_busybox()
+    }
+
+    /// Puts the image `busybox` into it.
+    pub fn import_busybox(self) -> Self {
+        let import = ["import", "--change", "CMD [\"sh\"]", "--change", "ENV PATH=/bin", "-", "busybox"];
+        let tar = fs::read(busybox_tar()).unwrap();
+        let import = self.run_with_input(&import, &tar);
         assert_eq!(import.code, 0, "{import:?}");
-        proa
+        self
+    }
+
+    /// Who runs it; `None` for root.
+    pub fn user(&self) -> Option<&User> {
+        self.user.as_ref()
+    }
+
+    /// Lets whoever runs it have a path and all below.
+    pub fn give(&self, path: &Path) {
+        self.user.iter().for_each(|user| user.own(path));
     }
 
     /// The state root.
@@ -97,9 +160,26 @@ impl Proa {
 
     /// A command ready to start.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = self.plain_command();
         command.arg("--root").arg(self.root.path()).args(arguments);
-        command.env_remove("PROA_ROOT").env("TERM", "xterm");
+        command
+    }
+
+    /// The program without any argument, run by whom it is to be run by.
+    pub fn plain_command(&self) -> Command {
+        let Some(user) = &self.user else {
+            let mut command = Command::new(&self.binary);
+            command.env_remove("PROA_ROOT").env("TERM", "xterm");
+            return command;
+        };
+        // Everything in arguments, since some tests wrap the command.
+        let mut command = Command::new("setpriv");
+        command.args([format!("--reuid={}", user.uid), format!("--regid={}", user.gid)]);
+        command.args(["--clear-groups", "env", "-u", "PROA_ROOT", "TERM=xterm"]);
+        for (name, directory) in [("HOME", "home"), ("XDG_RUNTIME_DIR", "run")] {
+            command.arg(format!("{name}={}", self.root.path().join(directory).display()));
+        }
+        command.arg(&self.binary).current_dir("/");
         command
     }
 
@@ -146,11 +226,14 @@ impl Proa {
 
     /// Fails if anything of this root is left: processes, mounts, cgroups, loop devices.
     pub fn assert_nothing_left(&self) {
+        let run = self.run(&["info", "--format", "{{.RunRoot}}"]).stdout;
+        // The last command: another would start what keeps an ordinary user's namespace again.
+        let ids = self.run(&["ps", "-aq", "--no-trunc"]).stdout;
         let stop = self.run(&["system", "stop"]);
         assert_eq!(stop.code, 0, "{stop:?}");
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            let left = self.leftovers();
+            let left = self.leftovers(run.trim(), &ids);
             if left.is_empty() {
                 return;
             }
@@ -159,10 +242,9 @@ impl Proa {
         }
     }
 
-    fn leftovers(&self) -> Vec<String> {
+    fn leftovers(&self, run: &str, ids: &str) -> Vec<String> {
         let root = self.root.path().to_str().unwrap();
-        let run = self.run(&["info", "--format", "{{.RunRoot}}"]).stdout;
-        let marks = [root, run.trim()];
+        let marks = [root, run];
         let marked = |text: &str| marks.iter().any(|mark| !mark.is_empty() && text.contains(mark));
         let mut left = Vec::new();
         left.extend(
@@ -179,9 +261,7 @@ impl Proa {
                 left.push(format!("loop device of {backing}"));
             }
         }
-        for id in self.run(&["ps", "-aq", "--no-trunc"]).stdout.lines() {
-            left.extend(cgroups_of(id));
-        }
+        ids.lines().for_each(|id| left.extend(cgroups_of(id)));
         left
     }
 }

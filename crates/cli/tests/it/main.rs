@@ -9,4 +9,5 @@ mod harness;
 mod load;
 mod parity;
 mod policy;
+mod rootless;
 mod streams;

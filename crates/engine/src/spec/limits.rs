@@ -58,6 +58,12 @@ impl DeviceMapping {
 /// The device of a mapping, or all below its directory, each at the same place below the other directory.
 fn devices(mapping: &DeviceMapping) -> Result<Vec<(Device, DeviceRule)>> {
     let path = Path::new(&mapping.path_on_host);
+    if mapping.cgroup_permissions != "rwm" && !proa_sys::userns::is_initial() {
+        return Err(Error::unsupported(
+            format!("--device {}: permissions {:?} need root", path.display(), mapping.cgroup_permissions),
+            "leave them out: the device's own mode decides what you may do",
+        ));
+    }
     let failed = |error| Error::io("use the device", path, error);
     let metadata = std::fs::metadata(path).map_err(failed)?;
     if !metadata.is_dir() {

@@ -132,6 +132,12 @@ pub(crate) fn check_level(host: &HostConfig, level: IsolationLevel) -> Result<()
             }
         }
         IsolationLevel::Vm => {
+            if !proa_sys::userns::is_initial() {
+                return Err(Error::unsupported(
+                    "isolation level vm needs root: a guest's disks are EROFS images, and your layers are directories",
+                    "run it with sudo, or use --isolation container",
+                ));
+            }
             if host.network_mode == "host" {
                 return refused(
                     "--network host",

@@ -13,7 +13,7 @@ use crate::digest::{Hasher, sha256};
 use crate::error::{Error, Result};
 use crate::ingest::{self, Job};
 use crate::layer::{LayerForm, Limits};
-use crate::progress::{Event, Progress};
+use crate::progress::{Event, Progress, tell_left_out};
 use crate::store::{Image, NewImage, Session, Store, tag_name};
 
 /// How to import.
@@ -41,7 +41,7 @@ impl Default for ImportOptions {
             message: String::new(),
             platform: None,
             created: None,
-            form: LayerForm::Erofs,
+            form: LayerForm::usable(),
             limits: Limits::default(),
         }
     }
@@ -144,6 +144,7 @@ fn add_layer(
     session.lease([&digest, &made.diff_id])?;
     if let Some(info) = &made.info {
         store.add_layer(&layer_file, &made.diff_id, options.form, info)?;
+        tell_left_out(progress, &digest, info);
     }
     match store.blob(&digest)? {
         Some(_) => store.set_diff_id(&digest, &made.diff_id)?,

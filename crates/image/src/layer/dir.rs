@@ -3,6 +3,10 @@
 //! File data is spooled beside the layer while the tar is read, in files named by number. When the tree is
 //! known it is made from the root down, each file moved to its place. So no path of the tar is ever resolved
 //! on the host: there is one directory at a time, freshly made by us, and single names in it.
+//!
+//! In a user namespace overlayfs reads `user.overlay.opaque` (mounted `userxattr`), and what root of a namespace
+//! cannot make is left out and counted: device nodes but whiteouts, attributes `trusted.*`. A file of an id that
+//! is not mapped is an error, since giving it to somebody else could give that one its rights.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -12,11 +16,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
 
-use super::LayerError;
 use super::ingest::Store;
 use super::tar::{Archive, Entry};
 use super::tree::{Kind, Meta, NodeId, ROOT, Tree, Xattrs};
+use super::{LayerError, LeftOut};
 
 /// Unit in which what is on disk is counted.
 const BLOCK: u64 = 4096;
@@ -109,7 +114,7 @@ impl Store for Unpacked {
         Ok(self.next - 1)
     }
 
-    fn finish(self, tree: &Tree<u64>, order: &[NodeId]) -> Result<u64, LayerError> {
+    fn finish(self, tree: &Tree<u64>, order: &[NodeId]) -> Result<(u64, LeftOut), LayerError> {
         let root = open_dir(CWD, self.root.as_os_str().as_bytes());
         let root = root.map_err(LayerError::write(&self.root, "open the layer"))?;
         let mut placer = Placer {
@@ -117,13 +122,16 @@ impl Store for Unpacked {
             spool: &self.spool,
             linked: vec![false; tree.len()],
             here: root,
-            path: self.root.clone(),
+            path: PathBuf::new(),
+            is_confined: !proa_sys::userns::is_initial(),
+            left_out: LeftOut::default(),
         };
         placer.fill()?;
+        let left_out = placer.left_out;
         std::fs::remove_dir_all(&self.spool_path)
             .map_err(LayerError::write(&self.spool_path, "remove the spool"))?;
         let dirs = order.iter().filter(|&&id| tree.dir(id).is_some()).count() as u64;
-        Ok(self.used + dirs * BLOCK)
+        Ok((self.used + dirs * BLOCK, left_out))
     }
 }
 
@@ -134,8 +142,11 @@ struct Placer<'a> {
     /// Nodes with several names that have one already; they are in the spool by their node's number.
     linked: Vec<bool>,
     here: OwnedFd,
-    /// For messages only.
+    /// In the layer; for messages only.
     path: PathBuf,
+    /// We are in a user namespace.
+    is_confined: bool,
+    left_out: LeftOut,
 }
 
 /// What is to be done next.
@@ -192,6 +203,10 @@ impl<'a> Placer<'a> {
     }
 
     fn place(&mut self, name: &[u8], id: NodeId, kind: &Kind<u64>) -> Result<(), LayerError> {
+        if self.is_confined && matches!(kind, Kind::Block(..) | Kind::Char(1.., _) | Kind::Char(_, 1..)) {
+            self.left_out.devices += 1;
+            return Ok(());
+        }
         if self.tree.node(id).links == 1 {
             self.make(&self.here, name, kind).map_err(self.failed(name, "make a file"))?;
             return self.dress(name, id);
@@ -200,10 +215,8 @@ impl<'a> Placer<'a> {
         let first = format!("n{id}");
         if !std::mem::replace(&mut self.linked[id as usize], true) {
             self.make(self.spool, first.as_bytes(), kind).map_err(self.failed(name, "make a file"))?;
-            let node = self.tree.node(id);
-            let set = self.tree.xattrs(&node.meta);
-            dress(self.spool, first.as_bytes(), kind, &node.meta, set)
-                .map_err(self.failed(name, "set a file's metadata"))?;
+            self.left_out.attributes += self.unusable(id);
+            self.dress_at(self.spool, first.as_bytes(), name, id)?;
         }
         let linked = fs::linkat(self.spool, first, &self.here, name, AtFlags::empty());
         linked.map_err(|error| self.failed(name, "make a hard link")(error.into()))
@@ -227,27 +240,61 @@ impl<'a> Placer<'a> {
         Ok(())
     }
 
-    fn dress(&self, name: &[u8], id: NodeId) -> Result<(), LayerError> {
-        let node = self.tree.node(id);
-        dress(&self.here, name, &node.kind, &node.meta, self.tree.xattrs(&node.meta))
-            .map_err(self.failed(name, "set a file's metadata"))
+    fn dress(&mut self, name: &[u8], id: NodeId) -> Result<(), LayerError> {
+        self.left_out.attributes += self.unusable(id);
+        self.dress_at(&self.here, name, name, id)
     }
-}
 
-/// Owner first, since changing it drops capabilities and set-user-id; times last.
-fn dress(at: &OwnedFd, name: &[u8], kind: &Kind<u64>, meta: &Meta, set: &Xattrs) -> io::Result<()> {
-    let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-    fs::chownat(at, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-    if !set.is_empty() {
-        let path = [format!("/proc/self/fd/{}/", at.as_raw_fd()).as_bytes(), name].concat();
-        for (name, value) in set {
-            fs::lsetxattr(&path, name.as_slice(), value, XattrFlags::empty())?;
+    fn unusable(&self, id: NodeId) -> u64 {
+        let set = self.tree.xattrs(&self.tree.node(id).meta);
+        set.iter().filter(|(name, _)| self.attribute(name).is_none()).count() as u64
+    }
+
+    /// The name under which an attribute is set here.
+    fn attribute<'n>(&self, name: &'n [u8]) -> Option<&'n [u8]> {
+        match name {
+            _ if !self.is_confined => Some(name),
+            b"trusted.overlay.opaque" => Some(b"user.overlay.opaque"),
+            _ => (!name.starts_with(b"trusted.")).then_some(name),
         }
     }
-    if !matches!(kind, Kind::Symlink(_)) {
-        fs::chmodat(at, name, Mode::from_raw_mode(meta.mode.into()), AtFlags::empty())?;
+
+    /// Owner first, since changing it drops capabilities and set-user-id; times last.
+    fn dress_at(&self, at: &OwnedFd, entry: &[u8], name: &[u8], id: NodeId) -> Result<(), LayerError> {
+        let node = self.tree.node(id);
+        let Meta { uid, gid, .. } = node.meta;
+        match fs::chownat(
+            at,
+            entry,
+            Some(Uid::from_raw(uid)),
+            Some(Gid::from_raw(gid)),
+            AtFlags::SYMLINK_NOFOLLOW,
+        ) {
+            Ok(()) => {}
+            Err(Errno::INVAL) if self.is_confined => {
+                return Err(LayerError::NoId { path: self.path.join(OsStr::from_bytes(name)), uid, gid });
+            }
+            Err(errno) => return Err(self.failed(name, "set a file's owner")(errno.into())),
+        }
+        self.finish_metadata(at, entry, id).map_err(self.failed(name, "set a file's metadata"))
     }
-    let time = Timespec { tv_sec: meta.mtime.0, tv_nsec: meta.mtime.1.into() };
-    let times = Timestamps { last_access: time, last_modification: time };
-    Ok(fs::utimensat(at, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+
+    fn finish_metadata(&self, at: &OwnedFd, entry: &[u8], id: NodeId) -> io::Result<()> {
+        let node = self.tree.node(id);
+        let (kind, meta, set) = (&node.kind, &node.meta, self.tree.xattrs(&node.meta));
+        if !set.is_empty() {
+            let path = [format!("/proc/self/fd/{}/", at.as_raw_fd()).as_bytes(), entry].concat();
+            for (name, value) in set {
+                if let Some(name) = self.attribute(name) {
+                    fs::lsetxattr(&path, name, value, XattrFlags::empty())?;
+                }
+            }
+        }
+        if !matches!(kind, Kind::Symlink(_)) {
+            fs::chmodat(at, entry, Mode::from_raw_mode(meta.mode.into()), AtFlags::empty())?;
+        }
+        let time = Timespec { tv_sec: meta.mtime.0, tv_nsec: meta.mtime.1.into() };
+        let times = Timestamps { last_access: time, last_modification: time };
+        Ok(fs::utimensat(at, entry, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
 }

@@ -44,6 +44,20 @@ pub enum LayerError {
         /// The most there may be.
         max: u64,
     },
+    /// A file of somebody who has no id in this user namespace.
+    #[error(
+        "{} in the layer belongs to user {uid} and group {gid}, and your user namespace has no such id: it takes \
+         newuidmap (package uidmap) and a line as NAME:100000:65536 in /etc/subuid and /etc/subgid",
+        path.display()
+    )]
+    NoId {
+        /// The path in the layer.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
     /// An image file that is not a sound EROFS image.
     #[error("{}: not a sound layer image: {reason}; remove the image and pull it again", path.display())]
     Corrupt {

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use super::tar::{Archive, Entry, EntryKind};
 use super::tree::{self, Kind, Meta, Tree, Xattrs};
-use super::{LayerError, LayerInfo, Limits};
+use super::{LayerError, LayerInfo, LeftOut, Limits};
 
 /// Where file data goes while the tar is read, and the whole tree at the end.
 pub trait Store: Sized {
@@ -20,7 +20,8 @@ pub trait Store: Sized {
     ) -> Result<Self::Content, LayerError>;
 
     /// Writes the sealed tree, whose reachable nodes are `order`; gives the bytes it takes on disk.
-    fn finish(self, tree: &Tree<Self::Content>, order: &[tree::NodeId]) -> Result<u64, LayerError>;
+    fn finish(self, tree: &Tree<Self::Content>, order: &[tree::NodeId])
+    -> Result<(u64, LeftOut), LayerError>;
 }
 
 /// Reads the stream to its end and makes the layer.
@@ -39,8 +40,8 @@ pub fn run<S: Store>(tar: impl Read, mut store: S, limits: &Limits) -> Result<La
     let mut tree = ingest.tree;
     let order = tree.seal()?;
     let opaque_root = tree.opaque_root();
-    let size_on_disk = store.finish(&tree, &order)?;
-    Ok(LayerInfo { size_on_disk, uncompressed_size, entries: order.len() as u64, opaque_root })
+    let (size_on_disk, left_out) = store.finish(&tree, &order)?;
+    Ok(LayerInfo { size_on_disk, uncompressed_size, entries: order.len() as u64, opaque_root, left_out })
 }
 
 struct Ingest<'a, C> {

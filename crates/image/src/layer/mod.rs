@@ -44,8 +44,16 @@ pub use error::LayerError;
 pub enum LayerForm {
     /// An EROFS image: one file.
     Erofs,
-    /// An unpacked directory, with overlayfs's whiteouts. Making it needs root.
+    /// An unpacked directory, with overlayfs's whiteouts. Made in a user namespace, it holds what can be made
+    /// there: no device nodes, and files of the ids that are mapped.
     Directory,
+}
+
+impl LayerForm {
+    /// The form that this process can use: EROFS cannot be mounted in a user namespace.
+    pub fn usable() -> Self {
+        if proa_sys::userns::is_initial() { Self::Erofs } else { Self::Directory }
+    }
 }
 
 /// What a conversion made.
@@ -60,6 +68,17 @@ pub struct LayerInfo {
     /// The layer's root is opaque: it hides everything below it. Overlayfs does not look at this mark on a
     /// layer's root, so who mounts the layer must leave out those below.
     pub opaque_root: bool,
+    /// What this process could not make.
+    pub left_out: LeftOut,
+}
+
+/// What a directory made in a user namespace lacks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Device nodes: an instance has those that it is given in `/dev`.
+    pub devices: u64,
+    /// Attributes `trusted.*`, which nothing in an instance could read anyway.
+    pub attributes: u64,
 }
 
 /// How much one layer may ask for.

@@ -74,6 +74,11 @@ impl Fixture {
         self.base.path().join("root")
     }
 
+    /// `--run`.
+    pub fn run_root(&self) -> PathBuf {
+        self.base.path().join("run")
+    }
+
     /// `<root>/instances/<id>`.
     pub fn dir(&self) -> PathBuf {
         instance_dir(&self.root(), &self.config.id)
@@ -81,7 +86,7 @@ impl Fixture {
 
     /// `<run>/instances/<id>`.
     pub fn run_dir(&self) -> PathBuf {
-        instance_dir(&self.base.path().join("run"), &self.config.id)
+        instance_dir(&self.run_root(), &self.config.id)
     }
 
     /// Starts a monitor and returns its first client.
@@ -115,7 +120,7 @@ impl Fixture {
         // Whoever types `proa` may have any umask; no instance shall notice.
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "umask 077; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_proa-monitor")]);
-        command.arg("--root").arg(self.root()).arg("--run").arg(self.base.path().join("run"));
+        command.arg("--root").arg(self.root()).arg("--run").arg(self.run_root());
         command.args(["--id", &self.config.id]).current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command

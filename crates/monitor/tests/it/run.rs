@@ -201,7 +201,12 @@ fn the_reaper_is_left_to_a_connected_owner() {
         fixture.wait_monitor();
         let reaped = fixture.root().join("reaped");
         if owner.is_none() {
-            let expected = format!("--root {} system reap {}\n", fixture.root().display(), fixture.config.id);
+            let expected = format!(
+                "--root {} --run {} system reap {}\n",
+                fixture.root().display(),
+                fixture.run_root().display(),
+                fixture.config.id
+            );
             until("the reaper ran", || std::fs::read_to_string(&reaped).is_ok_and(|text| text == expected));
         }
         reaped.exists()

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use proa_oci::runtime::Spec;
+use proa_sys::userns;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{MOUNT, is_unified, pause_ms, pids, relative_path, remove_dir, try_write};
+use super::{MOUNT, delegated, is_unified, pause_ms, pids, relative_path, remove_dir, try_write};
 use crate::Result;
 
 /// How often processes are looked for again: one may fork while it is being killed.
@@ -45,6 +46,9 @@ pub fn signal_leftovers(id: &str, spec: &Spec, signal: Signal) -> Result<()> {
 
 fn roots() -> Vec<PathBuf> {
     let mount = Path::new(MOUNT);
+    if !userns::is_initial() {
+        return delegated::find().into_iter().collect();
+    }
     if is_unified(mount) {
         return vec![mount.to_owned()];
     }

@@ -11,6 +11,7 @@
 //! The cgroup is `/proa/<id>` in every hierarchy, or the spec's `cgroupsPath`.
 
 mod convert;
+mod delegated;
 mod devices;
 mod leftovers;
 mod oom;
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 use proa_oci::runtime::{Linux, Rdma, Resources};
 use proa_protocol::message::Stats;
+use proa_sys::userns;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
@@ -87,6 +89,9 @@ impl Cgroup {
             };
         }
         let path = relative_path(wanted.id, wanted.linux.cgroups_path.as_deref())?;
+        if !userns::is_initial() {
+            return Self::create_delegated(&path, resources, limited, warnings);
+        }
         if is_unified(Path::new(MOUNT)) {
             return v2::Cgroup::create(Path::new(MOUNT), &path, resources, limited, warnings).map(Self::V2);
         }
@@ -163,6 +168,26 @@ impl Cgroup {
             read(dir, "freezer.state").is_some_and(|state| state.trim() != "THAWED")
                 || read(dir, "cgroup.events").is_some_and(|events| field(&events, "frozen") == Some(1))
         })
+    }
+
+    /// For an ordinary user: in what it has been given, or nowhere, as long as nothing is limited.
+    fn create_delegated(
+        path: &Path,
+        resources: &Resources,
+        limited: bool,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self> {
+        let dir = match delegated::find() {
+            Ok(dir) => dir,
+            Err(why) if limited => return Err(Error::unsupported(why)),
+            Err(_) => return Ok(Self::None),
+        };
+        if limited {
+            delegated::check(&dir, resources)?;
+        }
+        // Device programs need root outside, and are not needed: a user namespace can make no nodes.
+        let resources = Resources { devices: Vec::new(), ..resources.clone() };
+        v2::Cgroup::create(&dir, path, &resources, limited, warnings).map(Self::V2)
     }
 
     /// What the container is to see.

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use proa_oci::runtime::Device;
 use proa_sys::mount::{self, MountAttr, NOEXEC, NOSUID};
+use proa_sys::userns;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, makedev};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree};
@@ -155,7 +156,7 @@ fn clone(
     match made {
         Ok(()) if plan.opens_nodes() && path.strip_prefix("/dev/") == Some(name) => Ok(None),
         Ok(()) => open_tree(tmpfs, name, flags).map(Some).map_err(|errno| Error::at(name, errno)),
-        Err(Errno::PERM) if plan.namespaces.has_user() => {
+        Err(Errno::PERM) if plan.namespaces.has_user() || !userns::is_initial() => {
             let tree = open_tree(CWD, path, flags).map_err(|errno| Error::at(path, errno))?;
             let stat = inroot::stat(tree.as_fd()).map_err(|errno| Error::at(path, errno))?;
             if stat.st_rdev != number {

@@ -3,6 +3,7 @@
 
 use std::os::fd::AsFd;
 
+use proa_sys::userns;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::thread::{
@@ -44,17 +45,24 @@ fn become_user(init: &Init, identity: &Identity) -> Result<()> {
     match set_thread_groups(&groups) {
         Ok(()) => {}
         // A user namespace whose groups are mapped without privilege denies it.
-        Err(Errno::PERM) if groups.is_empty() || init.in_user_namespace() => {}
+        Err(Errno::PERM) if groups.is_empty() || init.in_user_namespace() || !userns::is_initial() => {}
+        Err(Errno::INVAL) => return Err(unmapped("one of the groups", &identity.groups)),
         Err(errno) => return Err(Error::call("setgroups", errno)),
     }
     let gid = rustix::process::Gid::from_raw(identity.gid);
-    set_thread_res_gid(gid, gid, gid).map_err(fail("setgid"))?;
+    set_thread_res_gid(gid, gid, gid).map_err(|errno| match errno {
+        Errno::INVAL => unmapped("group", &[identity.gid]),
+        errno => Error::call("setgid", errno),
+    })?;
     drop_bounding(init.job.process.capabilities.bounding)?;
     clear_ambient_capability_set().map_err(fail("ambient capabilities"))?;
     let uid = rustix::process::Uid::from_raw(identity.uid);
     // The last steps install the filter and set the final capabilities, by rights that setuid would take away.
     set_keep_capabilities(true).map_err(fail("keep capabilities"))?;
-    set_thread_res_uid(uid, uid, uid).map_err(fail("setuid"))?;
+    set_thread_res_uid(uid, uid, uid).map_err(|errno| match errno {
+        Errno::INVAL => unmapped("user", &[identity.uid]),
+        errno => Error::call("setuid", errno),
+    })?;
     set_keep_capabilities(false).map_err(fail("keep capabilities"))?;
     if identity.uid != 0 {
         let sets = capabilities(None).map_err(fail("capget"))?;
@@ -62,6 +70,16 @@ fn become_user(init: &Init, identity: &Identity) -> Result<()> {
         set_capabilities(None, CapabilitySets { effective: needed, ..sets }).map_err(fail("capset"))?;
     }
     Ok(())
+}
+
+/// The kernel knows no such id in this user namespace.
+fn unmapped(what: &str, ids: &[u32]) -> Error {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    Error::invalid(format!(
+        "{what} {} has no id in this user namespace: an ordinary user gets more ids by newuidmap and ranges in \
+         /etc/subuid and /etc/subgid",
+        ids.join(", ")
+    ))
 }
 
 fn drop_bounding(keep: u64) -> Result<()> {

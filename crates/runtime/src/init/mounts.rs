@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use proa_sys::mount::{self, MountAttr, NODEV, NOEXEC, NOSUID, RDONLY};
+use proa_sys::userns;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::mount::{
@@ -132,7 +133,8 @@ fn instance(init: &Init, new: &Filesystem, attr: u64, covers: Option<BorrowedFd>
     if let Some(label) = init.plan()?.label_of(new) {
         option(&context, &("context", Some(label)))?;
     }
-    new.options.iter().try_for_each(|pair| option(&context, pair))?;
+    let usable = |(name, value): &&FsOption| new.kind != "devpts" || *name != "gid" || has_group(*value);
+    new.options.iter().filter(usable).try_for_each(|pair| option(&context, pair))?;
     let has_mode = new.options.iter().any(|(name, _)| *name == "mode");
     if let (Some(covers), "tmpfs", false) = (covers, new.kind, has_mode) {
         let stat = inroot::stat(covers).map_err(|errno| Error::call("stat", errno))?;
@@ -162,6 +164,12 @@ fn remount(root: BorrowedFd, plan: &MountPlan, options: &[FsOption]) -> Result<(
     let context = fspick(target.as_fd(), c"", flags).map_err(|errno| Error::call("fspick", errno))?;
     options.iter().try_for_each(|pair| option(&context, pair))?;
     fsconfig_reconfigure(context.as_fd()).map_err(|errno| rootfs::explain(&context, errno))
+}
+
+/// Whether the terminals' group is there. In a user namespace of a single id it is not: then they are their
+/// user's alone.
+fn has_group(gid: Option<&str>) -> bool {
+    userns::is_initial() || gid.and_then(|gid| gid.parse().ok()).is_none_or(userns::maps_group)
 }
 
 /// A clone of a host path over a file or directory of the container.

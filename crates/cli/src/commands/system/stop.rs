@@ -18,5 +18,6 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
     for name in context.engine()?.stop_all(Duration::from_secs(args.timeout))? {
         println!("{name}");
     }
+    context.leave()?;
     Ok(0)
 }

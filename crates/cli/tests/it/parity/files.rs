@@ -22,13 +22,13 @@ fn text(path: &std::path::Path) -> &str {
 }
 
 fn bind_mounts(bed: &Bed) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = bed.directory();
     fs::write(directory.path().join("from-host"), "host\n").unwrap();
     let volume = format!("{}:/data", text(directory.path()));
     let script = "cat /data/from-host; echo instance > /data/from-instance; mkdir /data/sub";
     assert_eq!(bed.run_ok(&["-v", &volume], &["sh", "-c", script]), "host");
     assert_eq!(fs::read_to_string(directory.path().join("from-instance")).unwrap(), "instance\n");
-    assert_eq!(fs::metadata(directory.path().join("from-instance")).unwrap().uid(), 0);
+    assert_eq!(fs::metadata(directory.path().join("from-instance")).unwrap().uid(), bed.uid());
     let read_only =
         bed.run(&["-v", &format!("{volume}:ro")], &["sh", "-c", "cat /data/from-host; touch /data/no"]);
     assert_ne!(read_only.code, 0);
@@ -39,10 +39,11 @@ fn bind_mounts(bed: &Bed) {
 }
 
 fn single_file(bed: &Bed) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = bed.directory();
     let file = directory.path().join("shared.conf");
     fs::write(&file, "one file\n").unwrap();
     fs::write(directory.path().join("sibling"), "secret\n").unwrap();
+    bed.proa.give(directory.path());
     let volume = format!("{}:/etc/app/shared.conf", text(&file));
     let script = "cat /etc/app/shared.conf; ls /etc/app; echo changed > /etc/app/shared.conf";
     assert_eq!(bed.run_ok(&["-v", &volume], &["sh", "-c", script]), "one file\nshared.conf");
@@ -83,7 +84,7 @@ fn writable_layer(bed: &Bed) {
 }
 
 fn copy(bed: &Bed) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = bed.directory();
     let at = |name: &str| directory.path().join(name);
     fs::create_dir_all(at("tree/deep")).unwrap();
     fs::write(at("tree/deep/file"), "deep\n").unwrap();
@@ -102,7 +103,7 @@ fn copy(bed: &Bed) {
 }
 
 fn copy_stopped(bed: &Bed) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = bed.directory();
     let at = |name: &str| directory.path().join(name);
     fs::write(at("in"), "into a stopped one\n").unwrap();
     bed.ok(&["create", "--isolation", bed.level, "--name", "asleep", "busybox", "cat", "/in"]);

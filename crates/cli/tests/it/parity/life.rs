@@ -13,7 +13,7 @@ at_both_levels!(
     attach,
     top,
     conflicts,
-    remove_on_exit,
+    remove_on_exit;
     pause
 );
 

@@ -2,7 +2,7 @@
 
 use super::{Bed, at_both_levels};
 
-at_both_levels!(memory, out_of_memory, tasks, rlimits, malformed, stats, update);
+at_both_levels!(rlimits, malformed; memory, out_of_memory, tasks, stats, update);
 
 fn memory(bed: &Bed) {
     let read = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null; true";

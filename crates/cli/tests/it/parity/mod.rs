@@ -1,4 +1,5 @@
-//! Behaviour that both isolation levels share: each test is written once and runs at each level.
+//! Behaviour that both isolation levels share: each test is written once and runs at each level, and as a
+//! container of an ordinary user's.
 //!
 //! What cannot be the same stands in COMPATIBILITY.md with its reason, and here in a test that names the level.
 
@@ -26,6 +27,23 @@ impl Bed {
     /// An empty store with the image `busybox`.
     pub fn new(level: &'static str) -> Self {
         Self { proa: Proa::with_busybox(), level }
+    }
+
+    /// A store of an ordinary user's, with the image `busybox`, at the level container.
+    pub fn rootless() -> Self {
+        Self { proa: Proa::of_user("proa-test").import_busybox(), level: "container" }
+    }
+
+    /// A directory that whoever runs the instance may use.
+    pub fn directory(&self) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        self.proa.give(directory.path());
+        directory
+    }
+
+    /// Whom the instance's root is outside.
+    pub fn uid(&self) -> u32 {
+        self.proa.user().map_or(0, |user| user.uid)
     }
 
     /// Whether this is the VM level, for the few expectations that name it.
@@ -64,20 +82,41 @@ impl Bed {
     }
 }
 
-/// Makes a module with one test a level from one function over a [`Bed`].
+/// Makes a module with one test a level from one function over a [`Bed`], and one for an ordinary user; behind a
+/// `;` those that need a cgroup, which an ordinary user has on few hosts.
 macro_rules! at_both_levels {
-    ($($name:ident),+ $(,)?) => {$(
-        mod $name {
-            #[test]
-            fn container() {
-                super::$name(&super::super::Bed::new("container"));
-            }
+    ($($name:ident),+ $(,)? $(; $($limited:ident),+ $(,)?)?) => {
+        $(
+            mod $name {
+                #[test]
+                fn container() {
+                    super::$name(&super::super::Bed::new("container"));
+                }
 
-            #[test]
-            fn vm() {
-                super::$name(&super::super::Bed::new("vm"));
+                #[test]
+                fn vm() {
+                    super::$name(&super::super::Bed::new("vm"));
+                }
+
+                #[test]
+                fn rootless() {
+                    super::$name(&super::super::Bed::rootless());
+                }
             }
-        }
-    )+};
+        )+
+        $($(
+            mod $limited {
+                #[test]
+                fn container() {
+                    super::$limited(&super::super::Bed::new("container"));
+                }
+
+                #[test]
+                fn vm() {
+                    super::$limited(&super::super::Bed::new("vm"));
+                }
+            }
+        )+)?
+    };
 }
 pub(crate) use at_both_levels;

@@ -42,6 +42,7 @@ fn standard_input(bed: &Bed) {
 fn environment(bed: &Bed) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"# a comment\nFROM_FILE=in file\n").unwrap();
+    bed.proa.give(file.path());
     let path = file.path().to_str().unwrap();
     let flags = ["-e", "GIVEN=a value", "--env-file", path, "--hostname", "box"];
     let seen = bed.run_ok(&flags, &["env"]);

@@ -27,10 +27,10 @@ use format::BLOCK;
 use out::Output;
 use tails::Tails;
 
-use super::LayerError;
 use super::ingest::Store;
 use super::tar::{Archive, Entry, Segment};
 use super::tree::{NodeId, Tree, Xattrs};
+use super::{LayerError, LeftOut};
 
 pub use check::{Summary, check};
 
@@ -140,8 +140,8 @@ impl Store for Image {
         }
     }
 
-    fn finish(self, tree: &Tree<Content>, order: &[NodeId]) -> Result<u64, LayerError> {
-        write::metadata(self.out, self.tails, tree, order)
+    fn finish(self, tree: &Tree<Content>, order: &[NodeId]) -> Result<(u64, LeftOut), LayerError> {
+        Ok((write::metadata(self.out, self.tails, tree, order)?, LeftOut::default()))
     }
 }
 
