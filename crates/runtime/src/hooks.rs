@@ -64,8 +64,9 @@ impl HookKind {
     /// The state of the container at this point.
     pub fn status(self) -> Status {
         match self {
-            Self::Prestart | Self::CreateRuntime | Self::CreateContainer => Status::Creating,
-            Self::StartContainer => Status::Created,
+            Self::CreateRuntime | Self::CreateContainer => Status::Creating,
+            // By the specification `prestart` belongs to the start, though it is run with `createRuntime`.
+            Self::Prestart | Self::StartContainer => Status::Created,
             Self::Poststart => Status::Running,
             Self::Poststop => Status::Stopped,
         }

@@ -311,7 +311,7 @@ fn hooks_run_at_each_point_of_the_life() {
     let states: Vec<serde_json::Value> =
         text.lines().map(|line| serde_json::from_str(line.split_once(' ').unwrap().1).unwrap()).collect();
     let statuses: Vec<_> = states.iter().map(|state| state["status"].as_str().unwrap()).collect();
-    assert_eq!(statuses, ["creating", "creating", "running", "stopped"]);
+    assert_eq!(statuses, ["created", "creating", "running", "stopped"]);
     let bundle_path = bundle.path("").display().to_string();
     for state in &states {
         assert_eq!(state["id"].as_str(), Some(bundle.id.as_str()));

@@ -130,7 +130,9 @@ pub enum Phase {
     Container,
     /// For every process.
     Process,
-    /// For every process, when the parent says go.
+    /// For every process, when the parent says go: it is in its cgroup.
+    Released,
+    /// For every process, before its program; a container that another process starts has waited at its gate.
     Last,
 }
 
@@ -169,7 +171,7 @@ const fn step(
 /// All steps, in their order. The order matters: what needs privileges stands above `identity`, what writes
 /// to `/proc/sys` above `read-only paths`, what looks at host paths above `pivot`.
 pub const STEPS: &[Step] = {
-    use Phase::{Container, Last, Process};
+    use Phase::{Container, Last, Process, Released};
     &[
         alone("initial CPUs", "config: process.execCPUAffinity", affinity::initial),
         alone("namespaces", "config-linux: namespaces", namespaces::run),
@@ -194,7 +196,7 @@ pub const STEPS: &[Step] = {
         step(Process, "resource limits", "config: process.rlimits", limits::run),
         step(Process, "working directory", "config: process.cwd", workdir::run),
         step(Process, "user", "config: process.user, capabilities.bounding", identity::run),
-        step(Last, "cgroup namespace", "config-linux: namespaces", cgroup::late_namespace),
+        step(Released, "cgroup namespace", "config-linux: namespaces", cgroup::late_namespace),
         step(Last, "final CPUs", "config: process.execCPUAffinity", affinity::last),
         step(Last, "hooks", "config: hooks.startContainer", hooks::before_program),
         step(Last, "label", "config: process.apparmorProfile, selinuxLabel", label::run),
@@ -269,6 +271,7 @@ fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
         .map_err(|errno| Error::call("sendmsg", errno))?;
     drop(terminal);
     init.go = channel.receive_go()?;
+    init.steps(&[Phase::Released])?;
     if let Some(gate) = job.detach.and_then(|detach| detach.gate.as_ref()) {
         // The creator has ended, or will: from now on `start` hears of failures.
         *channel = crate::gate::wait(gate)?;

@@ -45,7 +45,7 @@ fn all_kinds_in_their_order_and_place() {
     let namespace = namespace.to_str().unwrap();
     let lines: Vec<_> = text.lines().filter(|line| *line != "program").collect();
     let expected = [
-        ("prestart", true, Status::Creating),
+        ("prestart", true, Status::Created),
         ("createRuntime", true, Status::Creating),
         ("createContainer", false, Status::Creating),
         ("poststart", true, Status::Running),
