@@ -1,11 +1,11 @@
 //! The spec's mounts, made detached and then moved to where the kernel finds their destination inside the root.
 //! No path is looked up twice, and none outside the root (CVE-2021-30465, CVE-2024-45310).
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use proa_sys::mount::{self, MountAttr, NODEV, NOEXEC, NOSUID, RDONLY};
 use proa_sys::userns;
-use rustix::fs::FileType;
+use rustix::fs::{FileType, XattrFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsPickFlags, MountAttrFlags, MoveMountFlags, fsconfig_reconfigure, fsconfig_set_flag,
@@ -78,7 +78,7 @@ fn dev(init: &Init, plan: &MountPlan, new: &Filesystem) -> Result<devices::Nodes
     if last != 0 {
         set(&tree, false, &MountAttr { set: last, ..MountAttr::default() })?;
     }
-    afterwards(&tree, plan, new).map(|()| nodes)
+    afterwards(&tree, plan, new, init.plan()?.label()).map(|()| nodes)
 }
 
 fn filesystem(init: &Init, plan: &MountPlan, new: &Filesystem) -> Result<()> {
@@ -105,7 +105,7 @@ fn filesystem(init: &Init, plan: &MountPlan, new: &Filesystem) -> Result<()> {
         copyup::run(target.as_fd(), tree.as_fd())?;
         set(&tree, false, &MountAttr { set: plan.attr.set & late(new), ..MountAttr::default() })?;
     }
-    afterwards(&tree, plan, new)
+    afterwards(&tree, plan, new, init.plan()?.label())
 }
 
 /// What must wait until all is copied.
@@ -114,7 +114,13 @@ fn late(new: &Filesystem) -> u64 {
 }
 
 /// What can only be said of a mount that exists.
-fn afterwards(tree: &OwnedFd, plan: &MountPlan, new: &Filesystem) -> Result<()> {
+fn afterwards(tree: &OwnedFd, plan: &MountPlan, new: &Filesystem, label: Option<&str>) -> Result<()> {
+    // It takes no `context`.
+    if let (Some(label), "mqueue") = (label, new.kind) {
+        let path = format!("/proc/self/fd/{}", tree.as_raw_fd());
+        rustix::fs::setxattr(&path, "security.selinux", label.as_bytes(), XattrFlags::empty())
+            .map_err(|errno| Error::call("mountLabel", errno))?;
+    }
     set(tree, true, &plan.recursive)?;
     // A new mount is private.
     let propagation = new.propagation.filter(|kind| *kind != mount::PRIVATE).unwrap_or(0);

@@ -13,6 +13,7 @@ crate::tests![
     a_user_namespace_by_map,
     exec_joins_the_user_namespace,
     a_volume_in_a_user_namespace,
+    limits_and_terminals_in_a_user_namespace,
     all_namespaces_by_path,
     a_network_by_path_with_a_new_user_namespace,
     a_time_namespace_in_a_user_namespace,
@@ -104,6 +105,22 @@ fn a_volume_in_a_user_namespace() {
             });
         assert_eq!(fixture.run().stdout, "volume\n0\nro\n");
     }
+}
+
+fn limits_and_terminals_in_a_user_namespace() {
+    let limit = |spec: &mut Spec| {
+        let resources = spec.linux_mut().resources.as_mut().unwrap();
+        resources.pids = Some(proa_oci::runtime::Pids { limit: 77 });
+    };
+    let file = "$(find /sys/fs/cgroup -name pids.max | head -1)";
+    let script = format!("cat {file}; (echo 5 > {file}) 2>/dev/null || echo ro");
+    assert_eq!(mapped(&script).with(limit).run().stdout, "77\nro\n");
+    let mut fixture = mapped("tty; stat -c %u /dev/pts/0; echo x > /dev/console; stty size").user("web");
+    fixture.stdio = Streams::Terminal(proa_oci::runtime::ConsoleSize { height: 7, width: 9 });
+    let (container, handles) = fixture.start();
+    let output = read_until(fd(&handles.terminal), "7 9");
+    assert!(output.contains("/dev/pts/0\r\n33\r\n"), "{output}");
+    container.delete().unwrap();
 }
 
 /// A process in namespaces of its own.
