@@ -57,7 +57,7 @@ fn cpu_is_limited() {
             "20000\n512\n1\n",
         )
     } else {
-        ("cd /sys/fs/cgroup; cat cpu.max cpu.weight cpuset.cpus.effective; nproc", "20000 100000\n20\n0\n1\n")
+        ("cd /sys/fs/cgroup; cat cpu.max cpu.weight cpuset.cpus.effective; nproc", "20000 100000\n59\n0\n1\n")
     };
     let outcome = resources(Fixture::shell(script), |resources| resources.cpu = Some(cpu)).run();
     assert_eq!(outcome.stdout, expected, "{outcome:?}");
