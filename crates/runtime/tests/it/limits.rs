@@ -99,6 +99,8 @@ fn limits_change_while_it_runs() {
         let stats = container.stats().unwrap();
         (stats.memory_limit, stats.pids_limit, stats.pids)
     };
+    // The shell may not have started the other yet.
+    crate::support::poll_until("two processes", || limits(&container).2 == Some(2));
     assert_eq!(limits(&container), (Some(64 << 20), Some(3), Some(2)));
     // Up and down, memory and swap together, whatever stands in the way of the one or the other.
     for (limit, swap) in [(32, 40), (256, 512), (16, 16), (16, -1), (64, 128)] {
