@@ -84,7 +84,8 @@ fn dispatch(context: &Context, entries: &[Entry], path: &str, name: &OsString, r
         };
     }
     let parser = Command::new(entry.name).bin_name(&path).no_binary_name(true).about(entry.about);
-    let parser = (entry.parser)(parser.disable_help_flag(true));
+    // Given twice, an option has its last value, as in Docker.
+    let parser = (entry.parser)(parser.disable_help_flag(true).args_override_self(true));
     let help = clap::Arg::new("help").long("help").action(ArgAction::Help).help("Print help");
     match parse_matches(parser.arg(help), rest.to_vec(), entry.runs_program) {
         Ok(matches) => {

@@ -17,9 +17,12 @@ use crate::container::Rootfs;
 use crate::plan::Plan;
 use crate::{Error, Result};
 
+/// The longest value that the kernel takes for an option of a new mount.
+const LONGEST_VALUE: usize = 255;
+
 /// Mounts the root, in no place; `nodev` for invariant 11. The mount lives as long as the descriptor, or as the
-/// mount namespace that it is moved into. `None` where the kernel cannot do that for an overlay (before 6.7):
-/// then [`mount_in_child`] must.
+/// mount namespace that it is moved into. `None` where the kernel cannot do that for an overlay of so many layers
+/// (before 6.7): then [`mount_in_child`] must.
 pub(crate) fn mount(rootfs: &Rootfs, plan: &Plan) -> Result<Option<OwnedFd>> {
     match rootfs {
         Rootfs::Overlay { lowers, upper, work } => overlay(lowers, upper, work, plan),
@@ -34,24 +37,19 @@ pub(crate) fn mount_in_child(rootfs: &Rootfs, plan: &Plan) -> Result<OwnedFd> {
     let Rootfs::Overlay { lowers, upper, work } = rootfs else {
         return Err(Error::internal("only overlays are mounted in the child"));
     };
-    let open = |path: &PathBuf| {
-        rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|errno| Error::at(path, errno))
-    };
-    let lowers = lowers.iter().rev().map(open).collect::<Result<Vec<_>>>()?;
-    let (upper_fd, work_fd) = (open(upper)?, open(work)?);
-    let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let lower = lowers.iter().map(name).collect::<Vec<_>>().join(":");
+    let lowers = open_all(lowers)?;
+    let (upper_fd, work_fd) = (open_directory(upper)?, open_directory(work)?);
+    let lower = join_names(&lowers);
     let label = plan.label().map_or_else(String::new, |label| format!(",context=\"{label}\""));
     let confined = if userns::is_initial() { "" } else { ",userxattr" };
-    let (upper_name, work_name) = (name(&upper_fd), name(&work_fd));
+    let (upper_name, work_name) = (fd_name(&upper_fd), fd_name(&work_fd));
     let options = format!("lowerdir={lower},upperdir={upper_name},workdir={work_name}{confined}{label}");
     let options = CString::new(options).map_err(|error| Error::call("overlay", error))?;
     let flags = if plan.nodev { MountFlags::NODEV } else { MountFlags::empty() };
     rustix::mount::mount("overlay", upper, "overlay", flags, options.as_c_str()).map_err(|errno| {
         Error::at(upper, errno).context(format!("overlay of {} layers (Linux 6.7 takes more)", lowers.len()))
     })?;
-    let root = open(upper)?;
+    let root = open_directory(upper)?;
     clone_handle(root.as_fd(), false).map_err(|errno| Error::at(upper, errno))
 }
 
@@ -70,7 +68,9 @@ fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, plan: &Plan) -> Result
         // CVE-2026-24054: an image without layers must not become something else.
         return Err(Error::invalid("the image has no layers"));
     }
-    if !has_lowerdir_append() {
+    let opened = if has_lowerdir_append() { None } else { Some(open_all(lowers)?) };
+    let joined = opened.as_deref().map(join_names);
+    if joined.as_ref().is_some_and(|names| names.len() > LONGEST_VALUE) {
         return Ok(None);
     }
     let context = open_context("overlay")?;
@@ -78,8 +78,11 @@ fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, plan: &Plan) -> Result
         fsconfig_set_string(context.as_fd(), key, value)
             .map_err(|errno| explain(&context, errno).context(format!("overlay {key} {}", value.display())))
     };
-    // The kernel wants the uppermost first.
-    lowers.iter().rev().try_for_each(|lower| set("lowerdir+", lower))?;
+    match joined {
+        Some(names) => set("lowerdir", Path::new(&names))?,
+        // The kernel wants the uppermost first.
+        None => lowers.iter().rev().try_for_each(|lower| set("lowerdir+", lower))?,
+    }
     set("upperdir", upper)?;
     set("workdir", work)?;
     if !userns::is_initial() {
@@ -96,6 +99,25 @@ fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, plan: &Plan) -> Result
     finish(context, attr).map(Some).map_err(|error| {
         error.context(format!("overlay of {} layers under {}", lowers.len(), upper.display()))
     })
+}
+
+/// Directories by descriptor, the uppermost first.
+fn open_all(lowers: &[PathBuf]) -> Result<Vec<OwnedFd>> {
+    lowers.iter().rev().map(|path| open_directory(path)).collect()
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::at(path, errno))
+}
+
+/// A descriptor's short name: options of a mount have little room.
+fn fd_name(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+fn join_names(fds: &[OwnedFd]) -> String {
+    fds.iter().map(fd_name).collect::<Vec<_>>().join(":")
 }
 
 /// Whether overlayfs takes its layers one by one (6.7). Older kernels may learn it by a backport, but asking them

@@ -45,6 +45,8 @@ const PACKAGES: &[&str] = &[
 ];
 /// Parts of them that no test needs.
 const UNUSED: &[&str] = &["/usr/share/", "/etc/init.d/", "/etc/cron", "/lib/systemd/", "/usr/lib/systemd/"];
+/// What is needed nevertheless.
+const USED: &[&str] = &["/usr/share/apparmor"];
 /// What the compiler consists of, as it names them; some tests compile the program they run in a container.
 const COMPILER_PROGRAMS: &[&str] = &["cc1", "collect2", "as", "ld"];
 const COMPILER_FILES: &[&str] = &[
@@ -181,7 +183,8 @@ impl Tree {
     fn add_packages(&mut self) -> Result<()> {
         let files = output_of(Command::new("dpkg").arg("-L").args(PACKAGES))
             .context("the guest's root is made of packages that scripts/test installs")?;
-        let wanted = |line: &&str| line.starts_with('/') && !UNUSED.iter().any(|part| line.starts_with(part));
+        let any = |line: &str, parts: &[&str]| parts.iter().any(|part| line.starts_with(part));
+        let wanted = |line: &&str| line.starts_with('/') && (any(line, USED) || !any(line, UNUSED));
         for path in files.lines().filter(wanted).map(Path::new) {
             // Directories come by what is in them; a file may be missing by the administrator's will.
             if path.symlink_metadata().is_ok() && !path.is_dir() {

@@ -109,7 +109,14 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> Result<Self> {
-        let path = cargo::root().join("target/guest").join(std::process::id().to_string());
+        let all = cargo::root().join("target/guest");
+        // What one that was killed has left.
+        for entry in fs::read_dir(&all).into_iter().flatten().flatten() {
+            if !Path::new("/proc").join(entry.file_name()).exists() {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        let path = all.join(std::process::id().to_string());
         fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self(path))
     }

@@ -1,4 +1,5 @@
 # Runs one test: NUMBER SECONDS DIRECTORY PROGRAM NAME. Descriptor 9 is the serial port, which no test may have.
+export RUST_BACKTRACE=0
 number=$1 limit=$2 program=$4 name=$5
 cd "$3" || exit 1
 tell() {

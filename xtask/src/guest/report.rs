@@ -104,7 +104,7 @@ impl Report {
         let (planned, seconds) = (self.planned(), self.started.elapsed().as_secs_f64());
         let (passed, failed) = (self.passed, self.failed());
         println!(
-            "     Summary [{seconds:>8.3}s] {planned} tests run in a guest with {guest}: {passed} passed, {failed} failed"
+            "    In guest [{seconds:>8.3}s] {planned} tests run with {guest}: {passed} passed, {failed} failed"
         );
         self.failures.iter().for_each(|title| println!("        FAIL {title}"));
         let missing = self.planned() - self.passed - self.failures.len();

@@ -47,7 +47,7 @@ mod tests {
     #[test]
     fn values_are_converted() {
         let weights = [0, 2, 3, 512, 1024, 2048, 102_400, 262_144, u64::MAX].map(weight_of_shares);
-        assert_eq!(weights, [1, 1, 2, 59, 100, 174, 3943, 10_000, 10_000]);
+        assert_eq!(weights, [1, 1, 2, 59, 100, 174, 4429, 10_000, 10_000]);
         assert_eq!([10, 100, 500, 1000].map(io_weight), [1, 910, 4950, 10_000]);
         assert_eq!(swap_alone(Some(100), 150).unwrap(), "50");
         assert_eq!(swap_alone(Some(100), 100).unwrap(), "0");

@@ -50,13 +50,17 @@ fn cpu_is_limited() {
         cpus: Some("0".into()),
         ..Cpu::default()
     };
-    let fixture = Fixture::shell(
-        "cat /sys/fs/cgroup/cpu*/cpu.cfs_quota_us /sys/fs/cgroup/cpu*/cpu.shares 2>/dev/null | sort -u; nproc",
-    );
-    let outcome = resources(fixture, |resources| resources.cpu = Some(cpu)).run();
-    if std::path::Path::new("/sys/fs/cgroup/cpu").exists() {
-        assert_eq!(outcome.stdout, "20000\n512\n1\n", "{outcome:?}");
-    }
+    let v1 = std::path::Path::new("/sys/fs/cgroup/cpu").exists();
+    let (script, expected) = if v1 {
+        (
+            "cat /sys/fs/cgroup/cpu*/cpu.cfs_quota_us /sys/fs/cgroup/cpu*/cpu.shares | sort -u; nproc",
+            "20000\n512\n1\n",
+        )
+    } else {
+        ("cd /sys/fs/cgroup; cat cpu.max cpu.weight cpuset.cpus.effective; nproc", "20000 100000\n59\n0\n1\n")
+    };
+    let outcome = resources(Fixture::shell(script), |resources| resources.cpu = Some(cpu)).run();
+    assert_eq!(outcome.stdout, expected, "{outcome:?}");
 }
 
 fn limits_hold_for_exec() {
@@ -95,6 +99,8 @@ fn limits_change_while_it_runs() {
         let stats = container.stats().unwrap();
         (stats.memory_limit, stats.pids_limit, stats.pids)
     };
+    // The shell may not have started the other yet.
+    crate::support::poll_until("two processes", || limits(&container).2 == Some(2));
     assert_eq!(limits(&container), (Some(64 << 20), Some(3), Some(2)));
     // Up and down, memory and swap together, whatever stands in the way of the one or the other.
     for (limit, swap) in [(32, 40), (256, 512), (16, 16), (16, -1), (64, 128)] {
