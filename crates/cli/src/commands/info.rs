@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use proa_engine::lsm;
 use proa_image::layer::LayerForm;
 use proa_protocol::instance::Status;
 use serde_json::{Value, json};
@@ -49,6 +50,7 @@ fn gather(context: &Context) -> Result<Value, Failure> {
         "Rootless": !proa_sys::userns::is_initial(),
         "LoggingDriver": "json-file",
         "CgroupVersion": cgroup_version(),
+        "SecurityOptions": security_options(),
         "IsolationLevels": ["container", "vm"],
         "KernelVersion": uname.release().to_string_lossy(),
         "OSType": "linux",
@@ -65,6 +67,18 @@ fn gather(context: &Context) -> Result<Value, Failure> {
         "Agent": programs.agent,
         "Name": uname.nodename().to_string_lossy(),
     }))
+}
+
+/// What confines an instance here by default, as Docker lists it.
+fn security_options() -> Vec<&'static str> {
+    let known = [
+        (lsm::apparmor::is_enabled(), "name=apparmor"),
+        (true, "name=seccomp,profile=builtin"),
+        (lsm::selinux::policy().is_some(), "name=selinux"),
+        (proa_sys::landlock::abi() > 0, "name=landlock"),
+        (true, "name=cgroupns"),
+    ];
+    known.into_iter().filter(|(there, _)| *there).map(|(_, name)| name).collect()
 }
 
 /// 2 where all controllers are there, 1 where they are in hierarchies of their own.
@@ -96,10 +110,12 @@ fn plain(document: &Value) -> String {
         ("Architecture", "Architecture"),
         ("CPUs", "NCPU"),
         ("Cgroup version", "CgroupVersion"),
+        ("Security", "SecurityOptions"),
         ("/dev/kvm", "KVM"),
     ];
     let value = |field: &str| match &document[field] {
         Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
         Value::Bool(there) => {
             if *there { "there (usable only if a probe says so)" } else { "not there" }.to_owned()
         }

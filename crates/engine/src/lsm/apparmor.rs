@@ -54,7 +54,8 @@ pub fn ensure_default(run: &Path) -> Result<Support> {
     if is_loaded && fs::read_to_string(&note).is_ok_and(|noted| noted == text) {
         return Ok(Support::Loaded);
     }
-    if !rustix::process::geteuid().is_root() {
+    // Root of a user namespace may not.
+    if !rustix::process::geteuid().is_root() || !proa_sys::userns::is_initial() {
         let missing = || Support::Missing(format!("root has not loaded {DEFAULT_PROFILE} yet"));
         return Ok(if is_loaded { Support::Loaded } else { missing() });
     }

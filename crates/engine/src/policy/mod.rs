@@ -208,3 +208,44 @@ fn run_as(user: &str) -> RunAs {
         Err(_) => RunAs::Named(name.to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::SecuritySettings;
+
+    /// Cuts, doubles and changes bytes of files that are fine: whatever comes of it, there is an answer.
+    #[test]
+    fn damaged_files_have_an_answer() {
+        let samples = [
+            "kind: Pod\nspec:\n  hostPID: true\n  containers:\n  - name: a\n    ports: [{hostPort: 80}]\n",
+            "x: &x {user: '1'}\nservices:\n  a:\n    <<: *x\n    ports: ['80:80']\n    volumes: [./a:/b]\n",
+        ];
+        let mut state = 1u32;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as usize % below
+        };
+        let mut judged = 0;
+        for round in 0..4000 {
+            let mut bytes = samples[round % samples.len()].as_bytes().to_vec();
+            for _ in 0..=random(4) {
+                let at = random(bytes.len());
+                match random(3) {
+                    0 => bytes[at] = b" :-[]{}&*!|>'\"\n#,?%@0a"[random(23)],
+                    1 => drop(bytes.drain(at..(at + 1 + random(8)).min(bytes.len() - 1).max(at))),
+                    _ => bytes.extend_from_within(at..),
+                }
+            }
+            let text = String::from_utf8_lossy(&bytes);
+            let parsed = [parse_compose(&text, &SecuritySettings::default()), parse_kube(&text)];
+            for subject in parsed.into_iter().flatten().flatten() {
+                let weak = check(&subject, Level::Baseline);
+                let strong = check(&subject, Level::Restricted);
+                assert!(weak.iter().all(|found| strong.contains(found)), "{text}");
+                judged += 1;
+            }
+        }
+        assert!(judged > 100, "{judged}");
+    }
+}

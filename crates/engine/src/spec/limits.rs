@@ -23,6 +23,12 @@ pub(super) fn apply(spec: &mut Spec, host: &HostConfig) -> Result<()> {
             resources.devices.push(rule);
         }
     }
+    if !host.device_cgroup_rules.is_empty() && !proa_sys::userns::is_initial() {
+        return Err(Error::unsupported(
+            "--device-cgroup-rule needs root",
+            "leave it out: a device's own mode decides what you may do",
+        ));
+    }
     for rule in &host.device_cgroup_rules {
         resources.devices.push(cgroup_rule(rule)?);
     }
