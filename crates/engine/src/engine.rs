@@ -100,6 +100,21 @@ impl Engine {
         Ok(Making { _file: file })
     }
 
+    /// Keeps others from changing the record of one instance; `None` where there is not even a directory of it.
+    pub(crate) fn alone(&self, id: &str) -> Result<Option<File>> {
+        let directory = self.paths.instance(id);
+        let failed = |error: std::io::Error| Error::io("lock", &directory, error);
+        match File::open(&directory) {
+            Ok(file) => {
+                rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))
+                    .map_err(|errno| failed(errno.into()))?;
+                Ok(Some(file))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
     fn lock_file(&self) -> Result<File> {
         let path = self.paths.root.join(LOCK_FILE);
         let mut options = OpenOptions::new();

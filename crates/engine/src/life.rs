@@ -214,7 +214,7 @@ impl Engine {
         if name == instance.record.name {
             return Err(Error::invalid(format!("instance {name} has that name already")));
         }
-        let _alone = self.exclusive()?;
+        let _alone = self.alone(&instance.record.id)?;
         self.db.rename(&instance.record.id, name)?;
         let record = Record { name: name.to_owned(), ..instance.record.clone() };
         // One whose making was cut short has none, and no monitor that could tell of it.

@@ -120,7 +120,7 @@ impl Engine {
     /// A limit makes no sense, does not go with those the instance has, or cannot be set while it runs.
     pub fn update(&self, instance: &Instance, update: &LimitUpdate) -> Result<()> {
         // One at a time, so that none undoes what another has just recorded.
-        let _alone = self.exclusive()?;
+        let _alone = self.alone(&instance.record.id)?;
         let record = self.db.find(&instance.record.id)?;
         let new = update.merge(&record.host_config)?;
         spec::check_level(&new, record.level)?;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use proa_protocol::events::{Event, Journal};
 use proa_protocol::instance::{CONFIG_FILE, InstanceConfig};
@@ -16,6 +17,8 @@ use serde::Deserialize;
 
 /// Events kept for a disk that is full at the moment.
 const MOST_PENDING: usize = 256;
+/// Time between two ends of memory that are told.
+const OOM_PAUSE: Duration = Duration::from_secs(1);
 /// What a process ended with that ended with its instance.
 const KILLED: i32 = 137;
 
@@ -28,7 +31,8 @@ pub struct Events {
     actor: BTreeMap<String, String>,
     pending: Vec<Event>,
     execs: Vec<Exec>,
-    out_of_memory: bool,
+    /// When it was last told.
+    out_of_memory: Option<Instant>,
 }
 
 /// A further process that has not ended.
@@ -57,7 +61,7 @@ impl Events {
             actor: config.actor.clone(),
             pending: Vec::new(),
             execs: Vec::new(),
-            out_of_memory: false,
+            out_of_memory: None,
         }
     }
 
@@ -99,10 +103,17 @@ impl Events {
     /// Something happened by itself.
     pub fn happened(&mut self, what: Happening) {
         match what {
-            Happening::ExecEnded { pid, code } => self.end_execs(code, |exec| exec.pid == Some(pid)),
+            // A client that left at once took the news of the start with it: then its channel tells.
+            Happening::ExecEnded { channel, pid, code } => {
+                self.end_execs(code, |exec| exec.channel == channel && exec.pid.is_none_or(|own| own == pid))
+            }
             Happening::OutOfMemory => {
-                self.out_of_memory = true;
-                self.tell("oom", &[]);
+                // What a guest says is written down no faster than is of use.
+                let now = Instant::now();
+                if self.out_of_memory.is_none_or(|last| now - last >= OOM_PAUSE) {
+                    self.out_of_memory = Some(now);
+                    self.tell("oom", &[]);
+                }
             }
         }
     }
@@ -110,7 +121,7 @@ impl Events {
     /// The instance has ended, and all that ran in it.
     pub fn died(&mut self, status: ExitStatus, started_ns: i64) {
         self.end_execs(KILLED, |_| true);
-        if status.oom_killed && !self.out_of_memory {
+        if status.oom_killed && self.out_of_memory.is_none() {
             self.tell("oom", &[]);
         }
         let seconds = (status.at_ns - started_ns).max(0) / 1_000_000_000;

@@ -379,7 +379,9 @@ impl Server {
     }
 
     fn exec(&mut self, channel: u32, frame: Frame, request: &peek::Request) {
-        self.events.exec(channel, &request.process.args);
+        if self.clients.get(&channel).is_some_and(|client| client.joined == Joined::Nothing) {
+            self.events.exec(channel, &request.process.args);
+        }
         if request.attach || request.stdin {
             self.join(channel, frame, Joined::Exec);
         } else {

@@ -189,6 +189,8 @@ pub enum Response {
 pub enum Happening {
     /// A further process has ended.
     ExecEnded {
+        /// The channel that asked for it.
+        channel: u32,
         /// Its id where the supervisor runs, as [`Response::Started`] told it.
         pid: u32,
         /// Its exit code.

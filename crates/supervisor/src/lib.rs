@@ -265,7 +265,11 @@ impl Supervisor {
         self.processes.execs.retain(|&key, exec| match exec.ended(now, channels) {
             Some(status) => {
                 // The monitor hears of it before any client can act on it.
-                channels.tell_watchers(Happening::ExecEnded { pid: exec.pid, code: status.code });
+                channels.tell_watchers(Happening::ExecEnded {
+                    channel: exec.asked_by,
+                    pid: exec.pid,
+                    code: status.code,
+                });
                 channels.process_ended(key, status);
                 false
             }

@@ -41,6 +41,8 @@ pub(crate) struct Process {
     pub(crate) key: Key,
     /// Its id where we run.
     pub(crate) pid: u32,
+    /// The channel that asked for it.
+    pub(crate) asked_by: u32,
     /// Its standard input.
     pub(crate) input: Input,
     input_once: bool,
@@ -69,6 +71,7 @@ impl Process {
         Ok(Self {
             key,
             pid,
+            asked_by: 0,
             input: Input::new(input),
             input_once: false,
             pidfd: Some(pidfd),

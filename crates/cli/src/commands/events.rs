@@ -48,7 +48,8 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
     context.engine()?.events(&options, |event| {
         let line = match &template {
             Some(template) => template.render(&fields(event)).map_err(Failure::from),
-            None if as_json => Ok(json!(event).to_string()),
+            // Not by way of a value, which would sort the fields.
+            None if as_json => Ok(serde_json::to_string(event).unwrap_or_default()),
             None => Ok(line(event, &TimeZone::system())),
         };
         failure = line.and_then(|line| format::print(&format!("{line}\n"))).err();

@@ -145,7 +145,7 @@ fn nothing_of_the_instance_is_run_for_a_copy() {
            for dir in /bin /usr/bin /sbin; do /bin/busybox cp /evil $dir/$name; done; done; \
          /bin/busybox cp /evil /lib/x86_64-linux-gnu/libnss_files.so.2"
     );
-    let victim = Victim::new(&["--entrypoint", "/bin/busybox"], "");
+    let victim = Victim::new(&["--entrypoint", "/bin/busybox"], "true");
     victim.ok(&["exec", "victim", "/bin/busybox", "sh", "-c", &prepare]);
     let outside = tempfile::tempdir().unwrap();
     let at = |name: &str| outside.path().join(name).to_str().unwrap().to_owned();
