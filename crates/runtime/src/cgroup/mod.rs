@@ -110,6 +110,10 @@ impl Cgroup {
             return Ok(Self::None);
         }
         let path = relative_path(wanted.id, wanted.linux.cgroups_path.as_deref())?;
+        if !userns::is_initial() {
+            let known = delegated::find().ok().filter(|dir| dir.join(&path).is_dir());
+            return Ok(known.map_or(Self::None, |dir| Self::V2(v2::Cgroup::reopen(&dir, &path))));
+        }
         if is_unified(Path::new(MOUNT)) {
             return Ok(Self::V2(v2::Cgroup::reopen(Path::new(MOUNT), &path)));
         }
