@@ -110,7 +110,8 @@ impl Supervisor {
         live.late_join.get_or_insert_with(|| Instant::now() + LATE_JOIN);
         let process = Process::new(key, child.pid, child.pidfd, handles, false);
         let process = process.map_err(|error| internal("streams", &error.into()))?;
-        let process = Process { asked_by: channel, ..process.with_input_once(true) };
+        let mut process = process.with_input_once(true);
+        process.asked_by = channel;
         self.processes.execs.insert(key, process);
         if exec.attach || exec.stdin {
             self.join(
