@@ -6,7 +6,7 @@
 //! | `tidy` | checks what lints cannot: lengths, dependency arrows, banned calls |
 //! | `check` | all that CI checks before the tests: fmt, clippy, tidy |
 //! | `guest-suite` | runs the container half of the tests again in a VM: cgroup v2, AppArmor, SELinux |
-//! | `ci` | `check`, then `dist`, then every test: what to run before a push |
+//! | `ci` | `check`, then `dist`, then every test, on the host and in guests: what to run before a push |
 #![allow(clippy::print_stdout, reason = "a command line tool's output")]
 
 mod arrows;
@@ -40,5 +40,8 @@ fn check() -> Result<()> {
 fn ci() -> Result<()> {
     check()?;
     dist::run(dist::Profile::Release)?;
-    cargo::run(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
+    let host = cargo::run(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]);
+    // Whatever the host's tests found, the guests' may tell more of it.
+    let guests = guest::run(&[]);
+    host.and(guests)
 }

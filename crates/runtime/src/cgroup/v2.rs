@@ -53,6 +53,8 @@ impl Cgroup {
 
     /// Sets other limits.
     pub(super) fn update(&self, resources: &Resources, warnings: &mut Vec<String>) -> Result<()> {
+        // Where nothing was limited at the start, only what counts was handed down.
+        self.hand_down(true);
         limits::set(&self.dir(), resources, warnings)
     }
 
