@@ -6,6 +6,7 @@ use proa_oci::defaults::{LANDLOCK_ANNOTATION, LANDLOCK_SOCKETS};
 use proa_oci::runtime::{IdMapping, Spec};
 use proa_sys::clone::{ExitOnDrop, Fork, exit_now, fork_into, fork_sibling};
 use proa_sys::seal::Sealed;
+use proa_sys::userns;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, Timespec};
 use rustix::io::Errno;
@@ -47,8 +48,9 @@ pub(crate) fn fork_first(
     let job =
         Job { process: &plan.process, user: create.user, stdio: create.stdio, init, scoped, place, detach };
     let target = cgroup.fork_target()?;
-    if plan.namespaces.join_between() {
-        return fork_between(&job, plan, target);
+    if plan.namespaces.join_between() || plan.namespaces.join_pid().is_some() && !userns::is_initial() {
+        let join = || init::namespaces::join(&plan.namespaces).map_err(|error| error.context("namespaces"));
+        return fork_between(&job, plan.namespaces.at_clone, target, join);
     }
     let Some(path) = plan.namespaces.join_pid() else {
         return fork(&job, plan.namespaces.at_clone, None, target);
@@ -62,7 +64,12 @@ pub(crate) fn fork_first(
 }
 
 /// Forks a process that joins namespaces and there forks the one that does the job, as a child of ours.
-fn fork_between(job: &Job, plan: &Plan, cgroup: Option<OwnedFd>) -> Result<(Forked, Handles)> {
+fn fork_between(
+    job: &Job,
+    namespaces: u64,
+    cgroup: Option<OwnedFd>,
+    join: impl FnOnce() -> Result<()>,
+) -> Result<(Forked, Handles)> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|errno| Error::call("prctl", errno))?;
     let (handles, ends) = stdio::open(job.stdio)?;
     let (ours, theirs) = channel::pair()?;
@@ -73,7 +80,8 @@ fn fork_between(job: &Job, plan: &Plan, cgroup: Option<OwnedFd>) -> Result<(Fork
         Fork::Child => {
             let _guard = ExitOnDrop;
             drop((ours, handles, report));
-            if let Err(error) = join_and_fork(job, plan, &between, theirs, ends) {
+            let forked = join().and_then(|()| fork_for_parent(job, namespaces, &between, theirs, ends));
+            if let Err(error) = forked {
                 between.send_failure(&error);
             }
             exit_now(0)
@@ -88,16 +96,15 @@ fn fork_between(job: &Job, plan: &Plan, cgroup: Option<OwnedFd>) -> Result<(Fork
     }
 }
 
-fn join_and_fork(
+fn fork_for_parent(
     job: &Job,
-    plan: &Plan,
+    namespaces: u64,
     between: &Channel,
     channel: Channel,
     ends: stdio::ChildEnds,
 ) -> Result<()> {
-    init::namespaces::join(&plan.namespaces).map_err(|error| error.context("namespaces"))?;
     // SAFETY: a fork of a process with one thread has one.
-    match unsafe { fork_sibling(plan.namespaces.at_clone) }.map_err(|error| Error::call("clone3", error))? {
+    match unsafe { fork_sibling(namespaces) }.map_err(|error| Error::call("clone3", error))? {
         Fork::Child => init::run(job, channel, ends),
         Fork::Parent { pid, pidfd } => {
             between.send_forked(pid, pidfd.as_fd()).map_err(|errno| Error::call("sendmsg", errno))
@@ -117,6 +124,10 @@ pub(crate) fn fork(
     join_pid: Option<BorrowedFd>,
     cgroup: Option<OwnedFd>,
 ) -> Result<(Forked, Handles)> {
+    if let Some(process) = join_pid.filter(|_| !userns::is_initial()) {
+        // The way back to a pid namespace of the host's is closed to root of a user namespace.
+        return fork_between(job, namespaces, cgroup, || enter_process(process).map(drop));
+    }
     // Nobody in the container may trace the child or open its descriptors while it is still one of us.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|errno| Error::call("prctl", errno))?;
     let (handles, ends) = stdio::open(job.stdio)?;

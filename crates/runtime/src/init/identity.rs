@@ -20,7 +20,7 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
     let spec = init.job.process.spec;
     let want_home = !spec.env.iter().any(|entry| entry.starts_with("HOME="));
     let identity = user::resolve(init.root.as_fd(), init.job.user, &spec.user, want_home)?;
-    init.streams.give_to(identity.uid, init.in_user_namespace())?;
+    init.streams.give_to(identity.uid, init.in_user_namespace() || !userns::is_initial())?;
     rustix::process::umask(Mode::from_raw_mode(spec.user.umask.unwrap_or(0o022)));
     warn_of_missing(init)?;
     become_user(init, &identity)?;
