@@ -247,11 +247,14 @@ fn limits_say_what_they_need() {
 #[test]
 fn forbidden_namespaces_are_one_line_that_names_the_switch() {
     let proa = Proa::of_user("proa-test");
-    let mut command = Command::new("unshare");
-    command.args(["--user", "--map-users=0,0,65536", "--map-groups=0,0,65536", "--", "sh", "-c"]);
-    command.arg("echo 0 > /proc/sys/user/max_user_namespaces && exec \"$@\"").arg("sh");
     let inner = proa.command(&["ps"]);
-    command.arg(inner.get_program()).args(inner.get_args()).current_dir("/");
+    let mut arguments: Vec<_> = inner.get_args().map(std::ffi::OsStr::to_os_string).collect();
+    let at = arguments.iter().position(|argument| *argument == *proa.binary()).unwrap();
+    let switch = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$@\"";
+    let wrap = ["unshare", "--user", "--map-current-user", "--keep-caps", "sh", "-c", switch, "sh"];
+    arguments.splice(at..at, wrap.map(Into::into));
+    let mut command = Command::new(inner.get_program());
+    command.args(arguments).current_dir("/");
     let output = proa.run_command(command, b"");
     refused(&output, 1, &["user.max_user_namespaces"]);
 }

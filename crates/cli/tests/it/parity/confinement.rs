@@ -8,11 +8,12 @@ use crate::harness::workspace;
 at_both_levels!(
     refused_calls,
     kernel_files,
-    privileged,
     groups,
     held_to_a_policy,
     asked_is_given,
-    default_privileges,
+    default_privileges;
+    // Of the host's devices, which an ordinary user cannot have.
+    privileged,
 );
 
 /// A C program of the tests, compiled statically into a directory of its own.

@@ -2,7 +2,7 @@
 
 use super::{Bed, at_both_levels};
 
-at_both_levels!(a_life, out_of_memory_is_told);
+at_both_levels!(; a_life, out_of_memory_is_told);
 
 /// Actions since the beginning, without their arguments.
 fn actions(bed: &Bed, filter: &str) -> Vec<String> {

@@ -85,7 +85,7 @@ impl Bed {
 /// Makes a module with one test a level from one function over a [`Bed`], and one for an ordinary user; behind a
 /// `;` those that need a cgroup, which an ordinary user has on few hosts.
 macro_rules! at_both_levels {
-    ($($name:ident),+ $(,)? $(; $($limited:ident),+ $(,)?)?) => {
+    ($($name:ident),* $(,)? $(; $($limited:ident),+ $(,)?)?) => {
         $(
             mod $name {
                 #[test]
@@ -103,7 +103,7 @@ macro_rules! at_both_levels {
                     super::$name(&super::super::Bed::rootless());
                 }
             }
-        )+
+        )*
         $($(
             mod $limited {
                 #[test]
