@@ -13,7 +13,9 @@ fn actions(bed: &Bed, filter: &str) -> Vec<String> {
 }
 
 fn a_life(bed: &Bed) {
-    let follower = bed.proa.spawn(&["events", "--filter", "event=destroy", "--until", "2100-01-01"]);
+    // Ends by itself should this test fail.
+    let until = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 110;
+    let follower = bed.proa.spawn(&["events", "--filter", "event=destroy", "--until", &until.to_string()]);
     let id = bed.detach("lived", &["--label", "tier=one"], &["sleep", "1000"]);
     bed.ok(&["exec", "lived", "true"]);
     bed.ok(&["exec", "-d", "lived", "sh", "-c", "exit 3"]);
