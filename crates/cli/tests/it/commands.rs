@@ -292,6 +292,10 @@ fn images_in_use_stay() {
     assert_eq!(ok(&proa, &["images", "-q"]), "");
 }
 
+fn first_word_of_an_entry(line: &str) -> Option<&str> {
+    line.strip_prefix("  ")?.split_whitespace().next()
+}
+
 #[test]
 fn help_is_data() {
     let proa = Proa::new();
@@ -299,7 +303,7 @@ fn help_is_data() {
     assert_eq!(ok(&proa, &[]), all);
     assert!(all.contains("--network none"), "{all}");
     let commands: Vec<&str> =
-        all.lines().filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next()).collect();
+        all.lines().take_while(|line| *line != "Options:").filter_map(first_word_of_an_entry).collect();
     let names = commands.iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_lowercase()));
     for name in names {
         let help = proa.run(&[name, "--help"]);
