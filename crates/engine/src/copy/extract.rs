@@ -406,6 +406,10 @@ mod tests {
             header.set_entry_type(kind);
             header.set_path("x/same").unwrap();
             header.set_size(0);
+            header.set_mode(0o755);
+            header.set_mtime(0);
+            header.set_uid(0);
+            header.set_gid(0);
             header.set_cksum();
             fs::create_dir_all(base.path().join("x")).unwrap();
             let names = Names { strip: false, first: None };
