@@ -64,7 +64,7 @@ fn cpu_is_limited() {
 }
 
 fn limits_hold_for_exec() {
-    let fixture = Fixture::shell("echo up; sleep 100");
+    let fixture = Fixture::shell("echo up; sleep 100; true");
     let fixture = resources(fixture, |resources| resources.pids = Some(Pids { limit: 3 }));
     let (mut container, handles) = fixture.start();
     read_until(fd(&handles.stdout), "up\n");
@@ -86,7 +86,7 @@ fn limits_change_while_it_runs() {
         ..Resources::default()
     };
     // Nothing is limited: on cgroup v1 it has not joined its cgroup yet.
-    let fixture = Fixture::shell("echo up; sleep 100");
+    let fixture = Fixture::shell("echo up; sleep 100; true");
     let (mut container, handles) = fixture.start();
     read_until(fd(&handles.stdout), "up\n");
     let first = Resources {
