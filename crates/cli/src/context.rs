@@ -139,12 +139,17 @@ impl Context {
         Ok(self.engine.get_or_init(|| engine))
     }
 
-    /// What holds for every instance of this host.
+    /// What holds for every instance of this host. A file of an ordinary user's own cannot take back what the host's
+    /// asks for.
     ///
     /// # Errors
-    /// The configuration file makes no sense.
+    /// A configuration file makes no sense.
     pub fn security_settings(&self) -> Result<SecuritySettings, Failure> {
-        Ok(SecuritySettings::load(&self.existing_config()?)?)
+        let settings = SecuritySettings::load(&self.existing_config()?)?;
+        if self.user.is_none() {
+            return Ok(settings);
+        }
+        Ok(settings.and(SecuritySettings::load(Path::new(DEFAULT_CONFIG))?))
     }
 
     /// The configuration file, which must be there if it was named.

@@ -139,8 +139,7 @@ impl Database {
     fn migrate(&mut self) -> Result<()> {
         let path = self.path.clone();
         let failed = |source| Error::Database { action: "upgrade what is", path: path.clone(), source };
-        // WAL is a property of the file: set once, by whoever makes it.
-        self.connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+        proa_image::write_ahead(&self.connection).map_err(failed)?;
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         // Another process may have been faster.

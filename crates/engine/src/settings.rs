@@ -46,6 +46,15 @@ impl SecuritySettings {
         Ok(())
     }
 
+    /// What both ask for: the stricter of each.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            policy: self.policy.max(other.policy),
+            no_new_privileges: self.no_new_privileges || other.no_new_privileges,
+        }
+    }
+
     /// Reads the file's `security` table; other tables are not the engine's. A missing file is an empty one.
     ///
     /// # Errors
@@ -93,6 +102,14 @@ mod tests {
         assert_eq!(load(json).unwrap(), expected);
         assert_eq!(load("").unwrap(), SecuritySettings::default());
         assert_eq!(SecuritySettings::load(Path::new("/no/such/file")).unwrap(), SecuritySettings::default());
+    }
+
+    #[test]
+    fn of_two_files_the_stricter_holds() {
+        let host = SecuritySettings { policy: Some(Level::Baseline), no_new_privileges: true };
+        let own = SecuritySettings { policy: Some(Level::Privileged), no_new_privileges: false };
+        assert_eq!(host.and(own), host);
+        assert_eq!(SecuritySettings::default().and(host), host);
     }
 
     #[test]

@@ -189,6 +189,7 @@ mod tests {
     fn only_a_directory_of_ones_own_will_do() {
         let base = tempfile::tempdir().unwrap();
         let user = rustix::process::geteuid().as_raw();
+        std::fs::set_permissions(base.path(), PermissionsExt::from_mode(0o700)).unwrap();
         assert!(is_own(base.path(), user));
         assert!(!is_own(base.path(), user + 1));
         assert!(!is_own(&base.path().join("missing"), user));

@@ -29,6 +29,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehav
 pub use check::Problem;
 pub use inspect::HistoryRow;
 pub use remove::{Pruned, RemoveHooks, Removed};
+pub use schema::write_ahead;
 pub(crate) use session::{NewImage, Session};
 
 use crate::error::{Error, Result};

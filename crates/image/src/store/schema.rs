@@ -11,10 +11,11 @@
 //! content without a row is litter, and a row without content can only stand where nothing refers to it.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rustix::event::Timespec;
 
 use crate::error::{Error, Result};
 use crate::layout::Layout;
@@ -108,9 +109,31 @@ fn prepare(mut db: Connection, path: &Path) -> Result<Connection> {
     Ok(db)
 }
 
+/// Makes changes go through a log beside the database, which is a property of the file. SQLite does not wait for
+/// readers here, whatever its time limit for other locks, so this does.
+///
+/// # Errors
+/// It cannot be done, or others kept it from being done for half a minute.
+pub fn write_ahead(db: &Connection) -> rusqlite::Result<()> {
+    let deadline = Instant::now() + BUSY;
+    let is_busy = |error: &rusqlite::Error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
+    loop {
+        match db.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())) {
+            Err(error) if is_busy(&error) && Instant::now() < deadline => pause(),
+            other => return other,
+        }
+    }
+}
+
+fn pause() {
+    let moment = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+    // Nothing is waited for but time.
+    let _ = rustix::event::poll(&mut [], Some(&moment));
+}
+
 /// Makes the tables; whoever comes second finds them made.
 fn create(db: &mut Connection) -> rusqlite::Result<()> {
-    db.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    write_ahead(db)?;
     let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = change.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if version == 0 {
