@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::measure::{percentile, run, time};
 use crate::memory;
-use crate::setup::{Setup, installed};
+use crate::setup::{PODMAN_LIMITS, Setup, installed};
 
 /// Listings timed with all instances there.
 const LISTINGS: usize = 20;
@@ -17,20 +17,29 @@ pub fn bench(setup: &Setup, count: usize) -> Result<()> {
     println!("{:<12} {:>12} {:>14} {:>14} {:>12}", "", "start rate", "private each", "PSS each", "ps");
     let root = setup.text("proa");
     let proa = [&setup.proa, "--root", &root].map(String::from);
-    measure("proa", count, &proa, "proa-monitor", setup.path("proa").to_str())?;
+    measure("proa", count, &proa, &[], "proa-monitor", setup.path("proa").to_str())?;
     if installed("podman") {
         let podman = setup.podman();
         let imported =
             run(&[&podman[..], &["import".into(), "-q".into(), setup.text("rootfs.tar"), "busybox".into()]]
                 .concat());
-        if let Err(error) = imported.and_then(|()| measure("podman", count, &podman, "conmon", None)) {
+        if let Err(error) =
+            imported.and_then(|()| measure("podman", count, &podman, &PODMAN_LIMITS, "conmon", None))
+        {
             eprintln!("bench: podman is left out: {error:#}");
         }
     }
     Ok(())
 }
 
-fn measure(name: &str, count: usize, tool: &[String], helper: &str, mark: Option<&str>) -> Result<()> {
+fn measure(
+    name: &str,
+    count: usize,
+    tool: &[String],
+    options: &[&str],
+    helper: &str,
+    mark: Option<&str>,
+) -> Result<()> {
     let argv = |arguments: &[&str]| {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         [tool, &arguments].concat()
@@ -38,7 +47,8 @@ fn measure(name: &str, count: usize, tool: &[String], helper: &str, mark: Option
     let names: Vec<String> = (0..count).map(|number| format!("idle-{number}")).collect();
     let begun = Instant::now();
     let started = names.iter().try_for_each(|instance| {
-        run(&argv(&["run", "-d", "--name", instance, "--network", "none", "busybox", "sleep", "100000"]))
+        let run_it = ["run", "-d", "--name", instance, "--network", "none"];
+        run(&argv(&[&run_it[..], options, &["busybox", "sleep", "100000"]].concat()))
     });
     let took = begun.elapsed();
     let measured = started.and_then(|()| {

@@ -91,11 +91,12 @@ fn make_image(setup: &Setup) -> Result<()> {
         }
         let list = setup.path("files");
         fs::write(&list, names)?;
-        let tree = setup.text(&format!("tree-{layer}"));
-        fs::create_dir_all(&tree)?;
-        let copy = format!("tar -cf - -T {} 2>/dev/null | tar -xf - -C {tree}", list.display());
-        output(&["sh", "-c", &copy])?;
-        output(&["umoci", "insert", "--image", &image, &tree, &format!("/layer{layer}")])?;
+        // The packer's own walk over a tree ends its archives too early; it takes finished ones as they are.
+        let tar = setup.text("layer.tar");
+        let place = format!("--transform=s,^,layer{layer}/,");
+        output(&["tar", "-C", "/", "--no-recursion", &place, "-cf", &tar, "-T", &setup.text("files")])?;
+        output(&["umoci", "raw", "add-layer", "--image", &image, &tar])?;
+        fs::remove_file(&tar)?;
     }
     Ok(())
 }

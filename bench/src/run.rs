@@ -18,6 +18,8 @@ pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
     contenders.push(Contender::new("limit", &[&limit, lower, upper, work, merged, "/bin/true"]));
     contenders.push(Contender::new("fork and exec", &[&setup.text("rootfs/bin/true")]));
     let bundle = setup.bundle(&["true"])?.to_string_lossy().into_owned();
+    let (own, state) = (setup.proa_runtime(), setup.text("proa-runtime-state"));
+    contenders.push(Contender::new("proa-runtime", &[&own, "--root", &state, "run", "-b", &bundle, "bench"]));
     for runtime in ["crun", "runc"].into_iter().filter(|name| installed(name)) {
         let state = setup.text(&format!("{runtime}-state"));
         contenders.push(Contender::new(runtime, &[runtime, "--root", &state, "run", "-b", &bundle, "bench"]));

@@ -56,6 +56,11 @@ impl Setup {
         output(&[&[self.proa.as_str(), "--root", &root], arguments].concat())
     }
 
+    /// `proa-runtime`, which stands beside `proa`.
+    pub fn proa_runtime(&self) -> String {
+        format!("{}-runtime", self.proa)
+    }
+
     fn compile(&self, source: &Path, name: &str) -> Result<()> {
         let out = self.text(name);
         run(&["cc", "-O2", "-static", "-o", &out, &text(source)].map(String::from))

@@ -1,7 +1,8 @@
 //! Cold start of a virtual machine: the whole command, beside bare QEMU with the same kernel.
 //!
 //! Bare QEMU gets the machine, accelerator, memory and kernel command line that ours has (read from a running
-//! VMM), no disks, and an initramfs whose only file switches the machine off at once.
+//! VMM), twice: once with an initramfs whose only file switches the machine off at once, and once with our modules
+//! and disks and a program that does by hand what it takes to run `true` from the image.
 
 use std::fs;
 
@@ -11,16 +12,19 @@ use crate::measure::{Contender, interleave, output, print};
 use crate::setup::Setup;
 
 /// Options of our VMM that the bare one shares.
-const SHARED: [&str; 8] = ["-M", "-machine", "-accel", "-cpu", "-m", "-smp", "-append", "-kernel"];
+const SHARED: [&str; 7] = ["-M", "-machine", "-accel", "-cpu", "-m", "-smp", "-append"];
+/// The disks of an instance of one layer, in the order in which our VMM has them.
+const DISKS: [&str; 2] = ["rw", "layer0"];
 
 /// Runs the comparison.
 pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
     let root = setup.text("proa");
     let run = [&setup.proa, "--root", &root, "run", "--rm", "--network", "none"];
-    let bare = bare_command(setup)?;
+    let (by_hand, bare) = bare_commands(setup)?;
     let mut contenders = vec![
         Contender::new("proa vm", &[&run[..], &["--isolation", "vm", "busybox", "true"]].concat()),
-        Contender { name: "bare QEMU".into(), argv: bare, times: vec![] },
+        Contender { name: "bare QEMU, true by hand".into(), argv: by_hand, times: vec![] },
+        Contender { name: "bare QEMU, nothing run".into(), argv: bare, times: vec![] },
         Contender::new("proa container", &[&run[..], &["busybox", "true"]].concat()),
     ];
     interleave(&mut contenders, rounds)?;
@@ -28,43 +32,61 @@ pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-fn bare_command(setup: &Setup) -> Result<Vec<String>> {
-    let flags = [
-        "run",
-        "-d",
-        "--name",
-        "probe",
-        "--isolation",
-        "vm",
-        "--network",
-        "none",
-        "busybox",
-        "sleep",
-        "1000",
-    ];
-    setup.proa(&flags)?;
+/// Our VMM's options without what is ours, with the program run by hand and without any.
+fn bare_commands(setup: &Setup) -> Result<(Vec<String>, Vec<String>)> {
+    let run = ["run", "-d", "--name", "probe", "--isolation", "vm", "--network", "none"];
+    setup.proa(&[&run[..], &["busybox", "sleep", "1000"]].concat())?;
     let pid = setup.proa(&["inspect", "--format", "{{.State.Pid}}", "probe"])?;
     let line =
         fs::read_to_string(format!("/proc/{pid}/cmdline")).context("cannot read the VMM's command line")?;
-    // A kernel given by descriptor is reachable through the VMM as long as it lives, so it is copied first.
     let words: Vec<&str> = line.trim_end_matches('\0').split('\0').collect();
-    let mut argv = vec!["qemu-system-x86_64".to_owned()];
-    for pair in words.windows(2).filter(|pair| SHARED.contains(&pair[0])) {
-        let mut value = pair[1].to_owned();
-        if pair[0] == "-kernel" {
-            value = setup.text("kernel");
-            fs::copy(format!("/proc/{pid}/root{}", resolve(&pid, pair[1])), &value)
-                .context("cannot copy the kernel")?;
+    let mut shared = vec!["qemu-system-x86_64".to_owned()];
+    for pair in words.windows(2) {
+        // What the VMM has as a descriptor is reachable through it as long as it lives, so it is copied first.
+        match pair[0] {
+            "-kernel" => copy(&pid, pair[1], &setup.text("kernel"))?,
+            "-initrd" => copy(&pid, pair[1], &setup.text("ours.cpio"))?,
+            option if SHARED.contains(&option) => shared.extend(pair.iter().map(ToString::to_string)),
+            _ => {}
         }
-        argv.extend([pair[0].to_owned(), value]);
     }
+    copy_disks(setup, &pid)?;
     setup.proa(&["rm", "-f", "probe"])?;
-    let image = setup.text("bare.cpio");
-    let pack = format!("cd {} && echo init | busybox cpio -o -H newc > {image}", setup.text(""));
-    output(&["sh", "-c", &pack])?;
-    let rest = ["-initrd", &image, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"];
-    argv.extend(rest.map(String::from));
-    Ok(argv)
+    let rest = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-snapshot"];
+    shared.extend(rest.map(String::from));
+    shared.extend(["-kernel".to_owned(), setup.text("kernel"), "-initrd".to_owned()]);
+    pack_initramfs(setup)?;
+    let mut by_hand = [&shared[..], &[setup.text("by-hand.cpio")]].concat();
+    for name in DISKS {
+        let drive = format!("if=none,format=raw,id={name},file={}", setup.text(name));
+        let device = format!("virtio-blk-pci,drive={name},num-queues=1,disable-legacy=on");
+        by_hand.extend(["-drive".to_owned(), drive, "-device".to_owned(), device]);
+    }
+    Ok((by_hand, [&shared[..], &[setup.text("bare.cpio")]].concat()))
+}
+
+/// The disks are known by their places below our root.
+fn copy_disks(setup: &Setup, pid: &str) -> Result<()> {
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let path = entry?.path();
+        let Ok(target) = fs::read_link(&path) else { continue };
+        let Ok(below) = target.strip_prefix(setup.path("proa")) else { continue };
+        let name = if below.starts_with("instances") { DISKS[0] } else { DISKS[1] };
+        output(&["cp", "--sparse=always", &path.to_string_lossy(), &setup.text(name)])?;
+    }
+    Ok(())
+}
+
+/// One with our program alone, one with our modules as well.
+fn pack_initramfs(setup: &Setup) -> Result<()> {
+    let script = "set -e; cd \"$0\"; echo init | busybox cpio -o -H newc > bare.cpio; mkdir by-hand; cd by-hand; \
+                  busybox cpio -idm < ../ours.cpio; cp ../init init; find . | busybox cpio -o -H newc > ../by-hand.cpio";
+    output(&["sh", "-c", script, &setup.text("")]).map(drop)
+}
+
+fn copy(pid: &str, path: &str, to: &str) -> Result<()> {
+    let from = format!("/proc/{pid}/root{}", resolve(pid, path));
+    fs::copy(&from, to).map(drop).with_context(|| format!("cannot copy {from}"))
 }
 
 /// Where a path of the VMM's command line leads, seen from its own root.
