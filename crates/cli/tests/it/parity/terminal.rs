@@ -37,6 +37,8 @@ fn interrupt(bed: &Bed) {
     terminal.send("\x03");
     terminal.send("echo ali''ve\n");
     terminal.expect("alive");
+    // The shell reads the end of input as a key, and only at its prompt.
+    terminal.expect("# ");
     terminal.send("\x04");
     terminal.wait();
 }
