@@ -7,7 +7,13 @@ export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=linux LC_ALL=C
 for place in tmp var/tmp; do
     mkdir -p "/rw/$place" "/$place"
     chmod 1777 "/rw/$place"
-    mount --bind "/rw/$place" "/$place"
+    # What the image has there stays to be seen: the tests themselves, where the checkout lies below it.
+    for below in "/$place"/*; do
+        [ -d "$below" ] || continue
+        mkdir -p "/rw$below"
+        mount --bind "$below" "/rw$below"
+    done
+    mount --rbind "/rw/$place" "/$place"
 done
 mount -t tmpfs -o mode=755 run /run
 mkdir -p /dev/pts /dev/shm /dev/mqueue /run/lock
