@@ -19,13 +19,10 @@ pub fn bench(setup: &Setup, count: usize) -> Result<()> {
     let proa = [&setup.proa, "--root", &root].map(String::from);
     measure("proa", count, &proa, &[], "proa-monitor", setup.path("proa").to_str())?;
     if installed("podman") {
-        let podman = setup.podman();
-        let imported =
-            run(&[&podman[..], &["import".into(), "-q".into(), setup.text("rootfs.tar"), "busybox".into()]]
-                .concat());
-        if let Err(error) =
-            imported.and_then(|()| measure("podman", count, &podman, &PODMAN_LIMITS, "conmon", None))
-        {
+        let measured = setup
+            .podman_with_image()
+            .and_then(|podman| measure("podman", count, &podman, &PODMAN_LIMITS, "conmon", None));
+        if let Err(error) = measured {
             eprintln!("bench: podman is left out: {error:#}");
         }
     }

@@ -26,9 +26,7 @@ pub fn bench(setup: &Setup, count: usize) -> Result<()> {
     let proa = [&setup.proa, "--root", &root].map(String::from);
     measure("proa", count, &proa, &[], "proa-monitor", setup.path("proa").to_str())?;
     if installed("podman") {
-        let podman = setup.podman();
-        run(&[&podman[..], &["import".into(), "-q".into(), setup.text("rootfs.tar"), "busybox".into()]]
-            .concat())?;
+        let podman = setup.podman_with_image()?;
         if let Err(error) = measure("podman", count, &podman, &PODMAN_LIMITS, "conmon", None) {
             eprintln!("bench: podman is left out: {error:#}");
         }

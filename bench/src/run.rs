@@ -30,9 +30,7 @@ pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
         contenders.push(Contender::new("crun, no cgroup", &[&without[..], &run].concat()));
     }
     if installed("podman") {
-        let podman = setup.podman();
-        run(&[&podman[..], &["import".into(), "-q".into(), setup.text("rootfs.tar"), "busybox".into()]]
-            .concat())?;
+        let podman = setup.podman_with_image()?;
         let command =
             [&["run", "--rm", "--network", "none"], &PODMAN_LIMITS[..], &["busybox", "true"]].concat();
         let command: Vec<String> = command.into_iter().map(String::from).collect();

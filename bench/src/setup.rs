@@ -93,8 +93,16 @@ impl Setup {
         Ok(bundle)
     }
 
+    /// `podman` with a store of its own that holds the image.
+    pub fn podman_with_image(&self) -> Result<Vec<String>> {
+        let podman = self.podman();
+        run(&[&podman[..], &["import".into(), "-q".into(), self.text("rootfs.tar"), "busybox".into()]]
+            .concat())?;
+        Ok(podman)
+    }
+
     /// `podman` with a store of its own.
-    pub fn podman(&self) -> Vec<String> {
+    fn podman(&self) -> Vec<String> {
         let (root, runroot) = (self.text("podman"), self.text("podman-run"));
         ["podman", "--root", &root, "--runroot", &runroot, "--cgroup-manager", "cgroupfs"]
             .map(String::from)

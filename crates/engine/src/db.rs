@@ -254,6 +254,16 @@ impl Database {
         Ok(found.filter(|record| record.id == id))
     }
 
+    /// Whether there is an instance with this id.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub fn knows(&self, id: &str) -> Result<bool> {
+        let sql = "SELECT 1 FROM instances WHERE key = ?1 AND id = ?2";
+        let found = self.connection.query_row(sql, params![key_of(id), id], |_| Ok(())).optional();
+        found.map(|row| row.is_some()).map_err(self.failed("look up an instance"))
+    }
+
     /// All instances, the newest first.
     pub fn all(&self) -> Result<Vec<Record>> {
         self.many("ORDER BY created_ns DESC, id", &[])

@@ -182,7 +182,7 @@ impl Engine {
 
     /// Opening a lock makes its directory: where the instance is gone, that must go as well.
     fn of_a_known(&self, id: &str, lock: monitor::Lock) -> Result<monitor::Lock> {
-        if self.db.by_id(id)?.is_some() {
+        if self.db.knows(id)? {
             return Ok(lock);
         }
         self.remove_run_directory(id)?;

@@ -27,7 +27,7 @@ impl Rfc3339 {
 }
 
 fn format_time(ns: i64) -> Vec<u8> {
-    let mut text = format_second(ns.div_euclid(1_000_000_000));
+    let mut text = proa_protocol::time::utc(ns.div_euclid(1_000_000_000)).into_bytes();
     let mut fraction = ns.rem_euclid(1_000_000_000);
     if fraction > 0 {
         let mut width = 9;
@@ -40,28 +40,6 @@ fn format_time(ns: i64) -> Vec<u8> {
     }
     text.push(b'Z');
     text
-}
-
-fn format_second(second: i64) -> Vec<u8> {
-    let (year, month, day) = civil(second.div_euclid(86_400));
-    let of_day = second.rem_euclid(86_400);
-    let (hour, minute) = (of_day / 3600, of_day / 60 % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}", of_day % 60).into_bytes()
-}
-
-/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar.
-///
-/// Years are counted from March, so that the leap day is a year's last, and in eras of 400 years.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let of_era = days.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -8,22 +8,7 @@ pub fn now() -> String {
 }
 
 fn rfc3339(time: Timespec) -> String {
-    let (days, second) = (time.tv_sec.div_euclid(86_400), time.tv_sec.rem_euclid(86_400));
-    let (year, month, day) = date(days);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", time.tv_nsec)
-}
-
-/// The civil date of a day counted from 1970-01-01: years begin in March, so that the leap day is their last.
-fn date(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let day = days.rem_euclid(146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let (day, month) = (day - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
-    (year + era * 400 + i64::from(month <= 2), month, day)
+    format!("{}.{:09}Z", proa_protocol::time::utc(time.tv_sec), time.tv_nsec)
 }
 
 #[cfg(test)]

@@ -24,3 +24,4 @@ pub mod events;
 pub mod frame;
 pub mod instance;
 pub mod message;
+pub mod time;

@@ -1,10 +1,18 @@
 //! Values of the specification, which are cgroup v1's, in the terms of cgroup v2.
 
+use proa_oci::runtime::BlockIo;
+
 use crate::{Error, Result};
 
 /// A value to write, unless it says nothing: 0 is what callers send for "as it is".
 pub(super) fn given<T: PartialEq + Default + Copy>(value: Option<T>) -> Option<T> {
     value.filter(|value| *value != T::default())
+}
+
+/// Whether somewhere a weight of own tasks against children's is asked for.
+pub(super) fn names_leaf_weight(block: &BlockIo) -> bool {
+    given(block.leaf_weight).is_some()
+        || block.weight_device.iter().any(|device| given(device.leaf_weight).is_some())
 }
 
 /// 2..=262144 to 1..=10000, with the default, 1024, at the default, 100. The curve is that of runc 1.3 and crun.

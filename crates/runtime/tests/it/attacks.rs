@@ -2,9 +2,9 @@
 
 use std::os::unix::fs::symlink;
 
-use proa_oci::runtime::Mount;
 use rustix::fs::CWD;
 
+use crate::mounts::volume;
 use crate::support::{Fixture, compile, fd, process, read_until, tempdir};
 
 crate::tests![
@@ -120,16 +120,6 @@ fn dev_null_in_the_image() {
     symlink("/etc/passwd", fixture.lower().join("dev/null")).unwrap();
     let error = fixture.fails().to_string();
     assert!(error.contains("/dev/null"), "{error}");
-}
-
-fn volume(destination: &str, source: &std::path::Path) -> Mount {
-    Mount {
-        destination: destination.into(),
-        kind: Some("bind".into()),
-        source: Some(source.to_str().unwrap().into()),
-        options: vec!["rbind".into()],
-        ..Mount::default()
-    }
 }
 
 fn mount_destinations_as_links() {

@@ -6,7 +6,7 @@ use proa_oci::runtime::{BlockIo, Cpu, DeviceRule, Memory, Resources, ThrottleDev
 use rustix::io::Errno;
 
 use super::Cgroup;
-use crate::cgroup::convert::{given, or_max};
+use crate::cgroup::convert::{given, names_leaf_weight, or_max};
 use crate::cgroup::{devices, rdma_line, read, read_number, try_write, write};
 use crate::{Error, Result};
 
@@ -226,9 +226,7 @@ fn limit_block(dir: &Path, block: &BlockIo, warnings: &mut Vec<String>) -> Resul
 
 /// The names depend on the I/O scheduler; a kernel whose schedulers know no weights has none of them.
 fn weigh_block(dir: &Path, block: &BlockIo, warnings: &mut Vec<String>) -> Result<()> {
-    let leaf = given(block.leaf_weight).is_some()
-        || block.weight_device.iter().any(|device| given(device.leaf_weight).is_some());
-    if leaf {
+    if names_leaf_weight(block) {
         warnings.push("leafWeight is not set: it went with the CFQ scheduler".to_owned());
     }
     let prefix =

@@ -5,7 +5,7 @@ use std::path::Path;
 use proa_oci::runtime::{BlockIo, Cpu, Memory, Resources, ThrottleDevice};
 use rustix::io::Errno;
 
-use crate::cgroup::convert::{given, io_weight, or_max, swap_alone, weight_of_shares};
+use crate::cgroup::convert::{given, io_weight, names_leaf_weight, or_max, swap_alone, weight_of_shares};
 use crate::cgroup::{rdma_line, read, read_number, try_write, write};
 use crate::{Error, Result};
 
@@ -141,9 +141,7 @@ fn limit_io(dir: &Path, block: &BlockIo, warnings: &mut Vec<String>) -> Result<(
 
 /// BFQ's scale is the specification's; the general one is ten times as fine.
 fn weigh_io(dir: &Path, block: &BlockIo, warnings: &mut Vec<String>) -> Result<()> {
-    let leaf = given(block.leaf_weight).is_some()
-        || block.weight_device.iter().any(|device| given(device.leaf_weight).is_some());
-    if leaf {
+    if names_leaf_weight(block) {
         warnings.push("leafWeight is not set: cgroup v2 has none".to_owned());
     }
     let file = ["io.bfq.weight", "io.weight"].into_iter().find(|file| dir.join(file).exists());
