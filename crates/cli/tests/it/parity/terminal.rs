@@ -32,8 +32,11 @@ fn resize(bed: &Bed) {
 
 fn interrupt(bed: &Bed) {
     let mut terminal = start(bed, &["run", "--rm", "-it", "--isolation", bed.level, "busybox", "sh"]);
-    terminal.send("echo st''arted; sleep 1000\n");
-    terminal.expect("started");
+    // What reads the terminal is in its foreground; before that the shell would get the interrupt.
+    terminal.send("cat\n");
+    terminal.expect("cat\r\n");
+    terminal.send("there\n");
+    terminal.expect("there\r\nthere\r\n");
     terminal.send("\x03");
     terminal.send("echo ali''ve\n");
     terminal.expect("alive");
