@@ -17,6 +17,16 @@ pub fn rows(format: Option<&str>, columns: &[(&str, &str)], rows: &[Value]) -> R
     print(&render(format, columns, rows)?)
 }
 
+/// Whether a listing in this format shows a field, so that what costs time is found out only where it is shown.
+pub fn shows(format: Option<&str>, columns: &[(&str, &str)], field: &str) -> bool {
+    match format.map(str::trim) {
+        None | Some("" | "table") => columns.iter().any(|(_, column)| *column == field),
+        Some("json") => true,
+        // A template that prints whole rows names no field.
+        Some(template) => template.contains(field) || template.contains("json") || template.contains("{{.}}"),
+    }
+}
+
 /// Writes to standard output in one go.
 ///
 /// # Errors

@@ -72,7 +72,7 @@ impl Engine {
             created_ns: parse::now_ns(),
             auto_remove: host_config.auto_remove,
             config: config.clone(),
-            host_config: host_config.clone(),
+            host_config: Box::new(host_config.clone()),
         };
         let mut instance = spec::build(&record.id, &record.config, &record.host_config, record.level)?;
         record.config.hostname = instance.spec.hostname.clone().unwrap_or_default();

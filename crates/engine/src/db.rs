@@ -12,8 +12,8 @@
 //!
 //! `key` is the number made of an id's first fifteen digits: ids are random, so it is as unique as they are. As
 //! SQLite's own row number it needs no index, which makes commits shorter, and turns the search for the beginning
-//! of an id into a range. `config` and `host_config` are JSON of [`ContainerConfig`] and [`HostConfig`]. The schema's version is
-//! SQLite's `user_version`; each step of [`MIGRATIONS`] raises it by one.
+//! of an id into a range. `config` and `host_config` are JSON of [`ContainerConfig`] and [`HostConfig`], without what
+//! is as by default. The schema's version is SQLite's `user_version`; each step of [`MIGRATIONS`] raises it by one.
 //!
 //! `synchronous=NORMAL`: a commit writes no more than the log's pages and waits for no disk. A kill of any of
 //! our processes loses nothing; a power cut may lose the last commands, never the database.
@@ -58,9 +58,11 @@ const MIGRATIONS: &[&str] = &[
 
 const COLUMNS: &str = "id, name, image_id, image, level, created_ns, auto_remove, config, host_config";
 
-/// Pages of the log after which it is folded into the database. The next process to open the database reads
-/// the whole log once, so it is kept short; folding waits for the disk, so not too short.
-const LOG_PAGES: i64 = 128;
+/// Bytes of the log after which it is folded into the database. Each process that opens the database reads the
+/// whole log, so it is kept short; folding waits for the disk, so not too short.
+const LOG_BYTES: u64 = 64 * 4096;
+/// How long others are waited for that have the database locked.
+const BUSY: Duration = Duration::from_secs(30);
 /// SELinux categories of the common policies: c0 to c1023.
 const CATEGORIES: u16 = 1024;
 /// Attempts at finding a free pair of them, of half a million.
@@ -88,7 +90,7 @@ pub struct Record {
     /// The image's side of what was asked for.
     pub config: ContainerConfig,
     /// The host's side.
-    pub host_config: HostConfig,
+    pub host_config: Box<HostConfig>,
 }
 
 /// An open database.
@@ -107,7 +109,7 @@ impl Database {
         let path = root.join(FILE);
         let failed = |source| Error::Database { action: "open what is", path: path.clone(), source };
         let connection = Connection::open(&path).map_err(failed)?;
-        connection.busy_timeout(Duration::from_secs(30)).map_err(failed)?;
+        connection.busy_timeout(BUSY).map_err(failed)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
         let mut database = Self { connection, path };
         database.prepare()?;
@@ -119,8 +121,10 @@ impl Database {
     }
 
     fn prepare(&mut self) -> Result<()> {
-        let settings = format!("PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint={LOG_PAGES};");
-        self.connection.execute_batch(&settings).map_err(self.failed("configure what is"))?;
+        // SQLite's own folding leaves the log as long as it was: what was folded is known only until the last
+        // process that has the database open closes it, and here that is each command.
+        let settings = "PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0;";
+        self.connection.execute_batch(settings).map_err(self.failed("configure what is"))?;
         let known = MIGRATIONS.len() as i64;
         let version = self.version()?;
         if version < known {
@@ -170,7 +174,7 @@ impl Database {
             record.created_ns,
             record.auto_remove,
             json(&record.config),
-            json(&record.host_config),
+            json(record.host_config.as_ref()),
         ];
         match self.connection.execute(&sql, values) {
             Ok(_) => Ok(()),
@@ -319,6 +323,17 @@ impl Database {
         folded.map_err(self.failed("fold the log"))
     }
 
+    /// Folds the log where it has become long. Nobody is waited for: whoever comes next does it then.
+    fn settle(&self) -> rusqlite::Result<()> {
+        let log = self.path.with_extension("db-wal");
+        if std::fs::metadata(log).is_ok_and(|log| log.len() > LOG_BYTES) {
+            self.connection.busy_timeout(Duration::ZERO)?;
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+            self.connection.busy_timeout(BUSY)?;
+        }
+        Ok(())
+    }
+
     fn one(&self, condition: &str, value: &dyn ToSql) -> Result<Option<Record>> {
         let sql = format!("SELECT {COLUMNS} FROM instances WHERE {condition}");
         let row = self.connection.query_row(&sql, [value], |row| Ok(record(row)));
@@ -331,6 +346,13 @@ impl Database {
         let mut statement = self.connection.prepare(&sql).map_err(failed)?;
         let rows = statement.query_map(values, record).map_err(failed)?;
         rows.collect::<rusqlite::Result<_>>().map_err(failed)
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        // A log that stays long costs time and loses nothing.
+        let _ = self.settle();
     }
 }
 
@@ -366,7 +388,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
         created_ns: row.get(5)?,
         auto_remove: row.get(6)?,
         config: from_json(row, 7)?,
-        host_config: from_json(row, 8)?,
+        host_config: Box::new(from_json(row, 8)?),
     })
 }
 
@@ -377,9 +399,15 @@ fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> ru
     })
 }
 
-fn json(value: &impl serde::Serialize) -> String {
+/// The fields that are not as they are by default; so a default is part of the format and cannot change.
+fn json<T: Default + serde::Serialize>(value: &T) -> String {
     // Plain data with string keys always serializes.
-    serde_json::to_string(value).unwrap_or_default()
+    let fields = |value| serde_json::to_value(value).unwrap_or_default();
+    let mut kept = fields(value);
+    if let (Some(kept), Some(default)) = (kept.as_object_mut(), fields(&T::default()).as_object()) {
+        kept.retain(|field, value| default.get(field) != Some(value));
+    }
+    kept.to_string()
 }
 
 fn is_constraint(error: &rusqlite::Error) -> bool {
@@ -400,7 +428,7 @@ mod tests {
             created_ns: 5,
             auto_remove: true,
             config: ContainerConfig { env: vec!["A=1".into()], ..ContainerConfig::default() },
-            host_config: HostConfig { memory: 7, ..HostConfig::default() },
+            host_config: Box::new(HostConfig { memory: 7, ..HostConfig::default() }),
         }
     }
 
@@ -425,6 +453,27 @@ mod tests {
         assert!(database.delete(&web.id).unwrap());
         assert!(!database.delete(&web.id).unwrap());
         assert!(database.integrity().unwrap().is_empty());
+    }
+
+    #[test]
+    fn rows_are_short_and_their_defaults_frozen() {
+        assert_eq!(json(&HostConfig { memory: 7, ..HostConfig::default() }), r#"{"Memory":7}"#);
+        assert_eq!(json(&HostConfig::default()), "{}");
+        let default = serde_json::to_value(HostConfig::default()).unwrap();
+        let told = default.as_object().unwrap().iter().filter(|(_, value)| !is_nothing(value));
+        let told: Vec<String> = told.map(|(field, value)| format!("{field}={value}")).collect();
+        let frozen = [
+            r"ConsoleSize=[0,0]",
+            r#"LogConfig={"Config":{},"Type":"json-file"}"#,
+            r#"NetworkMode="default""#,
+            r#"RestartPolicy={"MaximumRetryCount":0,"Name":"no"}"#,
+            "ShmSize=67108864",
+        ];
+        assert_eq!(told, frozen);
+    }
+
+    fn is_nothing(value: &serde_json::Value) -> bool {
+        ["null", "false", "0", "\"\"", "[]", "{}"].contains(&value.to_string().as_str())
     }
 
     #[test]
@@ -457,6 +506,20 @@ mod tests {
             }
         });
         assert_eq!(Database::open(root.path()).unwrap().all().unwrap().len(), 8);
+    }
+
+    #[test]
+    fn the_log_stays_short() {
+        let root = tempfile::tempdir().unwrap();
+        for number in 0..200 {
+            Database::open(root.path())
+                .unwrap()
+                .insert(&record(&format!("{number:04x}"), &format!("n{number}")))
+                .unwrap();
+        }
+        let log = std::fs::metadata(root.path().join("proa.db-wal")).unwrap().len();
+        assert!(log < 2 * LOG_BYTES, "{log} bytes");
+        assert_eq!(Database::open(root.path()).unwrap().all().unwrap().len(), 200);
     }
 
     #[test]

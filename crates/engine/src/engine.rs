@@ -140,8 +140,9 @@ impl Engine {
     /// # Errors
     /// The database failed.
     pub fn instances(&self) -> Result<Vec<Instance>> {
-        let mut instances = Vec::new();
-        for record in self.db.all()? {
+        let records = self.db.all()?;
+        let mut instances = Vec::with_capacity(records.len());
+        for record in records {
             instances.extend(self.observe(record)?);
         }
         Ok(instances)

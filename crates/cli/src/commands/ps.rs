@@ -1,10 +1,11 @@
 //! `proa ps`: instances.
 
+use proa_engine::db::Record;
 use proa_engine::list::Filters;
 use proa_engine::names::short;
 use proa_engine::{Engine, Instance};
 use proa_protocol::instance::Status;
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 use crate::context::Context;
 use crate::error::Outcome;
@@ -69,45 +70,62 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
         format::print(&ids)?;
         return Ok(0);
     }
-    let with_size = args.size || args.format.as_deref().is_some_and(|format| format.contains(".Size"));
-    let rows: Vec<Value> =
-        instances.iter().map(|instance| row(engine, instance, args.no_trunc, with_size)).collect();
     let mut columns = COLUMNS.to_vec();
     if args.size {
         columns.push(("SIZE", "Size"));
     }
+    let shows = |field: &str| format::shows(args.format.as_deref(), &columns, field);
+    // Files are counted only where that is asked for by name, as in Docker.
+    let with_size = args.size || args.format.as_deref().is_some_and(|format| format.contains(".Size"));
+    let size_of = |instance: &Instance| with_size.then(|| sizes(engine, instance));
+    let rows: Vec<Value> =
+        instances.iter().map(|instance| row(instance, args.no_trunc, &shows, &size_of)).collect();
     format::rows(args.format.as_deref(), &columns, &rows)?;
     Ok(0)
 }
 
-fn row(engine: &Engine, instance: &Instance, whole: bool, with_size: bool) -> Value {
+/// The fields of one line that are shown.
+fn row(
+    instance: &Instance,
+    whole: bool,
+    shows: &dyn Fn(&str) -> bool,
+    size_of: &dyn Fn(&Instance) -> Option<String>,
+) -> Value {
     let record = &instance.record;
-    let labels: Vec<String> =
-        record.config.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let mounts = record.host_config.binds.iter().filter_map(|bind| bind.split(':').next().map(str::to_owned));
-    let mounts: Vec<String> = mounts
-        .chain(record.host_config.mounts.iter().map(|mount| mount.source.clone()))
-        .filter(|source| !source.is_empty())
-        .collect();
-    let network = if record.host_config.network_mode == "host" { "host" } else { "none" };
-    json!({
-        "ID": if whole { &record.id } else { short(&record.id) },
-        "Image": record.image,
-        "Command": format!("\"{}\"", command(instance, whole)),
-        "CreatedAt": created_at(record.created_ns),
-        "RunningFor": since_ns(record.created_ns),
-        "State": proa_engine::inspect::status_word(instance.state.status),
-        "Status": status(instance),
-        "Ports": "",
-        "Names": record.name,
-        "Labels": labels.join(","),
-        "LocalVolumes": "0",
-        "Mounts": mounts.join(","),
-        "Networks": network,
-        "Platform": Value::Null,
-        "Isolation": record.level.as_str(),
-        "Size": if with_size { sizes(engine, instance) } else { "0B".into() },
-    })
+    let mut row = Map::new();
+    let mut add = |field: &str, value: &dyn Fn() -> String| {
+        if shows(field) {
+            row.insert(field.into(), value().into());
+        }
+    };
+    add("ID", &|| if whole { record.id.clone() } else { short(&record.id).to_owned() });
+    add("Image", &|| record.image.clone());
+    add("Command", &|| format!("\"{}\"", command(instance, whole)));
+    add("CreatedAt", &|| created_at(record.created_ns));
+    add("RunningFor", &|| since_ns(record.created_ns));
+    add("State", &|| proa_engine::inspect::status_word(instance.state.status).to_owned());
+    add("Status", &|| status(instance));
+    add("Ports", &String::new);
+    add("Names", &|| record.name.clone());
+    add("Labels", &|| labels(record));
+    add("LocalVolumes", &|| "0".into());
+    add("Mounts", &|| mounts(record));
+    add("Networks", &|| if record.host_config.network_mode == "host" { "host" } else { "none" }.into());
+    add("Isolation", &|| record.level.as_str().into());
+    add("Size", &|| size_of(instance).unwrap_or_else(|| "0B".into()));
+    row.insert("Platform".into(), Value::Null);
+    Value::Object(row)
+}
+
+fn labels(record: &Record) -> String {
+    let labels = record.config.labels.iter().map(|(key, value)| format!("{key}={value}"));
+    labels.collect::<Vec<_>>().join(",")
+}
+
+fn mounts(record: &Record) -> String {
+    let binds = record.host_config.binds.iter().filter_map(|bind| bind.split(':').next());
+    let mounts = record.host_config.mounts.iter().map(|mount| mount.source.as_str());
+    binds.chain(mounts).filter(|source| !source.is_empty()).collect::<Vec<_>>().join(",")
 }
 
 fn sizes(engine: &Engine, instance: &Instance) -> String {
