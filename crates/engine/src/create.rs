@@ -83,8 +83,7 @@ impl Engine {
         self.claim(&mut record, request.name.as_deref())?;
         instance.actor = events::actor(&record);
         let mut warnings = self.warnings(&record)?;
-        let confined =
-            self.confine(&record.id, &mut instance.spec, &record.host_config, record.level, &mut warnings);
+        let confined = self.confine(&record, &mut instance, &mut warnings);
         if let Err(error) = confined.and_then(|()| self.complete(&record, &instance, &request.image)) {
             self.undo(&record);
             return Err(error);

@@ -142,7 +142,9 @@ pub enum Stop {
 }
 
 fn local(args: &Args, record: &Record, config: InstanceConfig) -> Result<Supervisor, Error> {
-    let lowers = config.layers.iter().map(|layer| mount_layer(&args.run, layer)).collect::<Result<_, _>>()?;
+    let label = config.layer_label.as_deref();
+    let lowers =
+        config.layers.iter().map(|layer| mount_layer(&args.run, layer, label)).collect::<Result<_, _>>()?;
     let (upper, work) = (record.dir.join("upper"), record.dir.join("work"));
     for directory in [&upper, &work] {
         match rustix::fs::mkdir(directory, rustix::fs::Mode::from_raw_mode(0o755)) {
@@ -161,11 +163,11 @@ fn local(args: &Args, record: &Record, config: InstanceConfig) -> Result<Supervi
 }
 
 /// Where the layer's directory is; an EROFS image is mounted first, once for the whole host.
-fn mount_layer(run: &Path, layer: &Layer) -> Result<PathBuf, Error> {
+fn mount_layer(run: &Path, layer: &Layer, label: Option<&str>) -> Result<PathBuf, Error> {
     if layer.path.is_dir() {
         return Ok(layer.path.clone());
     }
     let directory = layer_mount_dir(run, &layer.diff_id);
-    proa_sys::layer_mount::ensure_mounted(&layer.path, &directory)?;
+    proa_sys::layer_mount::ensure_mounted(&layer.path, &directory, label)?;
     Ok(directory)
 }

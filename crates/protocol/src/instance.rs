@@ -70,6 +70,9 @@ pub struct InstanceConfig {
     pub launch: LaunchConfig,
     /// The image's layers, lowest first.
     pub layers: Vec<Layer>,
+    /// SELinux context of their files, the same for all instances of a host since these share the mounts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_label: Option<String>,
     /// Size and number of log files.
     pub log: LogConfig,
     /// What only a VM has.

@@ -8,6 +8,10 @@ use std::path::Path;
 use proa_oci::runtime::{Mount, Spec};
 use proa_protocol::message::ErrorKind;
 use proa_runtime::Error;
+use rustix::fs::XattrFlags;
+
+/// The attribute that holds a file's SELinux label.
+const SELINUX: &str = "security.selinux";
 
 /// Writes `files` (path in the root, text) below `scratch` and adds a bind mount for each to the spec.
 pub(crate) fn bind(files: &BTreeMap<String, String>, scratch: &Path, spec: &mut Spec) -> Result<(), Error> {
@@ -15,6 +19,8 @@ pub(crate) fn bind(files: &BTreeMap<String, String>, scratch: &Path, spec: &mut 
         return Ok(());
     }
     fs::DirBuilder::new().recursive(true).mode(0o700).create(scratch).map_err(|error| at(scratch, &error))?;
+    let label =
+        spec.linux.as_ref().and_then(|linux| linux.mount_label.clone()).filter(|label| !label.is_empty());
     for (index, (destination, text)) in files.iter().enumerate() {
         // A mount of the user's own goes before ours.
         if spec.mounts.iter().any(|mount| mount.destination == *destination) {
@@ -25,6 +31,10 @@ pub(crate) fn bind(files: &BTreeMap<String, String>, scratch: &Path, spec: &mut 
         // All users of the instance read them, whatever the umask here.
         fs::set_permissions(&source, fs::Permissions::from_mode(0o644))
             .map_err(|error| at(&source, &error))?;
+        if let Some(label) = &label {
+            rustix::fs::setxattr(&source, SELINUX, label.as_bytes(), XattrFlags::empty())
+                .map_err(|errno| at(&source, &errno.into()))?;
+        }
         spec.mounts.push(Mount {
             destination: destination.clone(),
             kind: Some("bind".into()),

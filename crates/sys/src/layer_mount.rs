@@ -61,11 +61,12 @@ type Result<T> = std::result::Result<T, LayerMountError>;
 
 /// Makes sure that the EROFS image is mounted read-only at `dir`, which is made if it is missing.
 ///
-/// Set-user-id programs in the layer keep working; device nodes do not.
+/// Set-user-id programs in the layer keep working; device nodes do not. `label` is the SELinux context that all of
+/// the layer's files get.
 ///
 /// # Errors
 /// The image or the directory can't be used, the image is no EROFS image, or the kernel can't mount it.
-pub fn ensure_mounted(image: &Path, dir: &Path) -> Result<()> {
+pub fn ensure_mounted(image: &Path, dir: &Path, label: Option<&str>) -> Result<()> {
     if is_mounted(dir) {
         return Ok(());
     }
@@ -84,8 +85,8 @@ pub fn ensure_mounted(image: &Path, dir: &Path) -> Result<()> {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(LayerMountError::at(dir, "create the mount point")(errno)),
     }
-    let mount = match mount_source(image, image) {
-        Err(error) if needs_device(&error) => mount_loop(image)?,
+    let mount = match mount_source(image, image, label) {
+        Err(error) if needs_device(&error) => mount_loop(image, label)?,
         other => other?,
     };
     rustix::mount::move_mount(&mount, c"", CWD, dir, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
@@ -141,12 +142,16 @@ fn needs_device(error: &LayerMountError) -> bool {
 }
 
 /// A mount of the file or device `source`, which holds `image`, not attached anywhere yet.
-fn mount_source(source: &Path, image: &Path) -> Result<OwnedFd> {
+fn mount_source(source: &Path, image: &Path, label: Option<&str>) -> Result<OwnedFd> {
     let failed = |action| LayerMountError::at(image, action);
     let context = rustix::mount::fsopen(c"erofs", FsOpenFlags::FSOPEN_CLOEXEC);
     let context = context.map_err(failed("mount it as EROFS"))?;
     let made = rustix::mount::fsconfig_set_string(context.as_fd(), c"source", source)
         .and_then(|()| rustix::mount::fsconfig_set_flag(context.as_fd(), c"ro"))
+        .and_then(|()| match label {
+            Some(label) => rustix::mount::fsconfig_set_string(context.as_fd(), c"context", label),
+            None => Ok(()),
+        })
         .and_then(|()| rustix::mount::fsconfig_create(context.as_fd()));
     made.map_err(|errno| LayerMountError {
         said: context_log(&context),
@@ -158,7 +163,7 @@ fn mount_source(source: &Path, image: &Path) -> Result<OwnedFd> {
 }
 
 /// The same through a loop device, which the mount keeps and takes with it.
-fn mount_loop(image: &Path) -> Result<OwnedFd> {
+fn mount_loop(image: &Path, label: Option<&str>) -> Result<OwnedFd> {
     let failed = |source| LayerMountError {
         path: image.to_owned(),
         action: "set up a loop device for the layer",
@@ -166,7 +171,7 @@ fn mount_loop(image: &Path) -> Result<OwnedFd> {
         source,
     };
     let (device, _open) = attach_loop(image).map_err(failed)?;
-    mount_source(&device, image)
+    mount_source(&device, image, label)
 }
 
 /// Gives the image a loop device of its own; it is freed when it is closed and not mounted.
@@ -305,7 +310,7 @@ mod tests {
         let (image, dir) = (scratch.image(), scratch.dir());
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| ensure_mounted(&image, &dir).unwrap());
+                scope.spawn(|| ensure_mounted(&image, &dir, None).unwrap());
             }
         });
         let mounts = mounts_at(&dir);
@@ -327,7 +332,7 @@ mod tests {
                 scope.spawn(move || {
                     for _ in 0..50 {
                         if i % 2 == 0 {
-                            ensure_mounted(image, dir).unwrap();
+                            ensure_mounted(image, dir, None).unwrap();
                         } else {
                             unmount(dir).unwrap();
                         }
@@ -343,7 +348,7 @@ mod tests {
     fn a_loop_device_serves_and_goes_away() {
         let scratch = Scratch::new("loop");
         let (device, open) = attach_loop(&scratch.image()).unwrap();
-        let mount = mount_source(&device, &scratch.image()).unwrap();
+        let mount = mount_source(&device, &scratch.image(), None).unwrap();
         drop(open);
         let name = device.file_name().unwrap().to_str().unwrap().to_owned();
         let backing = PathBuf::from(format!("/sys/block/{name}/loop/backing_file"));
@@ -366,9 +371,9 @@ mod tests {
     fn what_is_no_image_is_an_error_that_names_it() {
         let scratch = Scratch::new("bad");
         std::fs::write(scratch.image(), vec![0; 8192]).unwrap();
-        let error = ensure_mounted(&scratch.image(), &scratch.dir()).unwrap_err().to_string();
+        let error = ensure_mounted(&scratch.image(), &scratch.dir(), None).unwrap_err().to_string();
         assert!(error.contains("image"), "{error}");
-        let missing = ensure_mounted(&scratch.0.join("none"), &scratch.dir()).unwrap_err().to_string();
+        let missing = ensure_mounted(&scratch.0.join("none"), &scratch.dir(), None).unwrap_err().to_string();
         assert!(missing.contains("none"), "{missing}");
     }
 }

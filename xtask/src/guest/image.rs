@@ -184,10 +184,13 @@ impl Tree {
         let files = output_of(Command::new("dpkg").arg("-L").args(PACKAGES))
             .context("the guest's root is made of packages that scripts/test installs")?;
         let any = |line: &str, parts: &[&str]| parts.iter().any(|part| line.starts_with(part));
-        let wanted = |line: &&str| line.starts_with('/') && (any(line, USED) || !any(line, UNUSED));
+        let wanted =
+            |line: &&str| line.starts_with('/') && *line != "/." && (any(line, USED) || !any(line, UNUSED));
         for path in files.lines().filter(wanted).map(Path::new) {
-            // Directories come by what is in them; a file may be missing by the administrator's will.
-            if path.symlink_metadata().is_ok() && !path.is_dir() {
+            // A file may be missing by the administrator's will, and a directory be there for what others add.
+            if path.is_dir() {
+                self.directory(fs::canonicalize(path)?.strip_prefix("/")?)?;
+            } else if path.symlink_metadata().is_ok() {
                 self.add(path)?;
             }
         }

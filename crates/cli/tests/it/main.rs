@@ -7,6 +7,7 @@ mod copy_attacks;
 mod crash;
 mod harness;
 mod load;
+mod lsm;
 mod parity;
 mod policy;
 mod rootless;

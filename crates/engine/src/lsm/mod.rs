@@ -17,6 +17,7 @@ use proa_oci::runtime::Spec;
 use proa_protocol::instance::{InstanceConfig, IsolationLevel};
 
 use crate::config::HostConfig;
+use crate::db::Record;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::spec::{AppArmor, Filter, SecurityOptions};
@@ -33,14 +34,14 @@ impl Engine {
     /// What was asked for by name cannot be had.
     pub(crate) fn confine(
         &self,
-        id: &str,
-        spec: &mut Spec,
-        host: &HostConfig,
-        level: IsolationLevel,
+        record: &Record,
+        instance: &mut InstanceConfig,
         warnings: &mut Vec<String>,
     ) -> Result<()> {
+        let host = &record.host_config;
+        let spec = &mut instance.spec;
         let options = SecurityOptions::read(&host.security_opt)?;
-        if level == IsolationLevel::Vm {
+        if record.level == IsolationLevel::Vm {
             return refuse_in_guests(&options);
         }
         if host.network_mode == "host" && !host.privileged && !options.without_landlock {
@@ -48,7 +49,9 @@ impl Engine {
             spec.annotations.insert(key.to_owned(), value.to_owned());
         }
         self.confine_by_apparmor(spec, host, &options, warnings)?;
-        self.confine_by_selinux(id, spec, host, &options)
+        let policy = selinux::policy();
+        instance.layer_label = policy.as_ref().map(selinux::Policy::layer_label);
+        self.confine_by_selinux(&record.id, spec, host, &options, policy)
     }
 
     /// Loads our profile again, where a reboot has taken it away from an instance made before.
@@ -118,9 +121,10 @@ impl Engine {
         spec: &mut Spec,
         host: &HostConfig,
         options: &SecurityOptions,
+        policy: Option<selinux::Policy>,
     ) -> Result<()> {
         let label = &options.label;
-        let Some(policy) = selinux::policy() else {
+        let Some(policy) = policy else {
             if label.asks() {
                 return Err(missing("SELinux with a policy for containers", "label="));
             }

@@ -21,6 +21,8 @@ const SYSTEM: &[&str] = &[
     "/", "/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/lib64", "/opt", "/proc", "/root", "/run",
     "/sbin", "/srv", "/sys", "/tmp", "/usr", "/var",
 ];
+/// What policies call files that all containers read and none writes, where they tell these from others.
+const READ_ONLY_KIND: &str = "container_ro_file_t";
 /// Levels of directories that are relabelled.
 const MAX_DEPTH: u32 = 256;
 
@@ -80,6 +82,14 @@ impl Policy {
             Some([parts.next()?, parts.next()?, parts.next()?])
         };
         Some(Self { process: value("process")?, file: value("file")? })
+    }
+
+    /// The label of image layers, which all instances share.
+    pub fn layer_label(&self) -> String {
+        let [user, role, kind] = &self.file;
+        let with = |kind: &str| format!("{user}:{role}:{kind}:{SHARED}");
+        let read_only = with(READ_ONLY_KIND);
+        if is_valid(&read_only) { read_only } else { with(kind) }
     }
 
     /// The labels of an instance at this level, with the parts that were asked for.

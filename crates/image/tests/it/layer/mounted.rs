@@ -66,7 +66,7 @@ impl Bench {
         let summary = layer::erofs::check(&path).unwrap();
         assert_eq!(summary.inodes, info.entries);
         let seen = self.path("mount");
-        proa_sys::layer_mount::ensure_mounted(&path, &seen).unwrap();
+        proa_sys::layer_mount::ensure_mounted(&path, &seen, None).unwrap();
         self.mounts.push(seen.clone());
         Ok(Made { path, seen, info })
     }
