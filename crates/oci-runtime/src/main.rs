@@ -114,7 +114,8 @@ fn main() -> ExitCode {
 fn complain(failure: &Failure, log: &Log) {
     let line = failure.to_string().replace('\n', "; ");
     log.write("error", &line);
-    eprintln!("proa-runtime: {line}");
+    // Suites and engines tell an error by the word, where they read what a runtime writes here.
+    eprintln!("proa-runtime: error: {line}");
 }
 
 fn dispatch(args: Vec<OsString>, log: &mut Log) -> Result<u8> {

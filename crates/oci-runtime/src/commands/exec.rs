@@ -124,7 +124,7 @@ fn process(parsed: &Parsed, own: Option<&Process>) -> Result<Process> {
     process.args = program.to_vec();
     process.terminal = parsed.is("tty");
     process.no_new_privileges |= parsed.is("no-new-privs");
-    process.env.extend(parsed.all("env").map(ToOwned::to_owned));
+    parsed.all("env").for_each(|variable| set_variable(&mut process.env, variable));
     if let Some(cwd) = parsed.get("cwd") {
         process.cwd = cwd.to_owned();
     }
@@ -175,6 +175,14 @@ fn add_capabilities(process: &mut Process, names: &[String]) {
     }
 }
 
+/// Sets a variable, `NAME=VALUE`, in the place of one with that name.
+fn set_variable(env: &mut Vec<String>, variable: &str) {
+    let name_of = |text: &str| text.split('=').next().unwrap_or_default().to_owned();
+    let name = name_of(variable);
+    env.retain(|known| name_of(known) != name);
+    env.push(variable.to_owned());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,6 +201,9 @@ mod tests {
         let made = read("-t -e B=2 --user 5:6 -g 7,8 --cap sys_time --cwd /x id sh -c y").unwrap();
         assert_eq!((made.args.join(" ").as_str(), made.cwd.as_str(), made.terminal), ("sh -c y", "/x", true));
         assert_eq!(made.env, ["A=1", "B=2"]);
+        let mut env = vec!["A=1".to_owned(), "AB=2".to_owned()];
+        set_variable(&mut env, "A=3");
+        assert_eq!(env, ["AB=2", "A=3"]);
         assert_eq!((made.user.uid, made.user.gid, made.user.additional_gids), (5, 6, vec![7, 8]));
         let sets = made.capabilities.unwrap();
         assert_eq!(sets.effective, ["CAP_SYS_TIME"]);
