@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use proa_protocol::message::GuestConfig;
-use proa_runtime::{CgroupPolicy, Rootfs};
+use proa_runtime::{CgroupPolicy, Owners, Rootfs};
 use proa_supervisor::{Supervisor, SupervisorConfig};
 use rustix::mount::{MountFlags, mount};
 use rustix::time::{ClockId, Timespec};
@@ -34,7 +34,7 @@ pub fn apply(config: GuestConfig) -> Result<Supervisor, Error> {
         id: config.id,
         spec: config.spec,
         launch: config.launch,
-        rootfs: Rootfs::Overlay { lowers, upper: upper.into(), work: work.into() },
+        rootfs: Rootfs::Overlay { lowers, upper: upper.into(), work: work.into(), owners: Owners::default() },
         scratch: PathBuf::from("/run/proa/files"),
         cgroup: CgroupPolicy::Auto,
     }))

@@ -171,6 +171,11 @@ pub struct HostConfig {
     /// A minimal init as PID 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<bool>,
+    /// `host`, `auto`, `auto:size=COUNT`, or `private` with maps of its own; empty for what the host decides.
+    pub userns_mode: String,
+    /// Maps of its user namespace: asked for, or claimed when it was made.
+    #[serde(rename = "IDMappings", skip_serializing_if = "IdMappings::is_empty")]
+    pub id_mappings: IdMappings,
     /// Pod Security Standard that it was held to: `privileged`, `baseline` or `restricted`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub policy: String,
@@ -235,9 +240,27 @@ impl Default for HostConfig {
             masked_paths: Vec::new(),
             readonly_paths: Vec::new(),
             init: None,
+            userns_mode: String::new(),
+            id_mappings: IdMappings::default(),
             policy: String::new(),
             vm: VmOptions::default(),
         }
+    }
+}
+
+/// Maps of a user namespace, each `inside:outside:count`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct IdMappings {
+    /// Of users.
+    pub uid_map: Vec<String>,
+    /// Of groups.
+    pub gid_map: Vec<String>,
+}
+
+impl IdMappings {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 }
 

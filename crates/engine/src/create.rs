@@ -20,7 +20,7 @@ use crate::db::Record;
 use crate::engine::{Engine, Making};
 use crate::error::{Error, Result};
 use crate::settings::SecuritySettings;
-use crate::{events, mounts, names, parse, policy, spec, trees};
+use crate::{events, mounts, names, parse, policy, spec, trees, userns};
 
 /// Attempts at finding a free name.
 const NAME_ATTEMPTS: u32 = 20;
@@ -63,6 +63,7 @@ impl Engine {
         spec::complete(host_config, *level)?;
         policy::enforce(config, host_config, settings)?;
         settings.apply(host_config)?;
+        userns::complete(host_config, *level, settings)?;
         let mut record = Record {
             id: names::fresh_id()?,
             name: String::new(),
@@ -79,8 +80,13 @@ impl Engine {
         instance.layers = layers(image);
         instance.reaper = Some(self.programs.own.clone());
         mounts::prepare_sources(host_config)?;
+        let settings = *settings;
         let making = self.making()?;
         self.claim(&mut record, request.name.as_deref())?;
+        if let Err(error) = self.claim_ids(&mut record, &mut instance.spec, &settings) {
+            self.undo(&record);
+            return Err(error);
+        }
         instance.actor = events::actor(&record);
         let mut warnings = self.warnings(&record)?;
         let confined = self.confine(&record, &mut instance, &mut warnings);

@@ -8,6 +8,7 @@
 //!   instances   key · id · name · image_id · image · level · created_ns · auto_remove · config · host_config
 //!   notes       what has been said once to the users of this root
 //!   categories  SELinux categories that instances have claimed: low * 1024 + high · key
+//!   id_ranges   ids of the host that instances have for their user namespaces: kind (u, g) · first · count · key
 //! ```
 //!
 //! `key` is the number made of an id's first fifteen digits: ids are random, so it is as unique as they are. As
@@ -23,7 +24,9 @@ use std::time::Duration;
 
 use proa_protocol::instance::IsolationLevel;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, ToSql, TransactionBehavior, params};
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension, Row, ToSql, Transaction, TransactionBehavior, params,
+};
 
 use crate::config::{ContainerConfig, HostConfig};
 use crate::error::{Error, Result};
@@ -53,6 +56,15 @@ const MIGRATIONS: &[&str] = &[
     CREATE INDEX categories_key ON categories (key);
     CREATE TRIGGER categories_freed AFTER DELETE ON instances
         BEGIN DELETE FROM categories WHERE key = OLD.key; END;
+",
+    "
+    CREATE TABLE id_ranges (
+        kind TEXT NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL, key INTEGER NOT NULL,
+        PRIMARY KEY (kind, first)
+    ) WITHOUT ROWID;
+    CREATE INDEX id_ranges_key ON id_ranges (key);
+    CREATE TRIGGER id_ranges_freed AFTER DELETE ON instances
+        BEGIN DELETE FROM id_ranges WHERE key = OLD.key; END;
 ",
 ];
 
@@ -308,6 +320,32 @@ impl Database {
         ))
     }
 
+    /// Claims `count` user ids and `count` group ids of these pools (first, count) that no other instance of this root
+    /// has; returns the first of each. They are free again when the instance is forgotten.
+    ///
+    /// # Errors
+    /// A pool has no such range left.
+    pub fn claim_ids(&self, id: &str, count: u32, pools: &IdPools) -> Result<(u32, u32)> {
+        let failed = |error| self.failed("claim ids")(error);
+        let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate);
+        let transaction = transaction.map_err(failed)?;
+        let claim = |kind: &str, what: &str, pool: &[(u32, u32)]| {
+            let taken = taken(&transaction, kind).map_err(failed)?;
+            let Some(first) = gap(&taken, pool, count) else {
+                return Err(Error::conflict(
+                    format!("no {count} {what} ids in a row are left for --userns auto"),
+                    "remove instances, ask for fewer with auto:size=COUNT, or give more in /etc/subuid and /etc/subgid",
+                ));
+            };
+            let values = params![kind, first, count, key_of(id)];
+            transaction.execute("INSERT INTO id_ranges VALUES (?1, ?2, ?3, ?4)", values).map_err(failed)?;
+            Ok(first)
+        };
+        let claimed = (claim("u", "user", &pools.uids)?, claim("g", "group", &pools.gids)?);
+        transaction.commit().map_err(failed)?;
+        Ok(claimed)
+    }
+
     /// Problems that SQLite itself finds in the file; none if it is whole.
     pub fn integrity(&self) -> Result<Vec<String>> {
         let failed = |error| self.failed("check the integrity of what is")(error);
@@ -354,6 +392,38 @@ impl Drop for Database {
         // A log that stays long costs time and loses nothing.
         let _ = self.settle();
     }
+}
+
+/// Ids of the host that instances may have for their user namespaces: first and count.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IdPools {
+    /// Of users.
+    pub uids: Vec<(u32, u32)>,
+    /// Of groups.
+    pub gids: Vec<(u32, u32)>,
+}
+
+/// Ranges that instances have, in their order.
+fn taken(connection: &Connection, kind: &str) -> rusqlite::Result<Vec<(u32, u32)>> {
+    let mut statement =
+        connection.prepare("SELECT first, count FROM id_ranges WHERE kind = ?1 ORDER BY first")?;
+    let rows = statement.query_map([kind], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    rows.collect()
+}
+
+/// The first id of the lowest free range of this length.
+fn gap(taken: &[(u32, u32)], pool: &[(u32, u32)], count: u32) -> Option<u32> {
+    pool.iter().find_map(|&(first, size)| {
+        let end = first.checked_add(size)?;
+        let mut free = first;
+        for &(used, length) in taken {
+            if used.checked_sub(free).is_some_and(|room| room >= count) {
+                break;
+            }
+            free = free.max(used.saturating_add(length));
+        }
+        end.checked_sub(free).is_some_and(|room| room >= count).then_some(free)
+    })
 }
 
 /// The row of an id; -1, which is nobody's, for what is none.
@@ -547,6 +617,31 @@ mod tests {
         assert_eq!(count(&database), 50);
         database.delete(&web.id).unwrap();
         assert_eq!(count(&database), 0);
+    }
+
+    #[test]
+    fn ids_have_one_holder_and_the_lowest_free_are_taken() {
+        assert_eq!(gap(&[(10, 5)], &[(10, 20)], 5), Some(15));
+        assert_eq!(gap(&[(12, 5)], &[(10, 20)], 2), Some(10));
+        assert_eq!(gap(&[(0, 8), (12, 5)], &[(10, 9), (40, 5)], 3), Some(40));
+        assert_eq!(gap(&[(10, 5)], &[(10, 9)], 5), None);
+        let root = tempfile::tempdir().unwrap();
+        let pools = IdPools { uids: vec![(1000, 80)], gids: vec![(5000, 1000)] };
+        let ids: Vec<String> = (0..8).map(|number| record(&format!("{number}c"), "x").id).collect();
+        let claimed: std::collections::BTreeSet<(u32, u32)> = std::thread::scope(|scope| {
+            let claim = |id| Database::open(root.path()).unwrap().claim_ids(id, 10, &pools).unwrap();
+            let threads: Vec<_> = ids.iter().map(|id| scope.spawn(move || claim(id))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(claimed, (0..8).map(|number| (1000 + number * 10, 5000 + number * 10)).collect());
+        let database = Database::open(root.path()).unwrap();
+        assert!(database.claim_ids(&ids[0], 1, &pools).unwrap_err().to_string().contains("user ids"));
+        let web = record("ff", "web");
+        database.insert(&web).unwrap();
+        let more = IdPools { uids: vec![(1000, 90)], ..pools };
+        assert_eq!(database.claim_ids(&web.id, 10, &more).unwrap(), (1080, 5080));
+        database.delete(&web.id).unwrap();
+        assert_eq!(database.claim_ids(&web.id, 10, &more).unwrap(), (1080, 5080));
     }
 
     #[test]

@@ -168,6 +168,11 @@ impl Error {
         Self::Unsupported { message: message.into(), hint: hint.into() }
     }
 
+    /// A request that makes no sense, and what would.
+    pub fn invalid_with_hint(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Invalid { message: message.into(), hint: hint.into() }
+    }
+
     /// A state that does not allow it.
     pub fn conflict(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Conflict { message: message.into(), hint: hint.into() }

@@ -160,7 +160,6 @@ fn host_config(instance: &Instance, config: &InstanceConfig) -> Value {
         "PublishAllPorts": false,
         "Runtime": "proa",
         "UTSMode": "",
-        "UsernsMode": "",
         "VolumeDriver": "",
         "VolumesFrom": null,
     });

@@ -38,6 +38,7 @@ pub mod spec;
 pub mod system;
 pub mod trees;
 pub mod update;
+mod userns;
 
 pub use channel::Channel;
 pub use engine::{Engine, Instance};

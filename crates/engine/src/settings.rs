@@ -4,6 +4,8 @@
 //! [security]
 //! policy = "baseline"          # no instance may be made under a weaker Pod Security Standard
 //! no-new-privileges = true     # unless --security-opt no-new-privileges=false
+//! userns = "auto"              # root's containers have ids of their own, unless --userns host
+//! userns-range = "1000000000:1000000"   # where `containers` has none in /etc/subuid and /etc/subgid
 //! ```
 
 use std::io::ErrorKind;
@@ -24,6 +26,44 @@ pub struct SecuritySettings {
     pub policy: Option<Level>,
     /// Programs cannot raise their privileges.
     pub no_new_privileges: bool,
+    /// User namespace of root's containers.
+    pub userns: Option<DefaultUserns>,
+    /// Ids for `auto` where `/etc/subuid` and `/etc/subgid` give none.
+    pub userns_range: Option<IdRange>,
+}
+
+/// User namespace where nobody names one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DefaultUserns {
+    /// The host's.
+    Host,
+    /// Ids of the container's own.
+    Auto,
+}
+
+/// Ids in a row, as `first:count`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct IdRange {
+    /// The first.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+}
+
+impl TryFrom<String> for IdRange {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let range = || {
+            let (first, count) = text.split_once(':')?;
+            let range = Self { first: first.parse().ok()?, count: count.parse().ok()? };
+            (range.first > 0 && range.count > 0 && range.first.checked_add(range.count).is_some())
+                .then_some(range)
+        };
+        range().ok_or_else(|| format!("userns-range = {text:?}: FIRST:COUNT is needed, without 0"))
+    }
 }
 
 /// The tables of the file that are the engine's.
@@ -52,6 +92,8 @@ impl SecuritySettings {
         Self {
             policy: self.policy.max(other.policy),
             no_new_privileges: self.no_new_privileges || other.no_new_privileges,
+            userns: self.userns.or(other.userns),
+            userns_range: self.userns_range.or(other.userns_range),
         }
     }
 
@@ -74,7 +116,8 @@ impl SecuritySettings {
             let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
             Error::Invalid {
                 message: format!("{}: {line}", path.display()),
-                hint: "[security] has policy = \"privileged|baseline|restricted\" and no-new-privileges"
+                hint: "[security] has policy = \"privileged|baseline|restricted\", no-new-privileges, \
+                       userns = \"host|auto\" and userns-range = \"FIRST:COUNT\""
                     .into(),
             }
         };
@@ -94,7 +137,8 @@ mod tests {
 
     #[test]
     fn toml_and_json_mean_the_same() {
-        let expected = SecuritySettings { policy: Some(Level::Baseline), no_new_privileges: true };
+        let expected =
+            SecuritySettings { policy: Some(Level::Baseline), no_new_privileges: true, ..Default::default() };
         let toml =
             "[registries.x]\ninsecure = true\n[security]\npolicy = 'baseline'\nno-new-privileges = true\n";
         assert_eq!(load(toml).unwrap(), expected);
@@ -105,16 +149,31 @@ mod tests {
     }
 
     #[test]
+    fn user_namespaces() {
+        let settings = load("[security]\nuserns = 'auto'\nuserns-range = '500000:1000'").unwrap();
+        assert_eq!(settings.userns, Some(DefaultUserns::Auto));
+        assert_eq!(settings.userns_range, Some(IdRange { first: 500_000, count: 1000 }));
+    }
+
+    #[test]
     fn of_two_files_the_stricter_holds() {
-        let host = SecuritySettings { policy: Some(Level::Baseline), no_new_privileges: true };
-        let own = SecuritySettings { policy: Some(Level::Privileged), no_new_privileges: false };
+        let host =
+            SecuritySettings { policy: Some(Level::Baseline), no_new_privileges: true, ..Default::default() };
+        let own = SecuritySettings { policy: Some(Level::Privileged), ..Default::default() };
         assert_eq!(host.and(own), host);
         assert_eq!(SecuritySettings::default().and(host), host);
     }
 
     #[test]
     fn a_mistake_is_an_error_and_never_a_weaker_host() {
-        for text in ["[security]\npolicy = 'strong'", "[security]\npolcy = 'baseline'", "security = 1", "{"] {
+        for text in [
+            "[security]\npolicy = 'strong'",
+            "[security]\npolcy = 'baseline'",
+            "security = 1",
+            "{",
+            "[security]\nuserns = 'keep-id'",
+            "[security]\nuserns-range = '0:5'",
+        ] {
             let error = load(text).unwrap_err().to_string();
             assert!(error.starts_with('/') && !error.contains('\n'), "{error}");
         }

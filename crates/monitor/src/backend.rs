@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use proa_protocol::frame::Frame;
 use proa_protocol::instance::{InstanceConfig, IsolationLevel, Layer, layer_mount_dir};
-use proa_runtime::{CgroupPolicy, Rootfs};
-use proa_supervisor::{Mounts, PollSet, Status, Supervisor, SupervisorConfig};
+use proa_runtime::{CgroupPolicy, Owners, Rootfs};
+use proa_supervisor::{Mounts, PollSet, Status, Supervisor, SupervisorConfig, root_outside};
 
 use crate::args::Args;
 use crate::error::{Error, IoAt};
@@ -152,11 +152,19 @@ fn local(args: &Args, record: &Record, config: InstanceConfig) -> Result<Supervi
             Err(error) => return Err(error).at(directory),
         }
     }
+    // The root of a user namespace of its own makes its files itself.
+    if let Some((uid, gid)) = root_outside(&config.spec) {
+        std::os::unix::fs::chown(&upper, Some(uid), Some(gid)).at(&upper)?;
+    }
+    let owners = config.spec.linux.as_ref().map_or_else(Owners::default, |linux| Owners {
+        uids: linux.uid_mappings.clone(),
+        gids: linux.gid_mappings.clone(),
+    });
     Ok(Supervisor::new(SupervisorConfig {
         id: config.id,
         spec: config.spec,
         launch: config.launch,
-        rootfs: Rootfs::Overlay { lowers, upper, work },
+        rootfs: Rootfs::Overlay { lowers, upper, work, owners },
         scratch: record.run_dir.join("files"),
         cgroup: CgroupPolicy::Auto,
     }))

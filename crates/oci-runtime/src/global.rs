@@ -94,10 +94,15 @@ fn default_root(rootless: Option<&str>) -> Result<PathBuf> {
         Some("false") => true,
         _ => rustix::process::geteuid().is_root(),
     };
-    if as_root {
+    let given = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+    // As runc: an engine of an ordinary user's is root in a user namespace, and no root of the host.
+    let is_users = rootless != Some("false")
+        && !proa_sys::userns::is_initial()
+        && std::env::var_os("USER").is_none_or(|user| user != "root");
+    if as_root && !(is_users && given.is_some()) {
         return Ok(ROOT.into());
     }
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+    match given {
         Some(dir) => Ok(PathBuf::from(dir).join(ROOTLESS)),
         None => Err(Failure::new("no place for the state: set XDG_RUNTIME_DIR, or give --root")),
     }

@@ -21,17 +21,24 @@ use proa_protocol::message::{Change, ChangeKind};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use crate::container::Owners;
 use crate::{Error, Result, inroot};
 
 /// Levels of directories: each holds a descriptor for each layer.
 const MAX_DEPTH: usize = 256;
 
 /// What the writable layer `upper` changes over `lowers` (lowest first). `mountpoints` are the container's mount
-/// destinations: what the runtime made there, and only that, is left out. The result is sorted by path.
+/// destinations: what the runtime made there, and only that, is left out. `owners` is how owners below look from above.
+/// The result is sorted by path.
 ///
 /// # Errors
 /// A layer cannot be read.
-pub fn changes(upper: &Path, lowers: &[PathBuf], mountpoints: &[&str]) -> Result<Vec<Change>> {
+pub fn changes(
+    upper: &Path,
+    lowers: &[PathBuf],
+    mountpoints: &[&str],
+    owners: &Owners,
+) -> Result<Vec<Change>> {
     let open = |path: &Path| {
         rustix::fs::open(path, directory_flags(), Mode::empty()).map_err(|errno| Error::at(path, errno))
     };
@@ -40,6 +47,7 @@ pub fn changes(upper: &Path, lowers: &[PathBuf], mountpoints: &[&str]) -> Result
     let mut walk = Walk {
         mountpoints: mountpoints.iter().map(|path| inroot::absolute(path)).collect(),
         changes: vec![],
+        owners,
     };
     walk.directory(&upper_fd, &below, Path::new("/"), 0)?;
     walk.changes.sort();
@@ -50,12 +58,13 @@ fn directory_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
 }
 
-struct Walk {
+struct Walk<'a> {
     mountpoints: BTreeSet<PathBuf>,
     changes: Vec<Change>,
+    owners: &'a Owners,
 }
 
-impl Walk {
+impl Walk<'_> {
     /// Compares a directory of the upper layer with those below it, the uppermost first. `true` if anything in it
     /// is said to have changed.
     fn directory(&mut self, upper: &OwnedFd, below: &[OwnedFd], path: &Path, depth: usize) -> Result<bool> {
@@ -119,7 +128,7 @@ impl Walk {
         match &lower {
             None if is_ours => return Ok(false),
             // Only what is in it, or what it is: its time alone changes with a mountpoint made in it.
-            Some(lower) if was_dir && !changed && (is_ours || same(stat, lower)) => return Ok(false),
+            Some(lower) if was_dir && !changed && (is_ours || self.same(stat, lower)) => return Ok(false),
             _ => {}
         }
         self.changes.insert(at, Change { path: text(path), kind: kind_over(lower.as_ref()) });
@@ -150,6 +159,13 @@ impl Walk {
         self.changes.push(Change { path: text(path), kind });
     }
 
+    /// Whether two directories look the same to Docker.
+    fn same(&self, upper: &Stat, lower: &Stat) -> bool {
+        let owner = self.owners.outside(lower.st_uid, lower.st_gid);
+        owner.is_none_or(|owner| owner == (upper.st_uid, upper.st_gid))
+            && (upper.st_mode, upper.st_mtime) == (lower.st_mode, lower.st_mtime)
+    }
+
     /// Whether a mountpoint is this path or below it.
     fn holds_mountpoint(&self, path: &Path) -> bool {
         self.mountpoints
@@ -165,11 +181,6 @@ fn kind_over(lower: Option<&Stat>) -> ChangeKind {
 
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
-}
-
-/// Whether two directories look the same to Docker.
-fn same(a: &Stat, b: &Stat) -> bool {
-    (a.st_mode, a.st_uid, a.st_gid, a.st_mtime) == (b.st_mode, b.st_uid, b.st_gid, b.st_mtime)
 }
 
 fn is_opaque(dir: BorrowedFd) -> bool {
@@ -259,7 +270,7 @@ mod tests {
 
         fn changes(&self, mountpoints: &[&str]) -> Vec<String> {
             let at = |layer| self.0.path().join(layer);
-            changes(&at("upper"), &[at("low"), at("high")], mountpoints)
+            changes(&at("upper"), &[at("low"), at("high")], mountpoints, &Owners::default())
                 .unwrap()
                 .into_iter()
                 .map(|change| format!("{} {}", ["C", "A", "D"][change.kind as usize], change.path))

@@ -123,6 +123,17 @@ impl Channel {
         }
     }
 
+    /// Parent: waits for the root that a process between has made.
+    pub(crate) fn receive_made(&self) -> Result<OwnedFd> {
+        match self.receive()? {
+            Some((b'R', _, Some(root))) => Ok(root),
+            Some((b'f', bytes, _)) if !bytes.is_empty() => {
+                Err(Error::new(kind_from(bytes[0]), String::from_utf8_lossy(&bytes[1..])))
+            }
+            _ => Err(Error::internal("the process that mounts the root was killed")),
+        }
+    }
+
     /// Child: waits for the root. Ends the process where the parent has gone.
     pub(crate) fn receive_root(&self) -> Result<(Option<OwnedFd>, Vec<OwnedFd>)> {
         match self.receive()? {

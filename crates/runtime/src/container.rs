@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use proa_oci::runtime::{ConsoleSize, Hooks, Linux, Process, Resources, Spec};
+use proa_oci::runtime::{ConsoleSize, Hooks, IdMapping, Linux, Process, Resources, Spec};
 use proa_oci::state::{State as OciState, Status};
 use proa_protocol::message::{ErrorKind, ProcessInfo, Stats};
 use rustix::fs::{Mode, OFlags};
@@ -39,9 +39,44 @@ pub enum Rootfs {
         upper: PathBuf,
         /// overlayfs' work directory, on the same file system as `upper`.
         work: PathBuf,
+        /// How owners of the layers' files translate to those of the writable layer; empty where they are the same.
+        owners: Owners,
     },
     /// A directory, bound as it is.
     Directory(PathBuf),
+}
+
+/// Ids of a read-only layer (`container_id`) and those they appear as (`host_id`), as in the maps of the container's
+/// own user namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Owners {
+    /// Of users.
+    pub uids: Vec<IdMapping>,
+    /// Of groups.
+    pub gids: Vec<IdMapping>,
+}
+
+impl Owners {
+    /// Whether all stay as they are.
+    pub fn are_same(&self) -> bool {
+        self.uids.is_empty()
+    }
+
+    /// Whom a layer's file belongs to outside; `None` for one that the map does not have.
+    pub(crate) fn outside(&self, uid: u32, gid: u32) -> Option<(u32, u32)> {
+        if self.are_same() {
+            return Some((uid, gid));
+        }
+        Some((translate(&self.uids, uid)?, translate(&self.gids, gid)?))
+    }
+}
+
+/// The id outside of one inside.
+pub(crate) fn translate(map: &[IdMapping], id: u32) -> Option<u32> {
+    map.iter().find_map(|range| {
+        let offset = id.checked_sub(range.container_id).filter(|offset| *offset < range.size)?;
+        range.host_id.checked_add(offset)
+    })
 }
 
 /// What a process has as standard input, output and error.
@@ -251,7 +286,7 @@ impl Container {
             refused = help_in_user_namespace(self.pid, self.pid, plan.process.spec.oom_score_adj, &handles)?;
         }
         let sources = if plan.takes_sources() { sources::take_outside(plan, self.pid)? } else { Vec::new() };
-        let root = rootfs::mount(rootfs, plan)?;
+        let root = rootfs::mount(rootfs, plan, self.pid)?;
         // It may have failed already: then its report says why, and these errors count after it.
         let sent = channel.send_root(root.as_ref().map(AsFd::as_fd), &sources);
         drop((root, sources));
@@ -356,6 +391,15 @@ impl Container {
     /// Readable when the first process has ended.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
+    }
+
+    /// Its user namespace, if that is another than ours.
+    ///
+    /// # Errors
+    /// The first process is gone.
+    pub fn user_namespace(&self) -> Result<Option<OwnedFd>> {
+        let has_own = self.namespaces & namespaces::USER != 0;
+        has_own.then(|| sources::open(self.pid)).transpose()
     }
 
     /// Its mount namespace. As long as somebody holds it, the mounts are not undone at the end of the last process.

@@ -67,7 +67,7 @@ mod user;
 
 pub use cgroup::{OomWatch, remove_leftovers, signal_leftovers};
 pub use container::{
-    CgroupPolicy, Child, Container, Create, Detach, Existing, Handles, Rootfs, Stdio, signal_number,
+    CgroupPolicy, Child, Container, Create, Detach, Existing, Handles, Owners, Rootfs, Stdio, signal_number,
 };
 pub use error::{Error, Result};
 pub use init::{Phase, STEPS, Step};

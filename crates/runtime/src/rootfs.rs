@@ -4,18 +4,20 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use proa_sys::clone::{ExitOnDrop, Fork, exit_now, fork_into};
 use proa_sys::mount::{self, MountAttr, NODEV};
 use proa_sys::userns;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree,
 };
 
 use crate::container::Rootfs;
-use crate::plan::Plan;
-use crate::{Error, Result};
+use crate::fork::end;
+use crate::plan::{Plan, namespaces};
+use crate::{Error, Result, channel, sources};
 
 /// The longest value that the kernel takes for an option of a new mount.
 const LONGEST_VALUE: usize = 255;
@@ -23,9 +25,13 @@ const LONGEST_VALUE: usize = 255;
 /// Mounts the root, in no place; `nodev` for invariant 11. The mount lives as long as the descriptor, or as the
 /// mount namespace that it is moved into. `None` where the kernel cannot do that for an overlay of so many layers
 /// (before 6.7): then [`mount_in_child`] must.
-pub(crate) fn mount(rootfs: &Rootfs, plan: &Plan) -> Result<Option<OwnedFd>> {
+/// `pid` is the first process, whose user namespace has its maps.
+pub(crate) fn mount(rootfs: &Rootfs, plan: &Plan, pid: u32) -> Result<Option<OwnedFd>> {
     match rootfs {
-        Rootfs::Overlay { lowers, upper, work } => overlay(lowers, upper, work, plan),
+        Rootfs::Overlay { lowers, owners, .. } if !owners.are_same() => {
+            mapped_overlay(rootfs, lowers, plan, pid).map(Some)
+        }
+        Rootfs::Overlay { lowers, upper, work, .. } => overlay(lowers, upper, work, plan),
         Rootfs::Directory(path) => directory(path, plan).map(Some),
     }
 }
@@ -34,7 +40,7 @@ pub(crate) fn mount(rootfs: &Rootfs, plan: &Plan) -> Result<Option<OwnedFd>> {
 /// place it was mounted at goes away with the host's tree. Paths are given by descriptor, since all options
 /// together must fit a page.
 pub(crate) fn mount_in_child(rootfs: &Rootfs, plan: &Plan) -> Result<OwnedFd> {
-    let Rootfs::Overlay { lowers, upper, work } = rootfs else {
+    let Rootfs::Overlay { lowers, upper, work, .. } = rootfs else {
         return Err(Error::internal("only overlays are mounted in the child"));
     };
     let lowers = open_all(lowers)?;
@@ -51,6 +57,56 @@ pub(crate) fn mount_in_child(rootfs: &Rootfs, plan: &Plan) -> Result<OwnedFd> {
     })?;
     let root = open_directory(upper)?;
     clone_handle(root.as_fd(), false).map_err(|errno| Error::at(upper, errno))
+}
+
+/// An overlay of layers whose owners are mapped. Before 6.15 overlayfs takes no layer that is mounted in no place, and
+/// the host is to see nothing of it: a process with mounts of its own covers each layer with its mapped clone, makes
+/// the overlay, and hands it over. Its mounts go with it, however it ends.
+fn mapped_overlay(rootfs: &Rootfs, lowers: &[PathBuf], plan: &Plan, pid: u32) -> Result<OwnedFd> {
+    let (ours, theirs) = channel::pair()?;
+    // SAFETY: this crate's callers have one thread (invariant 4); its documentation asks for that.
+    match unsafe { fork_into(namespaces::MOUNT, None) }.map_err(|error| Error::call("clone3", error))? {
+        Fork::Child => {
+            let _guard = ExitOnDrop;
+            drop(ours);
+            let made = cover(lowers, pid).and_then(|()| match mount_covered(rootfs, plan)? {
+                Some(root) => Ok(root),
+                None => mount_in_child(rootfs, plan),
+            });
+            match made {
+                // Whoever does not hear it has gone.
+                Ok(root) => _ = theirs.send_root(Some(root.as_fd()), &[]),
+                Err(error) => theirs.send_failure(&error),
+            }
+            exit_now(0)
+        }
+        Fork::Parent { pidfd, .. } => {
+            drop(theirs);
+            let root = ours.receive_made();
+            end(pidfd.as_fd());
+            root
+        }
+    }
+}
+
+fn mount_covered(rootfs: &Rootfs, plan: &Plan) -> Result<Option<OwnedFd>> {
+    match rootfs {
+        Rootfs::Overlay { lowers, upper, work, .. } => overlay(lowers, upper, work, plan),
+        Rootfs::Directory(path) => directory(path, plan).map(Some),
+    }
+}
+
+/// Mounts the mapped clone of each layer over it.
+fn cover(lowers: &[PathBuf], pid: u32) -> Result<()> {
+    let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", flags).map_err(|errno| Error::call("make mounts private", errno))?;
+    let namespace = sources::open(pid)?;
+    for lower in lowers {
+        let layer = sources::mapped_layer(lower, &namespace)?;
+        rustix::mount::move_mount(&layer, c"", CWD, lower, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .map_err(|errno| Error::at(lower, errno))?;
+    }
+    Ok(())
 }
 
 fn directory(path: &Path, plan: &Plan) -> Result<OwnedFd> {

@@ -68,6 +68,23 @@ fn map_ids(source: &OwnedFd, idmap: &IdMap, pid: u32) -> Result<()> {
     })
 }
 
+/// A clone of the layer's mount whose owners are those inside the user namespace.
+pub(crate) fn mapped_layer(path: &Path, namespace: &OwnedFd) -> Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let layer = open_tree(CWD, path, flags).map_err(|errno| Error::at(path, errno))?;
+    let attr = MountAttr { set: IDMAP, userns_fd: namespace.as_raw_fd() as u64, ..MountAttr::default() };
+    mount::set(layer.as_fd(), false, &attr).map_err(|error| match error.raw_os_error() {
+        Some(22) => Error::unsupported(format!(
+            "{}: a user namespace of its own needs layers whose owners the kernel can map (EROFS or ext4, Linux 5.19): \
+             use --userns host",
+            path.display()
+        )),
+        _ => Error::at(path, error).context("map the layer's owners"),
+    })?;
+    Ok(layer)
+}
+
 /// A user namespace with these maps; a process has to be in it while they are written.
 fn user_namespace(maps: [&[IdMapping]; 2]) -> Result<OwnedFd> {
     // SAFETY: this crate's callers have one thread (invariant 4); its documentation asks for that.
@@ -87,7 +104,8 @@ fn user_namespace(maps: [&[IdMapping]; 2]) -> Result<OwnedFd> {
     }
 }
 
-fn open(pid: u32) -> Result<OwnedFd> {
+/// The user namespace of a process that has not been reaped.
+pub(crate) fn open(pid: u32) -> Result<OwnedFd> {
     let path = format!("/proc/{pid}/ns/user");
     rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| Error::at(path, errno))

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::Path;
 
-use proa_oci::runtime::{Mount, Spec};
+use proa_oci::runtime::{IdMapping, Mount, Spec};
 use proa_protocol::message::ErrorKind;
 use proa_runtime::Error;
 use rustix::fs::XattrFlags;
@@ -21,6 +21,7 @@ pub(crate) fn bind(files: &BTreeMap<String, String>, scratch: &Path, spec: &mut 
     fs::DirBuilder::new().recursive(true).mode(0o700).create(scratch).map_err(|error| at(scratch, &error))?;
     let label =
         spec.linux.as_ref().and_then(|linux| linux.mount_label.clone()).filter(|label| !label.is_empty());
+    let root = root_outside(spec);
     for (index, (destination, text)) in files.iter().enumerate() {
         // A mount of the user's own goes before ours.
         if spec.mounts.iter().any(|mount| mount.destination == *destination) {
@@ -35,6 +36,9 @@ pub(crate) fn bind(files: &BTreeMap<String, String>, scratch: &Path, spec: &mut 
             rustix::fs::setxattr(&source, SELINUX, label.as_bytes(), XattrFlags::empty())
                 .map_err(|errno| at(&source, &errno.into()))?;
         }
+        if let Some((uid, gid)) = root {
+            chown(&source, Some(uid), Some(gid)).map_err(|error| at(&source, &error))?;
+        }
         spec.mounts.push(Mount {
             destination: destination.clone(),
             kind: Some("bind".into()),
@@ -44,6 +48,13 @@ pub(crate) fn bind(files: &BTreeMap<String, String>, scratch: &Path, spec: &mut 
         });
     }
     Ok(())
+}
+
+/// Whom the instance's root is outside, where it has a user namespace of its own.
+pub fn root_outside(spec: &Spec) -> Option<(u32, u32)> {
+    let linux = spec.linux.as_ref()?;
+    let of = |map: &[IdMapping]| Some(map.iter().find(|range| range.container_id == 0)?.host_id);
+    Some((of(&linux.uid_mappings)?, of(&linux.gid_mappings)?))
 }
 
 fn at(path: &Path, error: &std::io::Error) -> Error {

@@ -16,11 +16,13 @@ use std::rc::Rc;
 
 use proa_protocol::frame::{Decoder, Frame, Kind, MAX_STREAM};
 use proa_protocol::message::{ErrorKind, Response};
-use proa_runtime::{archive, changes};
+use proa_runtime::{Owners, archive, changes};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{
+    Signal, WaitId, WaitIdOptions, pidfd_send_signal, set_parent_process_death_signal, waitid,
+};
 
 use crate::channel::{Channels, Key};
 use crate::poll::PollSet;
@@ -35,13 +37,38 @@ const FINAL: u32 = 1;
 /// What a job does.
 pub(crate) enum Task {
     /// What a path is.
-    Stat { root: OwnedFd, path: String },
+    Stat { root: Root, path: String },
     /// A tree as a tar stream.
-    Get { root: OwnedFd, path: String },
+    Get { root: Root, path: String },
     /// A tar stream into a directory.
-    Put { root: OwnedFd, path: String, no_overwrite_dir: bool },
+    Put { root: Root, path: String, no_overwrite_dir: bool },
     /// What differs from the image.
-    Changes { upper: PathBuf, lowers: Vec<PathBuf>, mountpoints: Vec<String> },
+    Changes { upper: PathBuf, lowers: Vec<PathBuf>, mountpoints: Vec<String>, owners: Owners },
+}
+
+/// An instance's root.
+pub(crate) struct Root {
+    /// Its directory.
+    pub(crate) directory: OwnedFd,
+    /// Its user namespace, where it has one: the job becomes its root, so that owners are what they are inside and
+    /// nothing can be touched that the instance could not.
+    pub(crate) users: Option<OwnedFd>,
+}
+
+impl Root {
+    fn enter(&self) -> Result<BorrowedFd<'_>, proa_runtime::Error> {
+        if let Some(users) = &self.users {
+            proa_sys::userns::become_root_of(users)
+                .and_then(|()| Ok(set_parent_process_death_signal(Some(Signal::KILL))?))
+                .map_err(|error| {
+                    proa_runtime::Error::new(
+                        ErrorKind::Internal,
+                        format!("enter the user namespace: {error}"),
+                    )
+                })?;
+        }
+        Ok(self.directory.as_fd())
+    }
 }
 
 /// A running job.
@@ -67,7 +94,10 @@ impl Job {
         let (child_in, input) = pipe_with(PipeFlags::CLOEXEC)?;
         let (output, child_out) = pipe_with(PipeFlags::CLOEXEC)?;
         let mut keep = vec![child_in.as_fd(), child_out.as_fd()];
-        keep.extend(task.root());
+        if let Some(root) = task.root() {
+            keep.push(root.directory.as_fd());
+            keep.extend(root.users.as_ref().map(AsFd::as_fd));
+        }
         let job = proa_sys::job::spawn(&keep, || work(&task, &child_in, &child_out))?;
         let mut input = Input::new(Some(non_blocking(input)?));
         if !task.takes_data() {
@@ -171,30 +201,32 @@ impl Task {
         matches!(self, Self::Put { .. })
     }
 
-    fn root(&self) -> Option<BorrowedFd<'_>> {
+    fn root(&self) -> Option<&Root> {
         match self {
-            Self::Stat { root, .. } | Self::Get { root, .. } | Self::Put { root, .. } => Some(root.as_fd()),
+            Self::Stat { root, .. } | Self::Get { root, .. } | Self::Put { root, .. } => Some(root),
             Self::Changes { .. } => None,
         }
     }
 
     fn run(&self, input: &OwnedFd, output: &mut Frames) -> Result<Response, proa_runtime::Error> {
         match self {
-            Self::Stat { root, path } => archive::stat(root.as_fd(), path).map(Response::Stat),
-            Self::Changes { upper, lowers, mountpoints } => {
+            Self::Stat { root, path } => archive::stat(root.enter()?, path).map(Response::Stat),
+            Self::Changes { upper, lowers, mountpoints, owners } => {
                 let mountpoints: Vec<&str> = mountpoints.iter().map(String::as_str).collect();
-                let changes = changes::changes(upper, lowers, &mountpoints)?;
+                let changes = changes::changes(upper, lowers, &mountpoints, owners)?;
                 Ok(Response::Changes { changes })
             }
             Self::Get { root, path } => {
-                output.respond(0, &Response::Stat(archive::stat(root.as_fd(), path)?));
-                archive::get(root.as_fd(), path, output)?;
+                let root = root.enter()?;
+                output.respond(0, &Response::Stat(archive::stat(root, path)?));
+                archive::get(root, path, output)?;
                 output.end();
                 Ok(Response::Ok)
             }
             Self::Put { root, path, no_overwrite_dir } => {
+                let root = root.enter()?;
                 output.respond(0, &Response::Ok);
-                archive::put(root.as_fd(), path, &mut Pipe(input), *no_overwrite_dir)?;
+                archive::put(root, path, &mut Pipe(input), *no_overwrite_dir)?;
                 Ok(Response::Ok)
             }
         }

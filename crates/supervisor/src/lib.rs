@@ -41,6 +41,7 @@ use proa_runtime::{CgroupPolicy, Container, Create, Error, Handles, OomWatch, Ro
 use rustix::event::PollFlags;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
+pub use crate::files::root_outside;
 pub use crate::poll::{HOST_TOKENS, PollSet};
 
 use crate::channel::{Channels, Key, Role};

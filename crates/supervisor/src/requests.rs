@@ -8,7 +8,7 @@ use proa_runtime::{Error, Rootfs, Stdio};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::channel::{Key, Role};
-use crate::job::{Job, Task};
+use crate::job::{Job, Root, Task};
 use crate::process::Process;
 use crate::{FIRST, LATE_JOIN, Live, State, Status, Supervisor, internal};
 
@@ -259,7 +259,9 @@ impl Supervisor {
 }
 
 fn task(live: &Live, request: Request) -> Result<Task, Error> {
-    let root = || live.container.root();
+    let root = || -> Result<Root, Error> {
+        Ok(Root { directory: live.container.root()?, users: live.container.user_namespace()? })
+    };
     Ok(match request {
         Request::Stat { path } => Task::Stat { root: root()?, path },
         Request::ArchiveGet { path } => Task::Get { root: root()?, path },
@@ -270,10 +272,11 @@ fn task(live: &Live, request: Request) -> Result<Task, Error> {
 
 fn changes(live: &Live) -> Result<Task, Error> {
     match &live.rootfs {
-        Rootfs::Overlay { lowers, upper, .. } => Ok(Task::Changes {
+        Rootfs::Overlay { lowers, upper, owners, .. } => Ok(Task::Changes {
             upper: upper.clone(),
             lowers: lowers.clone(),
             mountpoints: live.mountpoints.clone(),
+            owners: owners.clone(),
         }),
         Rootfs::Directory(_) => Err(Error::new(
             ErrorKind::Unsupported,

@@ -71,6 +71,21 @@ pub fn join(namespace: impl AsFd) -> io::Result<()> {
     crate::process::unshare_namespaces(libc::CLONE_NEWNS as u64)
 }
 
+/// Joins a user namespace and is its root there, with no groups and nothing of the user outside. A child that was to
+/// die with its parent must ask for that again: the kernel forgets it with the change of user.
+///
+/// # Errors
+/// The namespace is another user's or has no root, or the process has several threads.
+pub fn become_root_of(namespace: impl AsFd) -> io::Result<()> {
+    use rustix::process::{Gid, Uid};
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))?;
+    KNOWN.store(UNKNOWN, Ordering::Relaxed);
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+    Ok(())
+}
+
 /// Why the kernel makes no user namespace for an ordinary user, as one line that names the switch.
 pub fn forbidden(error: &io::Error) -> Option<String> {
     let read = |name: &str| {

@@ -101,6 +101,7 @@ const FEATURES: &[&str] = &[
     "parity::life::stop",
     "parity::limits::",
     "parity::security::",
+    "parity::userns::",
 ];
 
 /// Where a security module matters, and so the only tests that run under SELinux too: names with these in them.

@@ -33,7 +33,7 @@ const LATER: &[(&str, &[&str])] = &[
             "health-timeout",
         ],
     ),
-    ("shared namespaces", &["ipc", "pid", "uts", "userns", "cgroupns", "cgroup-parent"]),
+    ("shared namespaces", &["ipc", "pid", "uts", "cgroupns", "cgroup-parent"]),
     ("device plug-ins", &["gpus"]),
     ("other runtimes", &["runtime", "storage-opt"]),
 ];

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use proa_engine::config::HostConfig;
+use proa_engine::config::{HostConfig, IdMappings};
 use proa_engine::policy::Level;
 
 use super::pairs;
@@ -34,6 +34,15 @@ pub(super) struct SecurityFlags {
     /// Kernel parameter of the instance's namespaces
     #[arg(long, value_name = "KEY=VALUE")]
     sysctl: Vec<String>,
+    /// User namespace: host, or auto[:size=COUNT] for ids that no other container has
+    #[arg(long, value_name = "MODE")]
+    userns: Option<String>,
+    /// Map user ids of the container to the host's; --gidmap is the same unless given
+    #[arg(long, value_name = "INSIDE:OUTSIDE:COUNT")]
+    uidmap: Vec<String>,
+    /// Map group ids of the container to the host's; --uidmap is the same unless given
+    #[arg(long, value_name = "INSIDE:OUTSIDE:COUNT")]
+    gidmap: Vec<String>,
     /// All capabilities and devices, and no filter, profile or mask
     #[arg(long)]
     privileged: bool,
@@ -49,6 +58,8 @@ impl SecurityFlags {
         host.privileged = self.privileged;
         host.device_cgroup_rules.clone_from(&self.device_cgroup_rule);
         host.group_add.clone_from(&self.group_add);
+        host.userns_mode = self.userns.clone().unwrap_or_default();
+        host.id_mappings = IdMappings { uid_map: self.uidmap.clone(), gid_map: self.gidmap.clone() };
         if let Some(word) = &self.policy {
             word.clone_into(&mut host.policy);
             Level::parse(word).map_err(super::usage)?;

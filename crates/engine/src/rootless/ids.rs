@@ -46,6 +46,11 @@ pub(super) fn granted(user: Mapping) -> Ids {
     Ids::Ranges { uids, gids }
 }
 
+/// The ranges that the host gives containers of root's: those of the user `containers`, as for Podman.
+pub(crate) fn of_containers(file: &str) -> Vec<(u32, u32)> {
+    ranges(&read(file), Some("containers"), u32::MAX)
+}
+
 fn read(path: &str) -> String {
     // A file that is not there grants nothing.
     std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()

@@ -28,7 +28,7 @@
 //! ([`check_maps`]), since its files would belong to others with different ones.
 
 mod holder;
-mod ids;
+pub(crate) mod ids;
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;

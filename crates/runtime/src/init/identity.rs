@@ -77,7 +77,7 @@ fn unmapped(what: &str, ids: &[u32]) -> Error {
     let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
     Error::invalid(format!(
         "{what} {} has no id in this user namespace: an ordinary user gets more ids by newuidmap and ranges in \
-         /etc/subuid and /etc/subgid",
+         /etc/subuid and /etc/subgid, a container with ids of its own by its map (auto:size=COUNT, --uidmap)",
         ids.join(", ")
     ))
 }

@@ -222,7 +222,7 @@ fn a_directory_as_root() {
 }
 
 fn an_overlay_of_many_layers() {
-    use proa_runtime::{CgroupPolicy, Container, Create, Rootfs};
+    use proa_runtime::{CgroupPolicy, Container, Create, Owners, Rootfs};
     let fixture = Fixture::shell("cat /layer; ls / | grep -c only");
     let mut lowers = vec![fixture.lower()];
     for number in 0..60 {
@@ -235,7 +235,12 @@ fn an_overlay_of_many_layers() {
     let (mut container, handles) = Container::create(Create {
         id: &fixture.id,
         spec: &fixture.spec,
-        rootfs: Rootfs::Overlay { lowers, upper: fixture.upper(), work: fixture.dir.path().join("work") },
+        rootfs: Rootfs::Overlay {
+            lowers,
+            upper: fixture.upper(),
+            work: fixture.dir.path().join("work"),
+            owners: Owners::default(),
+        },
         user: "",
         stdio: fixture.stdio,
         init: false,

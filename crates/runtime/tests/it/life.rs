@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use proa_oci::defaults::{capability_sets, default_capabilities};
 use proa_oci::runtime::{ConsoleSize, Process};
 use proa_protocol::message::ErrorKind;
-use proa_runtime::{Container, Stdio, archive};
+use proa_runtime::{Container, Owners, Stdio, archive};
 
 use crate::support::{Fixture, fd, finish, read_all, read_until, tempdir, wait_readable};
 
@@ -260,7 +260,13 @@ fn files_go_in_and_out() {
     assert!(!names.iter().any(|name| name.contains("proc/sys")), "the kernel's file systems are left out");
     container.delete().unwrap();
     let mountpoints: Vec<&str> = fixture.spec.mounts.iter().map(|mount| mount.destination.as_str()).collect();
-    let changes = proa_runtime::changes::changes(&fixture.upper(), &[fixture.lower()], &mountpoints).unwrap();
+    let changes = proa_runtime::changes::changes(
+        &fixture.upper(),
+        &[fixture.lower()],
+        &mountpoints,
+        &Owners::default(),
+    )
+    .unwrap();
     assert!(changes.is_empty(), "{changes:?}");
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use proa_oci::defaults::{capability_sets, default_capabilities, default_seccomp, default_spec};
 use proa_oci::runtime::{Process, Spec};
-use proa_runtime::{CgroupPolicy, Container, Create, Error, Handles, Rootfs, Stdio};
+use proa_runtime::{CgroupPolicy, Container, Create, Error, Handles, Owners, Rootfs, Stdio};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
 
@@ -114,6 +114,7 @@ impl Fixture {
             lowers: vec![self.lower()],
             upper: self.upper(),
             work: self.dir.path().join("work"),
+            owners: Owners::default(),
         };
         Create {
             id: &self.id,

@@ -12,6 +12,7 @@ mod limits;
 mod process;
 mod security;
 mod terminal;
+mod userns;
 
 use crate::harness::{Output, Proa};
 

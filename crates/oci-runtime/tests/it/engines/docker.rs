@@ -18,6 +18,6 @@ fn docker_runs_its_containers_by_it() {
     wait("dockerd", || docker.output(&["version"]).status.success());
     docker.ok(&["import", docker.image_tar().to_str().unwrap(), "busybox"]);
     assert!(docker.ok(&["info", "--format", "{{.DefaultRuntime}}"]).contains("proa"));
-    drive(&docker, &["--network=none"]);
+    drive(&docker, &["--network=none"], true);
     drop(daemon);
 }
