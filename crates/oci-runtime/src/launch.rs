@@ -120,6 +120,7 @@ impl<'a> Wish<'a> {
             preserve_fds: self.preserve_fds,
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
+            ..Detach::default()
         };
         let create = Create {
             id: self.id,

@@ -10,6 +10,7 @@
 //!
 //! The cgroup is `/proa/<id>` in every hierarchy, or the spec's `cgroupsPath`.
 
+mod below;
 mod convert;
 mod delegated;
 mod devices;
@@ -18,6 +19,8 @@ mod oom;
 mod v1;
 mod v2;
 
+pub(crate) use below::Below;
+pub use below::SubCgroup;
 pub use leftovers::{remove_leftovers, signal_leftovers};
 pub use oom::OomWatch;
 
@@ -141,20 +144,8 @@ impl Cgroup {
 
     /// The processes in it and in those that were made below it.
     pub(crate) fn all_processes(&self) -> Vec<u32> {
-        fn collect(dir: &Path, found: &mut Vec<u32>) {
-            found.extend(pids(dir, "cgroup.procs"));
-            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    collect(&entry.path(), found);
-                }
-            }
-        }
-        let mut found = Vec::new();
         // Any hierarchy has them all; the last is joined last.
-        if let Some((_, dir)) = self.paths().last() {
-            collect(dir, &mut found);
-        }
-        found
+        self.paths().last().map(|(_, dir)| all_pids(dir)).unwrap_or_default()
     }
 
     /// Its directories, by hierarchy.
@@ -490,6 +481,17 @@ fn field(text: &str, key: &str) -> Option<u64> {
 /// The process ids in a file that lists them.
 fn pids(dir: &Path, file: &str) -> Vec<u32> {
     read(dir, file).unwrap_or_default().lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// Those of a cgroup and of all below it.
+fn all_pids(dir: &Path) -> Vec<u32> {
+    let mut found = pids(dir, "cgroup.procs");
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(all_pids(&entry.path()));
+        }
+    }
+    found
 }
 
 #[cfg(test)]
