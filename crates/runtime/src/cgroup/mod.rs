@@ -27,7 +27,7 @@ pub use oom::OomWatch;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use proa_oci::runtime::{Linux, Rdma, Resources};
+use proa_oci::runtime::{Linux, Rdma, Resources, Spec};
 use proa_protocol::message::Stats;
 use proa_sys::userns;
 use rustix::fs::Mode;
@@ -305,6 +305,27 @@ impl Cgroup {
             Self::V2(cgroup) => cgroup.remove(),
         }
     }
+}
+
+/// Where a container's cgroup is, below each hierarchy.
+///
+/// # Errors
+/// The spec's path makes no sense.
+pub fn cgroup_path(id: &str, spec: &Spec) -> Result<PathBuf> {
+    relative_path(id, spec.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref()))
+}
+
+/// Makes the cgroup of a container, whose processes somebody else makes; [`remove_leftovers`] undoes it. Returns
+/// what could not be granted.
+///
+/// # Errors
+/// It cannot be made, or a limit not be set; nothing is left.
+pub fn make_cgroup(id: &str, spec: &Spec) -> Result<Vec<String>> {
+    let none = Linux::default();
+    let linux = spec.linux.as_ref().unwrap_or(&none);
+    let mut warnings = Vec::new();
+    Cgroup::create(&Wanted { id, linux, policy: CgroupPolicy::Auto, at_once: true }, &mut warnings)?;
+    Ok(warnings)
 }
 
 /// Whether something in it must hold before the program starts. Device rules alone need not: all that a

@@ -113,6 +113,14 @@ impl Container {
         processes::start_ticks(self.pid).ok_or_else(gone)
     }
 
+    /// The same of a process that is not ours yet.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn start_ticks_of(pid: u32) -> Result<u64> {
+        processes::start_ticks(pid).ok_or_else(gone)
+    }
+
     /// Whether this process, started at that moment, has not ended.
     pub fn is_alive(pid: u32, start_ticks: u64) -> bool {
         processes::is_alive(pid, start_ticks)
