@@ -7,10 +7,10 @@ use proa_oci::runtime::{Process, Spec};
 use proa_runtime::{CgroupPolicy, Container, Create, Detach, Handles, Rootfs, Stdio, gate};
 
 use crate::args::{Opt, Parsed, flag, value};
+use crate::console;
 use crate::error::{Failure, Result};
 use crate::global::{Global, absolute};
 use crate::store::{Entry, Lock, Saved};
-use crate::{clock, console};
 
 /// Options that `create` and `run` share.
 pub const OPTIONS: &[Opt] = &[
@@ -120,6 +120,7 @@ impl<'a> Wish<'a> {
             preserve_fds: self.preserve_fds,
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
+            ..Detach::default()
         };
         let create = Create {
             id: self.id,
@@ -134,7 +135,7 @@ impl<'a> Wish<'a> {
         };
         // Paths in the spec are relative to the bundle.
         rustix::process::chdir(&self.bundle).map_err(|errno| Failure::at(&self.bundle, errno))?;
-        let mut saved = self.saved(spec, rootfs);
+        let mut saved = Saved::new(self.id, spec, &self.bundle, rootfs);
         let mut written = Ok(());
         let result = Container::create_detached(&create, &detach, |container| {
             saved.pid = container.pid();
@@ -155,19 +156,6 @@ impl<'a> Wish<'a> {
                 let _ = container.delete();
                 Err(failure)
             }
-        }
-    }
-
-    fn saved(&self, spec: &Spec, rootfs: PathBuf) -> Saved {
-        Saved {
-            oci_version: spec.oci_version.clone(),
-            id: self.id.to_owned(),
-            bundle: self.bundle.clone(),
-            rootfs,
-            created: clock::now(),
-            owner: rustix::process::getuid().as_raw(),
-            annotations: spec.annotations.clone(),
-            ..Saved::default()
         }
     }
 
@@ -200,13 +188,20 @@ pub fn terminal(process: &Process, has_socket: bool, foreground: bool) -> Result
     }
 }
 
-fn read_config(bundle: &Path) -> Result<Vec<u8>> {
+/// The text of a bundle's `config.json`.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read_config(bundle: &Path) -> Result<Vec<u8>> {
     let path = bundle.join("config.json");
     std::fs::read(&path).map_err(|error| Failure::at(path, error))
 }
 
 /// Version 1 of the specification, whatever its minor number: unknown fields are ignored, as it asks.
-fn check_version(spec: &Spec) -> Result<()> {
+///
+/// # Errors
+/// It is another.
+pub fn check_version(spec: &Spec) -> Result<()> {
     let mut parts = spec.oci_version.splitn(3, '.');
     let is_number = |part: Option<&str>| part.is_some_and(|part| part.parse::<u32>().is_ok());
     let is_version_1 = parts.next() == Some("1") && is_number(parts.next());

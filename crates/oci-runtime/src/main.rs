@@ -22,6 +22,7 @@ mod args;
 mod clock;
 mod commands;
 mod console;
+mod criu;
 mod error;
 mod foreground;
 mod global;
@@ -35,8 +36,8 @@ use std::process::ExitCode;
 
 use crate::args::{Opt, Parsed, Words};
 use crate::commands::{
-    checkpoint, create, delete, events, exec, features, kill, pause, processes, run, spec, start, state,
-    update,
+    checkpoint, create, delete, events, exec, features, kill, pause, processes, restore, run, spec, start,
+    state, update,
 };
 use crate::error::{Failure, Result};
 use crate::global::Global;
@@ -53,6 +54,7 @@ usage: proa-runtime [--root DIR] [--log FILE] [--log-format text|json] [--debug]
   pause    freeze it                          resume   thaw it
   update   set other limits                   features what this runtime can do
   spec     write a config.json
+  checkpoint  write its processes to files (by criu)   restore  make it anew from them
 ";
 
 /// A command: its name, its options, its words, what it does.
@@ -90,8 +92,8 @@ const COMMANDS: &[Command] = {
         command("events", &[events::OPTIONS], Most(1), events::run),
         command("features", &[], Most(0), |_, _| features::run()),
         command("spec", &[spec::ROOTLESS, spec::OPTIONS], Most(0), |_, parsed| spec::run(parsed)),
-        command("checkpoint", &[checkpoint::OPTIONS], Most(1), |_, _| checkpoint::run("checkpoint")),
-        command("restore", &[checkpoint::OPTIONS], Most(1), |_, _| checkpoint::run("restore")),
+        command("checkpoint", &[checkpoint::SHARED, checkpoint::OPTIONS], Most(1), checkpoint::run),
+        command("restore", &[checkpoint::SHARED, restore::OPTIONS], Most(1), restore::run),
     ]
 };
 

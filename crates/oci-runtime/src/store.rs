@@ -36,6 +36,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_lock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::error::{Failure, Result};
 
 /// The format of `state.json`.
@@ -68,6 +69,22 @@ pub struct Saved {
     /// As in the spec.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
+}
+
+impl Saved {
+    /// Of a container that has no process yet.
+    pub fn new(id: &str, spec: &Spec, bundle: &Path, rootfs: PathBuf) -> Self {
+        Self {
+            oci_version: spec.oci_version.clone(),
+            id: id.to_owned(),
+            bundle: bundle.to_owned(),
+            rootfs,
+            created: clock::now(),
+            owner: rustix::process::getuid().as_raw(),
+            annotations: spec.annotations.clone(),
+            ..Self::default()
+        }
+    }
 }
 
 /// Where a container is in its life.

@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::thread::sched_getaffinity;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::cgroup::{Cgroup, Wanted};
+use crate::cgroup::{Below, Cgroup, Wanted};
 use crate::channel::Channel;
 use crate::fork::{
     can_remount, end, fork, fork_first, go, help_in_user_namespace, is_running, is_scoped, open_namespace,
@@ -361,13 +361,21 @@ impl Container {
         };
         let job = Job { process: &plan, user, stdio, init: None, scoped: self.scoped, place, detach };
         let join_pid = (self.namespaces & namespaces::PID != 0).then(|| self.pidfd.as_fd());
-        let (forked, mut handles) = fork(&job, 0, join_pid, self.cgroup.fork_target()?)?;
+        let below = detach.map_or(Ok(None), |detach| self.cgroup.below(&detach.sub_cgroups))?;
+        let target = match &below {
+            Some(Below::Fork(dir)) => Some(dir.try_clone().map_err(|error| Error::call("dup", error))?),
+            Some(Below::Attach(_)) => None,
+            None => self.cgroup.fork_target()?,
+        };
+        let (forked, mut handles) = fork(&job, 0, join_pid, target)?;
         let run = || {
             let mut warnings = Vec::new();
             if self.namespaces & namespaces::USER != 0 {
                 warnings = help_in_user_namespace(forked.pid, self.pid, process.oom_score_adj, &handles)?;
             }
-            self.cgroup.attach(forked.pid)?;
+            below
+                .as_ref()
+                .map_or_else(|| self.cgroup.attach(forked.pid), |below| below.attach(forked.pid))?;
             let gone = go(&forked.channel, &self.filter.for_process(forked.pid, &self.oci_state));
             let (terminal, more) = wait_ready(&forked.channel, || Ok(()))?;
             warnings.extend(more);

@@ -65,7 +65,7 @@ mod sources;
 mod stdio;
 mod user;
 
-pub use cgroup::{OomWatch, remove_leftovers, signal_leftovers};
+pub use cgroup::{OomWatch, SubCgroup, cgroup_path, make_cgroup, remove_leftovers, signal_leftovers};
 pub use container::{
     CgroupPolicy, Child, Container, Create, Detach, Existing, Handles, Owners, Rootfs, Stdio, signal_number,
 };

@@ -1,23 +1,24 @@
-//! `checkpoint` and `restore`: refused, with the reason.
+//! `checkpoint`: writes the processes of a container to files, by criu, and ends them unless they are to go on.
 
-use crate::args::{Opt, flag, value};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use proa_runtime::Container;
+
+use crate::args::{Opt, Parsed, flag, value};
+use crate::criu::{Beside, Criu, NETWORK, bind_mounts, check, network, streams};
 use crate::error::{Failure, Result};
+use crate::global::Global;
+use crate::store::Status;
 
-/// Options that engines give with them.
-pub const OPTIONS: &[Opt] = &[
+/// Options that `checkpoint` and `restore` share.
+pub const SHARED: &[Opt] = &[
     value("image-path"),
     value("work-path"),
-    value("parent-path"),
-    value("bundle").or('b'),
-    value("pid-file"),
-    value("console-socket"),
     value("manage-cgroups-mode"),
     value("empty-ns"),
-    value("status-fd"),
     value("page-server"),
-    value("lsm-profile"),
-    value("lsm-mount-context"),
-    flag("leave-running"),
+    value("status-fd"),
     flag("tcp-established"),
     flag("tcp-skip-in-flight"),
     flag("link-remap"),
@@ -25,17 +26,55 @@ pub const OPTIONS: &[Opt] = &[
     flag("shell-job"),
     flag("lazy-pages"),
     flag("file-locks"),
-    flag("pre-dump"),
     flag("auto-dedup"),
-    flag("detach").or('d'),
-    flag("no-pivot"),
-    flag("no-subreaper"),
 ];
+/// Its own.
+pub const OPTIONS: &[Opt] = &[value("parent-path"), flag("leave-running"), flag("pre-dump")];
 
-/// Refuses.
+/// Runs it.
 ///
 /// # Errors
-/// Always.
-pub fn run(command: &str) -> Result<u8> {
-    Err(Failure::new(format!("{command} is not supported: stop the container and start it again instead")))
+/// There is no criu, or it cannot write the container: then that runs on.
+pub fn run(global: &Global, parsed: &Parsed) -> Result<u8> {
+    let entry = global.store.open(parsed.id()?)?;
+    let lock = entry.lock()?;
+    let _cgroup = entry.lock_cgroup()?;
+    let saved = entry.saved()?;
+    let status = entry.status(saved.as_ref(), Some(&lock))?;
+    let (container, spec) = entry.container(saved.as_ref())?;
+    let (Status::Running, Some(container), Some(saved)) = (status, container, saved) else {
+        return Err(Failure::new(format!("container '{}' is {}, not running", entry.id, status.name())));
+    };
+    check(&spec)?;
+    if container.joins_cgroup_late() {
+        let text = "on cgroup v1 only a container with a cgroupsPath or a limit can be checkpointed";
+        return Err(Failure::new(text));
+    }
+    let mut criu = Criu::new("dump", parsed)?;
+    criu.make_directories()?;
+    criu.arg("--tree", saved.pid.to_string());
+    criu.arg("--root", &saved.rootfs);
+    freezer(&container).into_iter().for_each(|dir| criu.arg("--freeze-cgroup", dir));
+    for (place, _) in bind_mounts(&spec) {
+        criu.arg("--external", format!("mnt[{place}]:{place}"));
+    }
+    let streams = streams(saved.pid)?;
+    for name in streams.iter().flatten().filter(|name| name.starts_with("file[")) {
+        criu.arg("--external", name);
+    }
+    if network(&spec).is_some() {
+        let path = format!("/proc/{}/ns/net", saved.pid);
+        let inode = fs::metadata(&path).map_err(|error| Failure::at(path, error))?.ino();
+        criu.arg("--external", format!("net[{inode}]:{NETWORK}"));
+    }
+    Beside::new(proa_runtime::cgroup_path(&entry.id, &spec)?, streams).save(&criu.images)?;
+    criu.run()?;
+    Ok(0)
+}
+
+/// The cgroup by which all processes can be held at once, and none is overlooked.
+fn freezer(container: &Container) -> Option<std::path::PathBuf> {
+    let mut paths = container.cgroup_paths().into_iter();
+    let is_freezer = |name: &str| name.is_empty() || name.split(',').any(|part| part == "freezer");
+    paths.find(|(name, _)| is_freezer(name)).map(|(_, dir)| dir)
 }

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use proa_oci::runtime::{Capabilities, Process};
-use proa_runtime::{Child, Detach, Handles};
+use proa_runtime::{Child, Detach, Handles, SubCgroup};
 
 use crate::args::{Opt, Parsed, flag, value};
 use crate::console;
@@ -55,16 +55,15 @@ fn exec(global: &Global, parsed: &Parsed) -> Result<u8> {
         }
         _ => return Err(Failure::new(format!("container '{}' is not running", entry.id))),
     };
-    if parsed.get("cgroup").is_some() {
-        return Err(Failure::new("--cgroup is not supported: the process joins the container's own cgroup"));
-    }
     let mut process = process(parsed, spec.process.as_ref())?;
     pass_listeners(Some(&mut process));
     let detach = parsed.is("detach");
     let socket = parsed.get("console-socket").map(absolute).transpose()?;
     let pid_file = parsed.get("pid-file").map(absolute).transpose()?;
     let stdio = terminal(&process, socket.is_some(), !detach)?;
-    let wish = Detach { preserve_fds: preserved(parsed)?, ..Detach::default() };
+    let sub_cgroups = parsed.all("cgroup").map(SubCgroup::parse).collect::<std::result::Result<_, _>>();
+    let sub_cgroups = sub_cgroups.map_err(|error| Failure::from(error).context("--cgroup"))?;
+    let wish = Detach { preserve_fds: preserved(parsed)?, sub_cgroups, ..Detach::default() };
     let foreground = if detach { None } else { Some(Foreground::new()?) };
     let (child, handles) = container.exec_detached(&spec, &process, stdio, &wish)?;
     hand_over(&child, &handles, socket, pid_file).inspect_err(|_| {

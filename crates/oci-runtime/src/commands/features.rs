@@ -132,7 +132,7 @@ fn features() -> Value {
             "intelRdt": { "enabled": false },
             "mountExtensions": { "idmap": { "enabled": knows_idmap() } },
         },
-        "annotations": { "org.opencontainers.runc.checkpoint.enabled": "false" },
+        "annotations": { "org.opencontainers.runc.checkpoint.enabled": "true" },
     })
 }
 

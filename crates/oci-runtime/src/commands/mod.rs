@@ -9,6 +9,7 @@ pub mod features;
 pub mod kill;
 pub mod pause;
 pub mod processes;
+pub mod restore;
 pub mod run;
 pub mod spec;
 pub mod start;

@@ -1,6 +1,7 @@
 //! exec.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use crate::support::{Bundle, stdout, wait};
 
@@ -59,7 +60,6 @@ fn what_cannot_be_run_is_told_by_the_exit_code() {
     assert_eq!(missing.status.code(), Some(255));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("executable file not found in $PATH"));
     assert!(bundle.fails(&["exec", &bundle.id]).contains("a program to run"));
-    assert!(bundle.fails(&["exec", "--cgroup", "/x", &bundle.id, "true"]).contains("--cgroup"));
     bundle.ok(&["kill", &bundle.id, "KILL"]);
     bundle.wait_status("stopped");
     assert!(bundle.fails(&["exec", &bundle.id, "true"]).contains("not running"));
@@ -79,4 +79,47 @@ fn a_paused_container_takes_nobody() {
     bundle.ok(&["exec", &bundle.id, "true"]);
     bundle.ok(&["pause", &bundle.id]);
     bundle.ok(&["delete", "--force", &bundle.id]);
+}
+
+/// The container's directories in all hierarchies, and whether there is only one hierarchy.
+fn cgroups(id: &str) -> (Vec<PathBuf>, bool) {
+    let mount = Path::new("/sys/fs/cgroup");
+    if mount.join("cgroup.procs").exists() {
+        return (vec![mount.join("proa").join(id)], true);
+    }
+    let hierarchies = fs::read_dir(mount).unwrap().flatten();
+    let own = hierarchies.map(|hierarchy| hierarchy.path().join("proa").join(id));
+    (own.filter(|dir| dir.is_dir()).collect(), false)
+}
+
+#[test]
+fn a_process_may_join_a_cgroup_below_the_containers() {
+    let bundle = Bundle::program(&["/bin/sleep", "1000"]).with(|spec| {
+        let resources = spec.linux_mut().resources.get_or_insert_default();
+        resources.pids = Some(proa_oci::runtime::Pids { limit: 33 });
+    });
+    bundle.start();
+    let id = bundle.id.as_str();
+    let (own, unified) = cgroups(id);
+    assert!(!own.is_empty());
+    own.iter().for_each(|dir| fs::create_dir_all(dir.join("sub/deep")).unwrap());
+    let exec = |cgroup: &str| bundle.ok(&["exec", "--cgroup", cgroup, id, "cat", "/proc/self/cgroup"]);
+    let ends = |text: &str, end: &str| text.lines().filter(|line| line.ends_with(end)).count();
+    for path in ["sub/deep", "/sub/deep"] {
+        assert_eq!(ends(&exec(path), ":/sub/deep"), own.len(), "{path}");
+    }
+    assert_eq!(ends(&exec("/"), "/sub"), 0);
+    let refused = |cgroup: &str| bundle.fails(&["exec", "--cgroup", cgroup, id, "true"]);
+    if unified {
+        assert!(refused("cpu:sub").contains("v2"));
+    } else {
+        assert_eq!(ends(&exec("cpu:sub"), ":/sub"), 1);
+        assert!(refused("no-such:sub").contains("'no-such'"));
+    }
+    assert!(refused("missing").contains("does not exist"));
+    for path in ["..", "../..", "sub/../../..", "/../x", "pids:.."] {
+        assert!(refused(path).contains("--cgroup"), "{path}");
+    }
+    // Nobody was left outside, and all of it goes with the container.
+    bundle.ok(&["delete", "--force", id]);
 }

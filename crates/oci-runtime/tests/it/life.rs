@@ -223,7 +223,6 @@ fn wrong_requests_are_refused_in_one_line() {
     let output = bundle.run(&[]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("ociVersion '2.0.0'"));
     assert!(bundle.fails(&["state", "../x"]).contains("cannot be a container id"));
-    assert!(bundle.fails(&["checkpoint", "x"]).contains("not supported"));
     assert!(bundle.fails(&["--systemd-cgroup", "list"]).contains("cgroupfs"));
     assert!(bundle.fails(&["what"]).contains("unknown command"));
     assert!(bundle.fails(&["kill", "x", "SIGWHAT"]).contains("does not exist"));

@@ -1,9 +1,10 @@
 //! The program driven as engines drive it: bundles and its command line; then by the engines themselves.
 //!
-//! Needs root, Debian's busybox-static, podman, docker.io and containerd; fails clearly without.
+//! Needs root, Debian's busybox-static, podman, docker.io, containerd and criu; fails clearly without.
 
 mod support;
 
+mod checkpoint;
 mod crash;
 mod engines;
 mod exec;

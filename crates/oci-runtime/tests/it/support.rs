@@ -186,7 +186,7 @@ pub fn fill(root: &Path) {
     fs::copy(busybox, root.join("bin/busybox")).unwrap();
     for name in [
         "sh", "cat", "ls", "id", "echo", "true", "false", "env", "sleep", "tty", "stty", "kill", "ps", "pwd",
-        "test", "touch", "readlink", "head", "grep", "trap", "hostname", "wc",
+        "test", "touch", "readlink", "head", "grep", "trap", "hostname", "wc", "mv",
     ] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
     }

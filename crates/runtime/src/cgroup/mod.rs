@@ -10,6 +10,7 @@
 //!
 //! The cgroup is `/proa/<id>` in every hierarchy, or the spec's `cgroupsPath`.
 
+mod below;
 mod convert;
 mod delegated;
 mod devices;
@@ -18,13 +19,15 @@ mod oom;
 mod v1;
 mod v2;
 
+pub(crate) use below::Below;
+pub use below::SubCgroup;
 pub use leftovers::{remove_leftovers, signal_leftovers};
 pub use oom::OomWatch;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use proa_oci::runtime::{Linux, Rdma, Resources};
+use proa_oci::runtime::{Linux, Rdma, Resources, Spec};
 use proa_protocol::message::Stats;
 use proa_sys::userns;
 use rustix::fs::Mode;
@@ -141,20 +144,8 @@ impl Cgroup {
 
     /// The processes in it and in those that were made below it.
     pub(crate) fn all_processes(&self) -> Vec<u32> {
-        fn collect(dir: &Path, found: &mut Vec<u32>) {
-            found.extend(pids(dir, "cgroup.procs"));
-            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    collect(&entry.path(), found);
-                }
-            }
-        }
-        let mut found = Vec::new();
         // Any hierarchy has them all; the last is joined last.
-        if let Some((_, dir)) = self.paths().last() {
-            collect(dir, &mut found);
-        }
-        found
+        self.paths().last().map(|(_, dir)| all_pids(dir)).unwrap_or_default()
     }
 
     /// Its directories, by hierarchy.
@@ -314,6 +305,27 @@ impl Cgroup {
             Self::V2(cgroup) => cgroup.remove(),
         }
     }
+}
+
+/// Where a container's cgroup is, below each hierarchy.
+///
+/// # Errors
+/// The spec's path makes no sense.
+pub fn cgroup_path(id: &str, spec: &Spec) -> Result<PathBuf> {
+    relative_path(id, spec.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref()))
+}
+
+/// Makes the cgroup of a container, whose processes somebody else makes; [`remove_leftovers`] undoes it. Returns
+/// what could not be granted.
+///
+/// # Errors
+/// It cannot be made, or a limit not be set; nothing is left.
+pub fn make_cgroup(id: &str, spec: &Spec) -> Result<Vec<String>> {
+    let none = Linux::default();
+    let linux = spec.linux.as_ref().unwrap_or(&none);
+    let mut warnings = Vec::new();
+    Cgroup::create(&Wanted { id, linux, policy: CgroupPolicy::Auto, at_once: true }, &mut warnings)?;
+    Ok(warnings)
 }
 
 /// Whether something in it must hold before the program starts. Device rules alone need not: all that a
@@ -490,6 +502,17 @@ fn field(text: &str, key: &str) -> Option<u64> {
 /// The process ids in a file that lists them.
 fn pids(dir: &Path, file: &str) -> Vec<u32> {
     read(dir, file).unwrap_or_default().lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// Those of a cgroup and of all below it.
+fn all_pids(dir: &Path) -> Vec<u32> {
+    let mut found = pids(dir, "cgroup.procs");
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(all_pids(&entry.path()));
+        }
+    }
+    found
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use proa_protocol::message::Stats;
 use rustix::io::Errno;
 
 use super::{
-    OomWatch, View, field, make_dir, pause_ms, pids, read, read_number, remove_dir, try_write, write,
+    OomWatch, View, all_pids, field, make_dir, pause_ms, pids, read, read_number, remove_dir, try_write,
+    write,
 };
 use crate::{Error, Result};
 
@@ -239,9 +240,9 @@ impl Cgroup {
     }
 
     /// The processes that are in every hierarchy.
+    /// Those that are in every hierarchy, in whatever cgroup below the container's.
     fn inside_all(&self) -> Vec<u32> {
-        let mut lists =
-            self.hierarchies.iter().map(|name| pids(&self.mount.join(name).join(&self.path), "cgroup.procs"));
+        let mut lists = self.hierarchies.iter().map(|name| all_pids(&self.mount.join(name).join(&self.path)));
         let first = lists.next().unwrap_or_default();
         lists.fold(first, |inside, list| inside.into_iter().filter(|pid| list.contains(pid)).collect())
     }

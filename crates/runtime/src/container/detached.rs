@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{CgroupPolicy, Child, Container, Create, Handles, State, Stdio, must_join_at_once};
-use crate::cgroup::{Cgroup, Wanted};
+use crate::cgroup::{Cgroup, SubCgroup, Wanted};
 use crate::fork::{go, is_running, is_scoped};
 use crate::hooks::{self, HookKind};
 use crate::plan::Plan;
@@ -43,6 +43,8 @@ pub struct Detach {
     pub no_pivot: bool,
     /// Stay in the session keyring.
     pub no_new_keyring: bool,
+    /// Of a process of `exec`: cgroups below the container's own that it joins.
+    pub sub_cgroups: Vec<SubCgroup>,
 }
 
 /// A container that another process has created.
@@ -109,6 +111,14 @@ impl Container {
     /// It has ended.
     pub fn start_ticks(&self) -> Result<u64> {
         processes::start_ticks(self.pid).ok_or_else(gone)
+    }
+
+    /// The same of a process that is not ours yet.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn start_ticks_of(pid: u32) -> Result<u64> {
+        processes::start_ticks(pid).ok_or_else(gone)
     }
 
     /// Whether this process, started at that moment, has not ended.
