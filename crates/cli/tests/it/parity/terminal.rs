@@ -32,11 +32,9 @@ fn resize(bed: &Bed) {
 
 fn interrupt(bed: &Bed) {
     let mut terminal = start(bed, &["run", "--rm", "-it", "--isolation", bed.level, "busybox", "sh"]);
-    // What reads the terminal is in its foreground; before that the shell would get the interrupt.
-    terminal.send("cat\n");
-    terminal.expect("cat\r\n");
-    terminal.send("there\n");
-    terminal.expect("there\r\nthere\r\n");
+    // The inner shell writes when it has the terminal; before that the outer one would get the interrupt.
+    terminal.send("sh -c 'echo st''arted; exec sleep 1000'\n");
+    terminal.expect("started");
     terminal.send("\x03");
     terminal.send("echo ali''ve\n");
     terminal.expect("alive");
