@@ -1,6 +1,6 @@
 //! Makes the guest what its configuration says: seeded, on time, with the instance's root and shares.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
 use proa_protocol::message::GuestConfig;
@@ -9,21 +9,23 @@ use proa_supervisor::{Supervisor, SupervisorConfig};
 use rustix::mount::{MountFlags, mount};
 use rustix::time::{ClockId, Timespec};
 
-use crate::boot::{make, wait_for};
+use crate::boot::make;
+use crate::disks;
 use crate::error::{At, Error};
 
 /// Where the writable disk is mounted.
 pub const WRITABLE: &str = "/run/proa/rw";
 const LAYERS: &str = "/run/proa/layers";
 const SHARES: &str = "/run/proa/shares";
-const BLOCK_DEVICES: &str = "/sys/block";
 
 /// Does all of it and gives the supervisor that serves the instance.
 pub fn apply(config: GuestConfig) -> Result<Supervisor, Error> {
     seed(&config.entropy)?;
     set_clock(config.time_ns)?;
-    let lowers = (0..config.layers).map(mount_layer).collect::<Result<Vec<_>, _>>()?;
-    mount_writable()?;
+    let (writable, layers) = disks(config.layers)?;
+    let mount_numbered = |(number, device): (usize, &PathBuf)| mount_layer(number, device);
+    let lowers = layers.iter().enumerate().map(mount_numbered).collect::<Result<Vec<_>, _>>()?;
+    mount_writable(&writable)?;
     for tag in &config.shares {
         mount_share(tag)?;
     }
@@ -43,7 +45,9 @@ pub fn apply(config: GuestConfig) -> Result<Supervisor, Error> {
 fn seed(entropy: &[u8]) -> Result<(), Error> {
     let path = "/dev/urandom";
     let random = OpenOptions::new().write(true).open(path).at("open", path)?;
-    proa_sys::guest::add_entropy(&random, entropy).at("seed", path)
+    proa_sys::guest::add_entropy(&random, entropy).at("seed", path)?;
+    // Clones of a template have the same generator until it takes up what is new.
+    proa_sys::guest::reseed(&random).at("seed", path)
 }
 
 fn set_clock(time_ns: i64) -> Result<(), Error> {
@@ -52,20 +56,26 @@ fn set_clock(time_ns: i64) -> Result<(), Error> {
     rustix::time::clock_settime(ClockId::Realtime, time).at("set", "CLOCK_REALTIME")
 }
 
-fn mount_layer(number: usize) -> Result<PathBuf, Error> {
-    let device = disk(&format!("layer{number}"))?;
+/// The nodes of the writable disk and of the layers, lowest first.
+fn disks(layers: usize) -> Result<(PathBuf, Vec<PathBuf>), Error> {
+    let mut serials = vec!["rw".to_owned()];
+    serials.extend((0..layers).map(|number| format!("layer{number}")));
+    let mut nodes = disks::bind(&serials)?;
+    Ok((nodes.remove(0), nodes))
+}
+
+fn mount_layer(number: usize, device: &Path) -> Result<PathBuf, Error> {
     let target = format!("{LAYERS}/{number}");
     make(&target)?;
-    mount(&device, &target, "erofs", MountFlags::RDONLY | MountFlags::NODEV, None).at("mount", &device)?;
+    mount(device, &target, "erofs", MountFlags::RDONLY | MountFlags::NODEV, None).at("mount", device)?;
     Ok(target.into())
 }
 
-fn mount_writable() -> Result<(), Error> {
-    let device = disk("rw")?;
+fn mount_writable(device: &Path) -> Result<(), Error> {
     make(WRITABLE)?;
     // Tables of inodes that were never used need no zeros: on the host's disk they are holes.
     let options = c"errors=remount-ro,discard,noinit_itable";
-    mount(&device, WRITABLE, "ext4", MountFlags::NODEV | MountFlags::NOATIME, Some(options))
+    mount(device, WRITABLE, "ext4", MountFlags::NODEV | MountFlags::NOATIME, Some(options))
         .at("mount", device)
 }
 
@@ -77,19 +87,4 @@ fn mount_share(tag: &str) -> Result<(), Error> {
     make(&target)?;
     mount(tag, &target, "virtiofs", MountFlags::NODEV | MountFlags::NOSUID, None)
         .at("mount the share at", target)
-}
-
-/// The disk with this serial number, waiting until the kernel has found it.
-fn disk(serial: &str) -> Result<PathBuf, Error> {
-    let name = wait_for(&format!("disk `{serial}`"), || find_disk(serial))?;
-    let node = Path::new("/dev").join(name);
-    wait_for("disk's device node", || node.exists().then_some(()))?;
-    Ok(node)
-}
-
-fn find_disk(serial: &str) -> Option<String> {
-    let disks = fs::read_dir(BLOCK_DEVICES).ok()?.flatten();
-    let matches =
-        |path: &Path| fs::read_to_string(path.join("serial")).is_ok_and(|found| found.trim() == serial);
-    disks.filter(|disk| matches(&disk.path())).find_map(|disk| disk.file_name().into_string().ok())
 }

@@ -12,6 +12,7 @@
 
 mod boot;
 mod configure;
+mod disks;
 mod error;
 mod serve;
 

@@ -108,6 +108,10 @@ fn dispatch(frame: Frame, link: &mut Link, supervisor: &mut Option<Supervisor>) 
             link.send(&Response::Ok.frame(AGENT));
             true
         }
+        Ok(Request::Ready) if supervisor.is_none() => {
+            link.send(&Response::Ok.frame(AGENT));
+            false
+        }
         Ok(Request::Configure(config)) if supervisor.is_none() => {
             let answer = match configure::apply(*config) {
                 Ok(configured) => {

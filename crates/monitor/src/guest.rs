@@ -3,7 +3,12 @@
 //! ```text
 //!   Booting ─ first answer ─▶ Serving ─ stop() ─▶ Stopping ─ VMM has ended, or took too long ─▶ Gone
 //!   Booting, Serving ─ silent, dead, or not to be trusted: an Error on MONITOR ─▶ Gone
+//!   Booting from a template ─ silent, dead or not to be trusted: a Notice on MONITOR ─▶ Booting without
 //! ```
+//!
+//! What is sent to a clone of a template before its first answer is kept, to be said again to the guest that boots
+//! in its place. A guest that booted and for which a template is wanted has that made by a process of its own, which
+//! nobody waits for.
 //!
 //! Frames may be sent from the start; they follow the configuration on the same stream. What comes back was
 //! written by a guest and is trusted in nothing: the stream ends at the first byte that is no frame.
@@ -16,7 +21,7 @@ use proa_protocol::frame::{Decoder, Frame, Kind, MAX_STREAM, WINDOW};
 use proa_protocol::instance::InstanceConfig;
 use proa_protocol::message::{ErrorKind, GuestConfig, Request, Response};
 use proa_supervisor::PollSet;
-use proa_vm::{ANSWER_TIMEOUT, Vm, VmSpec, plan_shares};
+use proa_vm::{Vm, VmError, VmSpec, plan_shares};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
@@ -24,6 +29,7 @@ use crate::args::Args;
 use crate::backend::MONITOR;
 use crate::clock::now_ns;
 use crate::error::Error;
+use crate::maker;
 use crate::record::Record;
 
 /// The channel on which the agent is configured and shut down.
@@ -49,6 +55,8 @@ enum Phase {
 /// A guest and its link.
 pub struct Guest {
     vm: Vm,
+    /// To boot it without a template, and all that it has been told; until its first answer.
+    retry: Option<(Box<VmSpec>, Vec<u8>)>,
     phase: Phase,
     decoder: Decoder,
     incoming: VecDeque<Frame>,
@@ -80,11 +88,15 @@ impl Guest {
             rw_disk: record.dir.join("rw.img"),
             rw_size: config.vm.disk_size,
             shares,
+            templates: true,
             extras: proa_vm::Extras::default(),
         };
+        let vm = Vm::start(&spec, notice)?;
+        let layers = spec.layers.len();
         let mut guest = Self {
-            vm: Vm::start(&spec, notice)?,
-            phase: Phase::Booting { until: Instant::now() + ANSWER_TIMEOUT },
+            phase: Phase::Booting { until: Instant::now() + vm.answer_timeout() },
+            retry: vm.is_clone().then(|| (Box::new(spec), Vec::new())),
+            vm,
             decoder: Decoder::new(),
             incoming: VecDeque::new(),
             outgoing: Vec::new(),
@@ -95,7 +107,7 @@ impl Guest {
             id: config.id,
             spec: config.spec,
             launch: config.launch,
-            layers: spec.layers.len(),
+            layers,
             shares: tags,
             entropy: entropy(),
             time_ns: now_ns(),
@@ -106,10 +118,14 @@ impl Guest {
 
     /// Queues a frame for the guest.
     pub fn send(&mut self, frame: &Frame) {
-        if !matches!(self.phase, Phase::Gone) {
-            frame.encode(&mut self.outgoing);
-            self.write();
+        if matches!(self.phase, Phase::Gone) {
+            return;
         }
+        if let Some((_, told)) = &mut self.retry {
+            frame.encode(told);
+        }
+        frame.encode(&mut self.outgoing);
+        self.write();
     }
 
     /// The next frame from the guest, the agent's own channel excepted.
@@ -163,7 +179,7 @@ impl Guest {
         match self.phase {
             Phase::Booting { until } if Instant::now() >= until => {
                 let error = self.vm.silent();
-                self.fail(&error.into());
+                self.give_up(error);
             }
             Phase::Stopping { until } if Instant::now() >= until => {
                 self.vm.kill();
@@ -215,11 +231,11 @@ impl Guest {
         match Response::parse(&frame.payload) {
             Ok(Response::Notice { message }) => Some(Response::Notice { message }.frame(MONITOR)),
             Ok(Response::Error { kind, message }) => {
-                self.phase = Phase::Serving;
+                self.serve();
                 Some(Response::Error { kind, message }.frame(MONITOR))
             }
             Ok(_) if matches!(self.phase, Phase::Booting { .. }) => {
-                self.phase = Phase::Serving;
+                self.serve();
                 None
             }
             _ => None,
@@ -265,7 +281,33 @@ impl Guest {
                 // What the guest said last may still be in the stream.
                 self.read();
                 let error = self.vm.died(exit);
-                self.fail(&error.into());
+                self.give_up(error);
+            }
+            Err(error) => self.fail(&error.into()),
+        }
+    }
+
+    /// It has answered: it works, and is configured or knows why not.
+    fn serve(&mut self) {
+        self.phase = Phase::Serving;
+        self.retry = None;
+        if let Some(request) = self.vm.take_template_request() {
+            maker::start(&request);
+        }
+    }
+
+    /// A clone of a template is replaced by a guest that boots; any other guest is lost.
+    fn give_up(&mut self, why: VmError) {
+        let Some((spec, told)) = self.retry.take() else { return self.fail(&why.into()) };
+        let incoming = &mut self.incoming;
+        let mut notice =
+            |message: String| incoming.push_back(Response::Notice { message }.frame(MONITOR));
+        match self.vm.boot_instead(&why, &spec, &mut notice) {
+            Ok(()) => {
+                self.phase = Phase::Booting { until: Instant::now() + self.vm.answer_timeout() };
+                self.decoder = Decoder::new();
+                (self.outgoing, self.sent, self.open) = (told, 0, true);
+                self.write();
             }
             Err(error) => self.fail(&error.into()),
         }

@@ -7,7 +7,7 @@
 //! | `Exec` | `Started` or `Error` | streams as for `Attach`, `Exited` at the end |
 //! | `Wait` | `Exited` when the first process ends | |
 //! | `Watch` | none of its own | `Happened`, as often as something does |
-//! | `Signal`, `Resize`, `Pause`, `Resume`, `Update`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
+//! | `Ready`, `Signal`, `Resize`, `Pause`, `Resume`, `Update`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
 //! | `Stats`, `Processes`, `Changes`, `Stat` | the like-named response | |
 //! | `ArchiveGet` | `Stat`, then `Data` frames with a tar stream, an empty one last, then `Ok` or `Error` | |
 //! | `ArchivePut` | `Ok` (go on), then the client sends `Data`, an empty one last, then `Ok` or `Error` | |
@@ -25,6 +25,8 @@ use crate::frame::{Frame, Kind, MAX_MESSAGE};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Request {
+    /// To a guest agent that has not been configured: answer when all is ready for that.
+    Ready,
     /// To a guest agent, once, first: what the guest is to be.
     Configure(Box<GuestConfig>),
     /// Run the program of the instance's spec.
