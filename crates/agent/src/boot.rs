@@ -15,7 +15,6 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, mount_remount, 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::configure::WRITABLE;
-use crate::disks;
 use crate::error::{At, Error};
 
 const MODULES: &str = "/modules";
@@ -37,11 +36,11 @@ pub fn prepare() -> Result<(), Error> {
     // cost an emulated guest a tenth of its boot.
     mount_remount("/", MountFlags::BIND | MountFlags::RDONLY, "").at("remount", "/")?;
     raise_limits()?;
+    load_modules()?;
     mount_at("tmpfs", NEW_ROOT, MountFlags::NOSUID | MountFlags::NODEV, "mode=755")?;
-    let sys = format!("{NEW_ROOT}/sys");
-    pseudo("sysfs", &sys, "")?;
-    load_modules(&sys)?;
-    pseudo("devtmpfs", &format!("{NEW_ROOT}/dev"), "mode=755")?;
+    for (kind, name, data) in [("sysfs", "sys", ""), ("devtmpfs", "dev", "mode=755")] {
+        pseudo(kind, &format!("{NEW_ROOT}/{name}"), data)?;
+    }
     for name in ["proc", "run", "tmp"] {
         make(&format!("{NEW_ROOT}/{name}"))?;
     }
@@ -60,27 +59,18 @@ fn raise_limits() -> Result<(), Error> {
     setrlimit(Resource::Nofile, Rlimit { maximum: Some(MAX_FILES), ..files }).at("raise", "RLIMIT_NOFILE")
 }
 
-fn load_modules(sys: &str) -> Result<(), Error> {
+fn load_modules() -> Result<(), Error> {
     let Ok(entries) = fs::read_dir(MODULES) else { return Ok(()) };
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     for path in paths {
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        if stem.ends_with(disks::DRIVER) {
-            disks::load_driver(sys, || load_module(&path))?;
-        } else {
-            load_module(&path)?;
+        let file = File::open(&path).at("open", &path)?;
+        match rustix::system::finit_module(&file, c"", 0) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error).at("load the module", path),
         }
     }
     Ok(())
-}
-
-fn load_module(path: &Path) -> Result<(), Error> {
-    let file = File::open(path).at("open", path)?;
-    match rustix::system::finit_module(&file, c"", 0) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(error).at("load the module", path),
-    }
 }
 
 /// Opens the port to the monitor, waiting until its device has appeared.

@@ -12,7 +12,6 @@
 
 mod boot;
 mod configure;
-mod disks;
 mod error;
 mod serve;
 

@@ -1,7 +1,7 @@
 //! Moves frames between the port and the supervisor until the host says that it is over.
 //!
 //! ```text
-//!   Waiting ──Configure──▶ Serving ──Shutdown──▶ return      (the port's end, or bytes that are no frame: return)
+//!   Waiting ─Prepare─▶ Waiting ──Configure──▶ Serving ──Shutdown──▶ return      (the port's end, or bytes that are no frame: return)
 //! ```
 //!
 //! Output waits in one buffer; while more than [`CONGESTED`] bytes are in it, the supervisor's frames are left
@@ -108,18 +108,13 @@ fn dispatch(frame: Frame, link: &mut Link, supervisor: &mut Option<Supervisor>) 
             link.send(&Response::Ok.frame(AGENT));
             true
         }
-        Ok(Request::Ready) if supervisor.is_none() => {
-            link.send(&Response::Ok.frame(AGENT));
+        Ok(Request::Prepare { mount }) if supervisor.is_none() => {
+            let answer = answer(configure::prepare(mount));
+            link.send(&answer.frame(AGENT));
             false
         }
         Ok(Request::Configure(config)) if supervisor.is_none() => {
-            let answer = match configure::apply(*config) {
-                Ok(configured) => {
-                    *supervisor = Some(configured);
-                    Response::Ok
-                }
-                Err(error) => Response::error(ErrorKind::Internal, error.to_string()),
-            };
+            let answer = answer(configure::apply(*config).map(|configured| *supervisor = Some(configured)));
             link.send(&answer.frame(AGENT));
             false
         }
@@ -131,6 +126,13 @@ fn dispatch(frame: Frame, link: &mut Link, supervisor: &mut Option<Supervisor>) 
             link.refuse(AGENT, &format!("not a request: {error}"));
             false
         }
+    }
+}
+
+fn answer(result: Result<(), Error>) -> Response {
+    match result {
+        Ok(()) => Response::Ok,
+        Err(error) => Response::error(ErrorKind::Internal, error.to_string()),
     }
 }
 

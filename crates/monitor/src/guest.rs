@@ -52,11 +52,19 @@ enum Phase {
     Gone,
 }
 
+/// What a guest needs that boots in place of a clone.
+struct Retry {
+    spec: VmSpec,
+    config: GuestConfig,
+    /// What it has been told since its configuration.
+    told: Vec<u8>,
+}
+
 /// A guest and its link.
 pub struct Guest {
     vm: Vm,
-    /// To boot it without a template, and all that it has been told; until its first answer.
-    retry: Option<(Box<VmSpec>, Vec<u8>)>,
+    /// To boot it without a template; until its first answer.
+    retry: Option<Box<Retry>>,
     phase: Phase,
     decoder: Decoder,
     incoming: VecDeque<Frame>,
@@ -95,7 +103,7 @@ impl Guest {
         let layers = spec.layers.len();
         let mut guest = Self {
             phase: Phase::Booting { until: Instant::now() + vm.answer_timeout() },
-            retry: vm.is_clone().then(|| (Box::new(spec), Vec::new())),
+            retry: None,
             vm,
             decoder: Decoder::new(),
             incoming: VecDeque::new(),
@@ -111,8 +119,12 @@ impl Guest {
             shares: tags,
             entropy: entropy(),
             time_ns: now_ns(),
+            writable_mounted: guest.vm.writable_mounted(),
         };
-        guest.send(&Request::Configure(Box::new(configure)).frame(AGENT));
+        guest.send(&Request::Configure(Box::new(configure.clone())).frame(AGENT));
+        if guest.vm.is_clone() {
+            guest.retry = Some(Box::new(Retry { spec, config: configure, told: Vec::new() }));
+        }
         Ok(guest)
     }
 
@@ -121,8 +133,8 @@ impl Guest {
         if matches!(self.phase, Phase::Gone) {
             return;
         }
-        if let Some((_, told)) = &mut self.retry {
-            frame.encode(told);
+        if let Some(retry) = &mut self.retry {
+            frame.encode(&mut retry.told);
         }
         frame.encode(&mut self.outgoing);
         self.write();
@@ -298,7 +310,8 @@ impl Guest {
 
     /// A clone of a template is replaced by a guest that boots; any other guest is lost.
     fn give_up(&mut self, why: VmError) {
-        let Some((spec, told)) = self.retry.take() else { return self.fail(&why.into()) };
+        let Some(retry) = self.retry.take() else { return self.fail(&why.into()) };
+        let Retry { spec, config, told } = *retry;
         let incoming = &mut self.incoming;
         let mut notice =
             |message: String| incoming.push_back(Response::Notice { message }.frame(MONITOR));
@@ -306,7 +319,10 @@ impl Guest {
             Ok(()) => {
                 self.phase = Phase::Booting { until: Instant::now() + self.vm.answer_timeout() };
                 self.decoder = Decoder::new();
-                (self.outgoing, self.sent, self.open) = (told, 0, true);
+                (self.outgoing, self.sent, self.open) = (Vec::new(), 0, true);
+                let config = GuestConfig { writable_mounted: false, time_ns: now_ns(), ..config };
+                Request::Configure(Box::new(config)).frame(AGENT).encode(&mut self.outgoing);
+                self.outgoing.extend(told);
                 self.write();
             }
             Err(error) => self.fail(&error.into()),

@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, AsRawFd};
 const ADD_ENTROPY: libc::c_ulong = 0x4008_5203;
 /// `RNDRESEEDCRNG`: `_IO('R', 7)`.
 const RESEED: libc::c_ulong = 0x5207;
+/// `BLKFLSBUF`: `_IO(0x12, 97)`.
+const FLUSH_BUFFERS: libc::c_ulong = 0x1261;
 /// Bytes that one call takes.
 pub const MAX_ENTROPY: usize = 512;
 
@@ -40,5 +42,15 @@ pub fn add_entropy(random: impl AsFd, bytes: &[u8]) -> io::Result<()> {
 pub fn reseed(random: impl AsFd) -> io::Result<()> {
     // SAFETY: no argument is read.
     let result = unsafe { libc::ioctl(random.as_fd().as_raw_fd(), RESEED as _) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Writes what is new of a block device and drops what the kernel has kept of it.
+///
+/// # Errors
+/// The caller lacks `CAP_SYS_ADMIN`, or `disk` is another file.
+pub fn forget_blocks(disk: impl AsFd) -> io::Result<()> {
+    // SAFETY: no argument is read.
+    let result = unsafe { libc::ioctl(disk.as_fd().as_raw_fd(), FLUSH_BUFFERS as _, 0) };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -1,6 +1,6 @@
 //! A running virtual machine, and the boundary behind which hypervisors differ.
 
-use std::io;
+use std::{fs, io};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -79,15 +79,20 @@ pub(crate) enum Origin {
 
 /// A raw disk of a guest, named by its serial number.
 pub(crate) struct Disk {
-    /// Where there is none, a place is kept for it.
+    /// Where there is none, it is a place for one: larger than any and full of zeros.
     pub file: Option<OwnedFd>,
     pub serial: String,
     pub readonly: bool,
 }
 
 impl Disk {
-    /// A place for a disk, which a guest without a driver for it cannot tell from one.
-    pub fn absent(number: usize) -> Self {
+    /// The writable disk, or a place for it.
+    pub fn writable(file: Option<OwnedFd>) -> Self {
+        Self { file, serial: "rw".to_owned(), readonly: false }
+    }
+
+    /// A place for a layer.
+    pub fn place(number: usize) -> Self {
         Self { file: None, serial: format!("none{number}"), readonly: true }
     }
 }
@@ -207,8 +212,9 @@ enum TemplateUse {
     None,
     /// It booted since there is none, and this would make one.
     Wanted(TemplateRequest),
-    /// It is a clone of the one in this directory. QEMU would drop what it was told if the socket were closed.
-    Clone { directory: PathBuf, _control: UnixStream },
+    /// It is a clone of the one in this directory, with a writable disk of its own from there if `disk` names that.
+    /// QEMU would drop what it was told if the socket were closed.
+    Clone { directory: PathBuf, disk: Option<PathBuf>, _control: UnixStream },
 }
 
 impl Vm {
@@ -226,10 +232,14 @@ impl Vm {
         let shape = parts.shape(spec);
         match Template::find(&parts.store, &shape, notice)? {
             Some(template) => {
-                let directory = template.directory.clone();
+                let (directory, mounted) = (template.directory.clone(), template.disk.is_some());
                 parts.restore(spec, template).or_else(|error| {
                     notice(not_restored(&error.to_string()));
                     template::discard(&directory);
+                    if mounted {
+                        // The copy of what was discarded, if it was made.
+                        let _ = fs::remove_file(&spec.rw_disk);
+                    }
                     parts.boot(spec)
                 })
             }
@@ -254,8 +264,12 @@ impl Vm {
         notice(not_restored(&why.to_string()));
         self.kill();
         self.wait()?;
-        if let TemplateUse::Clone { directory, .. } = &self.template {
+        if let TemplateUse::Clone { directory, disk, .. } = &self.template {
             template::discard(directory);
+            if let Some(disk) = disk {
+                // Nothing has been written to it that anybody could want.
+                fs::remove_file(disk).map_err(VmError::io(disk))?;
+            }
         }
         *self = Parts::find(spec, &mut |_| {})?.boot(spec)?;
         Ok(())
@@ -264,6 +278,11 @@ impl Vm {
     /// Whether it goes on from a template; then [`Vm::boot_instead`] is the answer to its failure.
     pub fn is_clone(&self) -> bool {
         matches!(self.template, TemplateUse::Clone { .. })
+    }
+
+    /// Whether its guest has its writable disk mounted already.
+    pub fn writable_mounted(&self) -> bool {
+        matches!(self.template, TemplateUse::Clone { disk: Some(_), .. })
     }
 
     /// What would make a template for the next one of this kind; given once.
@@ -387,31 +406,39 @@ impl Parts {
             memory: guest_memory(spec.memory),
             cpus: spec.cpus.max(1),
             layers: spec.layers.len(),
+            mounted: template::mounts(spec),
         }
     }
 
     fn boot(&self, spec: &VmSpec) -> Result<Vm, VmError> {
-        self.launch(spec, Origin::Boot, spec.layers.len(), TemplateUse::None)
+        let size = or_default(spec.rw_size, DEFAULT_DISK);
+        let writable = disk::open(&self.store, &spec.rw_disk, size)?;
+        self.launch(spec, Origin::Boot, open_disks(spec, writable)?, TemplateUse::None)
     }
 
     fn restore(&self, spec: &VmSpec, template: Template) -> Result<Vm, VmError> {
+        let writable = match &template.disk {
+            Some(disk) => disk::open_copy(disk, &spec.rw_disk)?,
+            None => disk::open(&self.store, &spec.rw_disk, or_default(spec.rw_size, DEFAULT_DISK))?,
+        };
+        let mut disks = open_disks(spec, writable)?;
+        disks.extend((disks.len()..=template.places).map(Disk::place));
         let (control, control_end) = UnixStream::pair().map_err(VmError::io("socketpair"))?;
         let state: OwnedFd = template.state.into();
         qmp::order_restore(&control, state.as_raw_fd()).map_err(VmError::io("QEMU's control socket"))?;
         let origin = Origin::Clone { memory: template.memory.into(), state, control: control_end.into() };
-        let using = TemplateUse::Clone { directory: template.directory, _control: control };
-        self.launch(spec, origin, template.places, using)
+        let disk = template.disk.map(|_| spec.rw_disk.clone());
+        let using = TemplateUse::Clone { directory: template.directory, disk, _control: control };
+        self.launch(spec, origin, disks, using)
     }
 
     fn launch(
         &self,
         spec: &VmSpec,
         origin: Origin,
-        places: usize,
+        disks: Vec<Disk>,
         template: TemplateUse,
     ) -> Result<Vm, VmError> {
-        let mut disks = open_disks(&self.store, spec)?;
-        disks.extend((disks.len()..=places).map(Disk::absent));
         let logs = Logs::new()?;
         let (shares, servers) = start_servers(spec, &logs.errors)?;
         let (stream, agent) = UnixStream::pair().map_err(VmError::io("socketpair"))?;
@@ -463,11 +490,10 @@ fn check_shape(spec: &VmSpec) -> Result<(), VmError> {
     Ok(())
 }
 
-fn open_disks(store: &Store, spec: &VmSpec) -> Result<Vec<Disk>, VmError> {
-    let rw = disk::open(store, &spec.rw_disk, or_default(spec.rw_size, DEFAULT_DISK))?;
-    let mut disks = vec![Disk { file: Some(rw.into()), serial: "rw".to_owned(), readonly: false }];
+fn open_disks(spec: &VmSpec, writable: fs::File) -> Result<Vec<Disk>, VmError> {
+    let mut disks = vec![Disk::writable(Some(writable.into()))];
     for (number, path) in spec.layers.iter().enumerate() {
-        let file = std::fs::File::open(path).map_err(VmError::io(path))?;
+        let file = fs::File::open(path).map_err(VmError::io(path))?;
         disks.push(Disk { file: Some(file.into()), serial: format!("layer{number}"), readonly: true });
     }
     Ok(disks)

@@ -41,6 +41,9 @@ const FUNCTIONS: usize = 8;
 const SLOTS: usize = 30;
 /// Everything a guest may have: disks, shares and the serial port.
 pub(crate) const MAX_DEVICES: usize = FUNCTIONS * SLOTS;
+/// Size of a place for a disk, bytes. A clone believes that the disk in it is as large; it reads no more of it than
+/// its file system says, and where it does, QEMU reports an error.
+const PLACE: u64 = 8 << 40;
 /// Memory for translated code under emulation, MiB. More is not used by what runs for less than hours.
 const TRANSLATIONS: u32 = 256;
 
@@ -241,7 +244,10 @@ fn add_disk(line: &mut CommandLine, disk: &Disk) {
             let access = if disk.readonly { "read-only=on" } else { "read-only=off,discard=unmap" };
             format!("driver=file,filename={file},locking=off,auto-read-only=off,{access}")
         }
-        None => "driver=null-co,size=0,read-only=on".to_owned(),
+        None => {
+            let access = if disk.readonly { "on" } else { "off" };
+            format!("driver=null-co,size={PLACE},read-zeroes=on,read-only={access}")
+        }
     };
     line.add("-blockdev", format!("{medium},node-name={serial}"));
     line.device(&format!(

@@ -8,8 +8,13 @@
 //!
 //! A template is a file with the guest's memory and one with the state of its devices. Clones map the memory
 //! privately: what none of them has changed is in the host's page cache, once for all. In the saved guest the
-//! agent waits for its configuration, the disk driver is loaded and bound to nothing, and no random number has been
-//! given to anybody; disks, entropy, time, names and the program come with the configuration, as after a boot.
+//! agent waits for its configuration, and no random number has been given to anybody; entropy, time, names and the
+//! program come with the configuration, as after a boot.
+//!
+//! The guest knows its disks already. What it had in their places were large empty ones, of which it has kept
+//! nothing; it reads what is there when it mounts them. The writable disk of a new instance is mounted already: the
+//! disk was saved with the memory, and the instance gets a copy. An instance that is started again has its own, and
+//! a template of another kind, in which that place is empty too.
 //!
 //! Its name is made of all that it depends on: kernel, first files (the agent among them), QEMU, accelerator, the
 //! host's CPU, memory, CPUs and places for disks. So a change of any of these makes another template.
@@ -22,7 +27,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -41,14 +46,15 @@ use crate::machine::{Disk, Hypervisor, Logs, Machine, Origin, guest_memory};
 use crate::qemu::{MAX_DEVICES, Qemu, user_of};
 use crate::qmp::Qmp;
 use crate::store::{Store, identity, publish, short_hex};
-use crate::{ANSWER_TIMEOUT, VmError, VmSpec, initramfs};
+use crate::{ANSWER_TIMEOUT, DEFAULT_DISK, VmError, VmSpec, disk, initramfs};
 
 /// Changes when templates made before shall not be used any more.
-const FORMAT: &str = "2";
+const FORMAT: &str = "3";
 const DIRECTORY: &str = "templates";
 const LOCK: &str = "templates.lock";
 const MEMORY: &str = "memory";
 const STATE: &str = "state";
+const DISK: &str = "disk";
 const INFO: &str = "template.json";
 /// Beside the templates: why one could not be made, on this boot of the host.
 const FAILED: &str = ".failed";
@@ -81,6 +87,8 @@ pub struct TemplateRequest {
     pub cpus: u32,
     /// Number of layers that it shall have places for.
     pub layers: usize,
+    /// Whether its guest has the writable disk mounted.
+    pub mounted: bool,
 }
 
 /// A template that is there and fits, ready to be cloned.
@@ -88,6 +96,8 @@ pub(crate) struct Template {
     pub memory: File,
     pub state: File,
     pub places: usize,
+    /// The writable disk as it was when the guest was saved, where that had it mounted.
+    pub disk: Option<PathBuf>,
     /// For [`discard`].
     pub directory: PathBuf,
 }
@@ -103,6 +113,8 @@ struct Info {
     tsc_khz: u64,
     /// Device, inode, size and times of the memory's file.
     memory_identity: String,
+    /// The same of the writable disk's.
+    disk_identity: Option<String>,
     state_sha256: String,
 }
 
@@ -116,6 +128,12 @@ pub(crate) struct Shape<'a> {
     pub memory: u64,
     pub cpus: u32,
     pub layers: usize,
+    pub mounted: bool,
+}
+
+/// Whether a guest of this kind wants its writable disk mounted already: that is a new one of the usual size.
+pub(crate) fn mounts(spec: &VmSpec) -> bool {
+    spec.rw_size == 0 && !spec.rw_disk.exists()
 }
 
 /// Places for layers in a template that fits so many; few kinds of templates fit all images.
@@ -137,7 +155,7 @@ impl Shape<'_> {
                 Accelerator::Emulation { .. } => "emulation".to_owned(),
             },
             describe_cpu(),
-            format!("{} {} {}", self.memory, self.cpus, places(self.layers)),
+            format!("{} {} {} {}", self.memory, self.cpus, places(self.layers), self.mounted),
         ];
         let mut hash = Sha256::new();
         for part in parts {
@@ -199,6 +217,11 @@ impl Template {
         if identity(Path::new(MEMORY), &memory.metadata()?) != info.memory_identity {
             return Err(io::Error::other("its memory was changed or replaced"));
         }
+        let disk = info.disk_identity.as_ref().map(|_| directory.join(DISK));
+        let found = disk.as_ref().map(|path| fs::metadata(path).map(|data| identity(Path::new(DISK), &data)));
+        if found.transpose()? != info.disk_identity {
+            return Err(io::Error::other("its disk was changed or replaced"));
+        }
         let mut state = File::open(directory.join(STATE))?;
         let mut bytes = Vec::new();
         state.by_ref().take(MOST_STATE).read_to_end(&mut bytes)?;
@@ -206,7 +229,7 @@ impl Template {
             return Err(io::Error::other("its state was changed or replaced"));
         }
         state.rewind()?;
-        Ok(Self { memory, state, places: info.places, directory: directory.to_owned() })
+        Ok(Self { memory, state, places: info.places, disk, directory: directory.to_owned() })
     }
 
     /// The time of its description is the time of its last use.
@@ -241,6 +264,7 @@ impl TemplateRequest {
             memory: spec.memory,
             cpus: spec.cpus,
             layers: spec.layers.len(),
+            mounted: mounts(spec),
         }
     }
 
@@ -274,6 +298,7 @@ impl TemplateRequest {
             memory: guest_memory(self.memory),
             cpus: self.cpus.max(1),
             layers: self.layers,
+            mounted: self.mounted,
         };
         let key = shape.key()?;
         if Template::find(&store, &shape, &mut quiet)?.is_some() {
@@ -307,23 +332,20 @@ fn make(store: &Store, shape: &Shape, key: &str) -> Result<(), VmError> {
     let partial = store.path(DIRECTORY).join(".new");
     let _ = fs::remove_dir_all(&partial);
     fs::DirBuilder::new().mode(0o700).create(&partial).map_err(VmError::io(&partial))?;
-    let state = save(shape, &partial, &format!("template-{key}")).inspect_err(|_| {
+    let state = save(store, shape, &partial, &format!("template-{key}")).inspect_err(|_| {
         // The room is wanted back; what stays is removed by the next.
         let _ = fs::remove_dir_all(&partial);
     })?;
-    let path = partial.join(MEMORY);
-    let memory = File::open(&path).map_err(VmError::io(&path))?;
-    rustix::fs::fchown(&memory, Some(rustix::process::geteuid()), Some(rustix::process::getegid()))
-        .map_err(|errno| VmError::io(&path)(errno.into()))?;
-    memory.sync_all().map_err(VmError::io(&path))?;
-    let metadata = memory.metadata().map_err(VmError::io(&path))?;
+    let memory_identity = settle(&partial, MEMORY)?;
+    let disk_identity = shape.mounted.then(|| settle(&partial, DISK)).transpose()?;
     let info = Info {
         kernel: shape.kernel.name(),
         memory: shape.memory,
         cpus: shape.cpus,
         places: places(shape.layers),
         tsc_khz: shape.tsc_khz(),
-        memory_identity: identity(Path::new(MEMORY), &metadata),
+        memory_identity,
+        disk_identity,
         state_sha256: state,
     };
     let description = partial.join(INFO);
@@ -335,8 +357,23 @@ fn make(store: &Store, shape: &Shape, key: &str) -> Result<(), VmError> {
     publish(&partial, &target)
 }
 
+/// Takes a file back from the VMM's user and sees it to the disk; its identity from now on.
+fn settle(directory: &Path, name: &str) -> Result<String, VmError> {
+    let path = directory.join(name);
+    let failed = VmError::io(&path);
+    let settle = || {
+        let file = File::open(&path)?;
+        rustix::fs::fchown(&file, Some(rustix::process::geteuid()), Some(rustix::process::getegid()))?;
+        file.sync_all()?;
+        Ok(identity(Path::new(name), &file.metadata()?))
+    };
+    settle().map_err(failed)
+}
+
 /// Boots the guest with its memory in `directory`, stops it and saves its state there; the state's checksum.
-fn save(shape: &Shape, directory: &Path, id: &str) -> Result<String, VmError> {
+fn save(store: &Store, shape: &Shape, directory: &Path, id: &str) -> Result<String, VmError> {
+    let disk = directory.join(DISK);
+    let disk = shape.mounted.then(|| disk::open(store, &disk, DEFAULT_DISK)).transpose()?;
     let memory = directory.join(MEMORY);
     let file = File::options()
         .read(true)
@@ -354,6 +391,8 @@ fn save(shape: &Shape, directory: &Path, id: &str) -> Result<String, VmError> {
     let socket = || UnixStream::pair().map_err(VmError::io("socketpair"));
     let ((agent, agent_end), (control, control_end)) = (socket()?, socket()?);
     let logs = Logs::new()?;
+    let mut disks = vec![Disk::writable(disk.map(OwnedFd::from))];
+    disks.extend((1..=places(shape.layers)).map(Disk::place));
     let origin = Origin::Template { memory, control: control_end.into() };
     let machine = Machine {
         id: id.to_owned(),
@@ -364,7 +403,7 @@ fn save(shape: &Shape, directory: &Path, id: &str) -> Result<String, VmError> {
         cpus: shape.cpus,
         words: Vec::new(),
         accelerator: shape.accelerator.clone(),
-        disks: (0..=places(shape.layers)).map(Disk::absent).collect(),
+        disks,
         shares: Vec::new(),
         agent: agent_end.into(),
         console: logs.console()?,
@@ -373,7 +412,7 @@ fn save(shape: &Shape, directory: &Path, id: &str) -> Result<String, VmError> {
     };
     let vmm = shape.qemu.launch(&machine)?;
     drop(machine);
-    wait_for_agent(&agent).map_err(|why| logs.explain(why))?;
+    prepare(&agent, shape.mounted).map_err(|why| logs.explain(why))?;
     std::thread::sleep(REST);
     let path = directory.join(STATE);
     let state = File::create_new(&path).map_err(VmError::io(&path))?;
@@ -385,16 +424,16 @@ fn save(shape: &Shape, directory: &Path, id: &str) -> Result<String, VmError> {
     Ok(hex(&Sha256::digest(&bytes)))
 }
 
-/// Until the agent of a guest that boots has answered that it is ready; else why it has not.
-fn wait_for_agent(mut stream: &UnixStream) -> Result<(), String> {
+/// Until the agent of a guest that boots has answered that it is prepared; else why it has not.
+fn prepare(mut stream: &UnixStream, mount: bool) -> Result<(), String> {
     let told = |error: io::Error| error.to_string();
-    Request::Ready.frame(0).write_to(&mut stream).map_err(told)?;
+    Request::Prepare { mount }.frame(0).write_to(&mut stream).map_err(told)?;
     let deadline = Instant::now() + ANSWER_TIMEOUT;
     let mut decoder = Decoder::new();
     let mut bytes = [0; 4096];
     loop {
         match decoder.next_frame() {
-            Ok(Some(frame)) => return ready(&frame),
+            Ok(Some(frame)) => return understand(&frame),
             Ok(None) => {}
             Err(error) => return Err(error.to_string()),
         }
@@ -412,7 +451,7 @@ fn wait_for_agent(mut stream: &UnixStream) -> Result<(), String> {
     }
 }
 
-fn ready(frame: &Frame) -> Result<(), String> {
+fn understand(frame: &Frame) -> Result<(), String> {
     match (frame.kind, Response::parse(&frame.payload)) {
         (Kind::Response, Ok(Response::Ok)) => Ok(()),
         (Kind::Response, Ok(Response::Error { message, .. })) => Err(message),
