@@ -352,6 +352,29 @@ mod tests {
     }
 
     #[test]
+    fn a_clone_differs_from_its_template_in_where_it_comes_from_and_its_disks() {
+        let null = || -> OwnedFd { File::open("/dev/null").unwrap().into() };
+        let mut machine = machine(1, 0, 1, Accelerator::Emulation { tsc_khz: 1 });
+        machine.origin = Origin::Clone { memory: null(), state: null(), control: null() };
+        let clone = line(&machine);
+        machine.origin = Origin::Template { memory: "/m".into(), control: null() };
+        machine.disks = vec![Disk::place(0), Disk::writable(None)];
+        let template = line(&machine);
+        let only = |one: &str, other: &str| -> Vec<String> {
+            one.lines().filter(|line| !other.lines().any(|found| found == *line)).map(str::to_owned).collect()
+        };
+        let options = |lines: Vec<String>| -> Vec<String> {
+            lines.iter().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+        };
+        let disks = ["-add-fd", "-blockdev", "-device", "-add-fd", "-blockdev"];
+        assert_eq!(options(only(&clone, &template)), [&["-object", "-incoming"], &disks[..]].concat());
+        let booted = ["-object", "-kernel", "-initrd", "-append", "-blockdev", "-device", "-blockdev"];
+        assert_eq!(options(only(&template, &clone)), booted);
+        assert!(clone.contains("mem-path=/guest/memory,share=off") && clone.contains("-incoming defer"));
+        assert!(template.contains("driver=null-co,size=8796093022208,read-zeroes=on,read-only=off,node-name=rw"));
+    }
+
+    #[test]
     fn a_guest_on_hardware_keeps_acpi_and_its_own_clock() {
         let text = line(&machine(0, 0, 2, Accelerator::Kvm { group: 0 }));
         assert!(text.contains("-accel kvm\n-cpu host") && text.contains("-smp 2"), "{text}");

@@ -485,3 +485,39 @@ fn boot_id() -> String {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_kinds_of_templates_have_places_for_all_images() {
+        let found = [1, 4, 5, 8, 9, 100, 129, 238].map(places);
+        assert_eq!(found, [4, 4, 8, 8, 16, 128, 238, 238]);
+    }
+
+    #[test]
+    fn the_longest_unused_go_first_and_those_of_a_month_ago_all() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = Store::open(scratch.path()).unwrap();
+        let _lock = lock(&store).unwrap();
+        let now = SystemTime::now();
+        let make = |name: &str, age: Duration| {
+            let directory = store.path(DIRECTORY).join(name);
+            fs::create_dir(&directory).unwrap();
+            let description = File::create(directory.join(INFO)).unwrap();
+            description.set_modified(now - age).unwrap();
+        };
+        for number in 0..KEPT + 2 {
+            make(&format!("t{number}"), Duration::from_secs(60 * number as u64));
+        }
+        make("ancient", UNUSED + Duration::from_secs(60));
+        remove_surplus(&store);
+        let mut left: Vec<String> = fs::read_dir(store.path(DIRECTORY))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, (0..KEPT).map(|number| format!("t{number}")).collect::<Vec<_>>());
+    }
+}
