@@ -69,8 +69,8 @@ fn make_network() -> io::Result<()> {
     let own = File::open(OWN_NETWORK)?;
     File::create(NETWORK)?;
     proa_sys::process::unshare_namespaces(UnshareFlags::NEWNET.bits().into())?;
-    let made = proa_sys::net::loopback_up()
-        .and_then(|()| Ok(rustix::mount::mount_bind(OWN_NETWORK, NETWORK)?));
+    let made =
+        proa_sys::net::loopback_up().and_then(|()| Ok(rustix::mount::mount_bind(OWN_NETWORK, NETWORK)?));
     move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))?;
     made
 }
@@ -81,7 +81,8 @@ fn use_network(spec: &mut Spec) {
     if linux.namespaces.iter().any(|namespace| namespace.kind == NamespaceKind::User) {
         return;
     }
-    for namespace in linux.namespaces.iter_mut().filter(|namespace| namespace.kind == NamespaceKind::Network) {
+    for namespace in linux.namespaces.iter_mut().filter(|namespace| namespace.kind == NamespaceKind::Network)
+    {
         namespace.path.get_or_insert_with(|| NETWORK.into());
     }
 }

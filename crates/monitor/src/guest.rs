@@ -96,7 +96,7 @@ impl Guest {
             rw_disk: record.dir.join("rw.img"),
             rw_size: config.vm.disk_size,
             shares,
-            templates: true,
+            templates: !config.vm.no_template,
             extras: proa_vm::Extras::default(),
         };
         let vm = Vm::start(&spec, notice)?;
@@ -313,8 +313,7 @@ impl Guest {
         let Some(retry) = self.retry.take() else { return self.fail(&why.into()) };
         let Retry { spec, config, told } = *retry;
         let incoming = &mut self.incoming;
-        let mut notice =
-            |message: String| incoming.push_back(Response::Notice { message }.frame(MONITOR));
+        let mut notice = |message: String| incoming.push_back(Response::Notice { message }.frame(MONITOR));
         match self.vm.boot_instead(&why, &spec, &mut notice) {
             Ok(()) => {
                 self.phase = Phase::Booting { until: Instant::now() + self.vm.answer_timeout() };

@@ -17,6 +17,9 @@ pub const ARGUMENT: &str = "--template";
 /// After the request: have it done by another process.
 const DETACH: &str = "detach";
 
+/// What it asks of the CPU less than others.
+const NICE: i32 = 10;
+
 /// Starts the making and does not wait for it.
 pub fn start(request: &TemplateRequest) {
     let Ok(text) = serde_json::to_string(request) else { return };
@@ -36,6 +39,8 @@ pub fn run(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     } else {
         let _ = rustix::thread::set_name(c"proa-template");
         proa_sys::signals::default_library_signals();
+        // For it and its guest: others go first.
+        let _ = rustix::process::nice(NICE);
         request.make().is_ok()
     };
     if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }

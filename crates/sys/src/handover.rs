@@ -86,12 +86,8 @@ pub(crate) struct Channel {
 
 impl Channel {
     pub fn new() -> io::Result<Self> {
-        let (parent, child) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let (parent, child) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         Ok(Self { parent, child })
     }
 

@@ -1,12 +1,12 @@
 //! A running virtual machine, and the boundary behind which hypervisors differ.
 
-use std::{fs, io};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
+use std::{fs, io};
 
 use proa_sys::bounded_log::BoundedLog;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -368,7 +368,9 @@ impl Vm {
 
 fn not_restored(why: &str) -> String {
     let why = why.lines().take(2).collect::<Vec<_>>().join("; ");
-    format!("a virtual machine's template did not work ({why}); it was removed, and the machine boots instead")
+    format!(
+        "a virtual machine's template did not work ({why}); it was removed, and the machine boots instead"
+    )
 }
 
 /// What machines are made of, found or made.

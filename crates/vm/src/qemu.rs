@@ -371,7 +371,9 @@ mod tests {
         let booted = ["-object", "-kernel", "-initrd", "-append", "-blockdev", "-device", "-blockdev"];
         assert_eq!(options(only(&template, &clone)), booted);
         assert!(clone.contains("mem-path=/guest/memory,share=off") && clone.contains("-incoming defer"));
-        assert!(template.contains("driver=null-co,size=8796093022208,read-zeroes=on,read-only=off,node-name=rw"));
+        assert!(
+            template.contains("driver=null-co,size=8796093022208,read-zeroes=on,read-only=off,node-name=rw")
+        );
     }
 
     #[test]

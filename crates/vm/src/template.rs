@@ -35,6 +35,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use proa_protocol::frame::{Decoder, Frame, Kind};
 use proa_protocol::message::{Request, Response};
+use proa_protocol::template::{INFO_FILE, TemplateInfo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -46,7 +47,7 @@ use crate::machine::{Disk, Hypervisor, Logs, Machine, Origin, guest_memory};
 use crate::qemu::{MAX_DEVICES, Qemu, user_of};
 use crate::qmp::Qmp;
 use crate::store::{Store, identity, publish, short_hex};
-use crate::{ANSWER_TIMEOUT, DEFAULT_DISK, VmError, VmSpec, disk, initramfs};
+use crate::{DEFAULT_DISK, VmError, VmSpec, disk, initramfs};
 
 /// Changes when templates made before shall not be used any more.
 const FORMAT: &str = "3";
@@ -55,7 +56,6 @@ const LOCK: &str = "templates.lock";
 const MEMORY: &str = "memory";
 const STATE: &str = "state";
 const DISK: &str = "disk";
-const INFO: &str = "template.json";
 /// Beside the templates: why one could not be made, on this boot of the host.
 const FAILED: &str = ".failed";
 /// Templates kept, and for how long one is kept that nobody uses.
@@ -69,8 +69,8 @@ const CLOCK_TOLERANCE: u64 = 500;
 const REST: Duration = Duration::from_millis(300);
 /// The fewest places for layers.
 const FEWEST_PLACES: usize = 4;
-/// What a guest runs at while nobody waits for it.
-const NICE: i32 = 10;
+/// How long its boot may take: nobody waits for it, and it gets what others leave of the CPU.
+const BOOT_LIMIT: Duration = Duration::from_secs(300);
 
 /// What a template is made for; plain data, to be handed to the process that makes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,22 +100,6 @@ pub(crate) struct Template {
     pub disk: Option<PathBuf>,
     /// For [`discard`].
     pub directory: PathBuf,
-}
-
-/// What a template says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Info {
-    kernel: String,
-    memory: u64,
-    cpus: u32,
-    places: usize,
-    /// Rate of the time stamp counter that the guest believes in; 0 where it asks the hardware.
-    tsc_khz: u64,
-    /// Device, inode, size and times of the memory's file.
-    memory_identity: String,
-    /// The same of the writable disk's.
-    disk_identity: Option<String>,
-    state_sha256: String,
 }
 
 /// All that a template depends on.
@@ -195,7 +179,7 @@ impl Template {
         notice: &mut dyn FnMut(String),
     ) -> Result<Option<Self>, VmError> {
         let directory = store.path(DIRECTORY).join(shape.key()?);
-        let Some(info) = store.read_json::<Info>(directory.join(INFO)) else { return Ok(None) };
+        let Some(info) = store.read_json::<TemplateInfo>(directory.join(INFO_FILE)) else { return Ok(None) };
         if info.tsc_khz.abs_diff(shape.tsc_khz()) > shape.tsc_khz() * CLOCK_TOLERANCE / 1_000_000 {
             return Ok(None);
         }
@@ -212,7 +196,7 @@ impl Template {
         }
     }
 
-    fn open(directory: &Path, info: &Info) -> io::Result<Self> {
+    fn open(directory: &Path, info: &TemplateInfo) -> io::Result<Self> {
         let memory = File::open(directory.join(MEMORY))?;
         if identity(Path::new(MEMORY), &memory.metadata()?) != info.memory_identity {
             return Err(io::Error::other("its memory was changed or replaced"));
@@ -234,7 +218,7 @@ impl Template {
 
     /// The time of its description is the time of its last use.
     fn mark_used(&self) {
-        let description = File::options().write(true).open(self.directory.join(INFO));
+        let description = File::options().write(true).open(self.directory.join(INFO_FILE));
         // Where it fails, the template is taken to be older than it is.
         let _ = description.and_then(|file| file.set_modified(SystemTime::now()));
     }
@@ -243,7 +227,7 @@ impl Template {
 /// Removes a template; clones that run keep what they have of it.
 pub(crate) fn discard(directory: &Path) {
     // Without its description it is none any more, whatever becomes of the rest.
-    let _ = fs::remove_file(directory.join(INFO));
+    let _ = fs::remove_file(directory.join(INFO_FILE));
     let _ = fs::remove_dir_all(directory);
 }
 
@@ -268,8 +252,7 @@ impl TemplateRequest {
         }
     }
 
-    /// Makes the template, unless it is there. Takes as long as a boot, and longer on a busy host, since it asks for
-    /// the CPU after everybody else.
+    /// Makes the template, unless it is there. Takes as long as a boot.
     ///
     /// # Errors
     /// A part is missing, or the guest did not boot; that is remembered, so that the next instance does not try it
@@ -277,8 +260,6 @@ impl TemplateRequest {
     pub fn make(&self) -> Result<(), VmError> {
         let store = Store::open(&self.store)?;
         let _lock = lock(&store)?;
-        // The guest takes its share of the CPU from this process.
-        let _ = rustix::process::nice(NICE);
         let spec = VmSpec {
             kernel: self.kernel.clone(),
             agent: self.agent.clone(),
@@ -318,10 +299,15 @@ impl TemplateRequest {
 fn lock(store: &Store) -> Result<File, VmError> {
     let directory = store.path(DIRECTORY);
     if !directory.is_dir() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(VmError::io(&directory))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .map_err(VmError::io(&directory))?;
     }
     let path = store.path(LOCK);
-    let file = File::options().create(true).append(true).mode(0o600).open(&path).map_err(VmError::io(&path))?;
+    let file =
+        File::options().create(true).append(true).mode(0o600).open(&path).map_err(VmError::io(&path))?;
     rustix::fs::flock(&file, FlockOperation::LockExclusive)
         .map_err(|errno| VmError::io(&path)(errno.into()))?;
     Ok(file)
@@ -338,17 +324,18 @@ fn make(store: &Store, shape: &Shape, key: &str) -> Result<(), VmError> {
     })?;
     let memory_identity = settle(&partial, MEMORY)?;
     let disk_identity = shape.mounted.then(|| settle(&partial, DISK)).transpose()?;
-    let info = Info {
+    let info = TemplateInfo {
         kernel: shape.kernel.name(),
         memory: shape.memory,
         cpus: shape.cpus,
         places: places(shape.layers),
+        created_ns: now_ns(),
         tsc_khz: shape.tsc_khz(),
         memory_identity,
         disk_identity,
         state_sha256: state,
     };
-    let description = partial.join(INFO);
+    let description = partial.join(INFO_FILE);
     let text = serde_json::to_vec_pretty(&info).map_err(|error| VmError::io(&description)(error.into()))?;
     fs::write(&description, text).map_err(VmError::io(&description))?;
     File::open(&description).and_then(|file| file.sync_all()).map_err(VmError::io(&description))?;
@@ -428,7 +415,7 @@ fn save(store: &Store, shape: &Shape, directory: &Path, id: &str) -> Result<Stri
 fn prepare(mut stream: &UnixStream, mount: bool) -> Result<(), String> {
     let told = |error: io::Error| error.to_string();
     Request::Prepare { mount }.frame(0).write_to(&mut stream).map_err(told)?;
-    let deadline = Instant::now() + ANSWER_TIMEOUT;
+    let deadline = Instant::now() + BOOT_LIMIT;
     let mut decoder = Decoder::new();
     let mut bytes = [0; 4096];
     loop {
@@ -440,7 +427,7 @@ fn prepare(mut stream: &UnixStream, mount: bool) -> Result<(), String> {
         let left = deadline.saturating_duration_since(Instant::now());
         let left = Timespec::try_from(left).unwrap_or_default();
         match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&left)) {
-            Ok(0) => return Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())),
+            Ok(0) => return Err(format!("no answer within {} s", BOOT_LIMIT.as_secs())),
             Ok(_) => {}
             Err(errno) => return Err(errno.to_string()),
         }
@@ -465,7 +452,7 @@ fn remove_surplus(store: &Store) {
     let mut templates: Vec<(SystemTime, PathBuf)> = entries
         .flatten()
         .filter_map(|entry| {
-            let used = fs::metadata(entry.path().join(INFO)).ok()?.modified().ok()?;
+            let used = fs::metadata(entry.path().join(INFO_FILE)).ok()?.modified().ok()?;
             Some((used, entry.path()))
         })
         .collect();
@@ -476,6 +463,11 @@ fn remove_surplus(store: &Store) {
             discard(path);
         }
     }
+}
+
+fn now_ns() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or_default()
 }
 
 fn boot_id() -> String {
@@ -505,7 +497,7 @@ mod tests {
         let make = |name: &str, age: Duration| {
             let directory = store.path(DIRECTORY).join(name);
             fs::create_dir(&directory).unwrap();
-            let description = File::create(directory.join(INFO)).unwrap();
+            let description = File::create(directory.join(INFO_FILE)).unwrap();
             description.set_modified(now - age).unwrap();
         };
         for number in 0..KEPT + 2 {

@@ -12,3 +12,4 @@ mod parity;
 mod policy;
 mod rootless;
 mod streams;
+mod templates;

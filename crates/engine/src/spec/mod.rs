@@ -124,6 +124,9 @@ pub(crate) fn check_level(host: &HostConfig, level: IsolationLevel) -> Result<()
             if host.vm.kernel.is_some() {
                 return refused("--kernel", "a container runs on the host's kernel: use --isolation vm");
             }
+            if host.vm.no_template {
+                return refused("--no-template", "a container has nothing to boot: use --isolation vm");
+            }
             if host.vm.disk_size.is_some() {
                 return refused(
                     "--disk-size",
@@ -283,6 +286,7 @@ pub(crate) fn vm_config(host: &HostConfig) -> Result<VmConfig> {
         memory: host.memory.max(0).unsigned_abs(),
         cpus: u32::try_from(cpus).map_err(|_| Error::invalid("too many CPUs"))?,
         disk_size: host.vm.disk_size.unwrap_or(0).max(0).unsigned_abs(),
+        no_template: host.vm.no_template,
     })
 }
 

@@ -1,0 +1,97 @@
+//! Templates of virtual machines, as far as one looks at them or removes them: making and using them is the
+//! monitor's.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use proa_protocol::template::{DIRECTORY, INFO_FILE, TemplateInfo};
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+
+/// A template on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    /// Its name.
+    pub id: String,
+    /// What it says of itself.
+    pub info: TemplateInfo,
+    /// Last used.
+    pub used: SystemTime,
+    /// Bytes on disk.
+    pub bytes: u64,
+    directory: PathBuf,
+}
+
+impl Engine {
+    /// All templates, the last used first.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn templates(&self) -> Result<Vec<Template>> {
+        let directory = self.paths.root.join(DIRECTORY);
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Error::io("list", &directory, error)),
+        };
+        let mut templates: Vec<Template> =
+            entries.flatten().filter_map(|entry| Template::read(&entry.path())).collect();
+        templates.sort_by(|one, other| other.used.cmp(&one.used));
+        Ok(templates)
+    }
+
+    /// Removes the template whose name begins with `id`. Machines that run keep what they have of it.
+    ///
+    /// # Errors
+    /// There is none, or more than one; it cannot be removed.
+    pub fn remove_template(&self, id: &str) -> Result<Template> {
+        let mut found: Vec<Template> =
+            self.templates()?.into_iter().filter(|template| template.id.starts_with(id)).collect();
+        match (found.pop(), found.is_empty()) {
+            (Some(template), true) if !id.is_empty() => {
+                template.remove()?;
+                Ok(template)
+            }
+            (Some(_), _) => Err(Error::Invalid {
+                message: format!("{id:?} is the beginning of more than one template"),
+                hint: "`proa template ls` lists them".into(),
+            }),
+            (None, _) => Err(Error::Invalid {
+                message: format!("no such template: {id}"),
+                hint: "`proa template ls` lists them".into(),
+            }),
+        }
+    }
+}
+
+impl Template {
+    /// One that is being made has a name that begins with a dot; one that is being removed has no description.
+    fn read(directory: &Path) -> Option<Self> {
+        let id = directory.file_name()?.to_str().filter(|name| !name.starts_with('.'))?.to_owned();
+        let description = directory.join(INFO_FILE);
+        let info = serde_json::from_slice(&fs::read(&description).ok()?).ok()?;
+        let used = fs::metadata(&description).ok()?.modified().ok()?;
+        let sizes = fs::read_dir(directory).ok()?.flatten().filter_map(|entry| entry.metadata().ok());
+        Some(Self {
+            id,
+            info,
+            used,
+            bytes: sizes.map(|metadata| metadata.blocks() * 512).sum(),
+            directory: directory.to_owned(),
+        })
+    }
+
+    /// The description first: without it there is no template, whatever becomes of the rest.
+    fn remove(&self) -> Result<()> {
+        let failed = |error| Error::io("remove", &self.directory, error);
+        match fs::remove_file(self.directory.join(INFO_FILE)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        fs::remove_dir_all(&self.directory).map_err(failed)
+    }
+}
