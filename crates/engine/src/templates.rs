@@ -40,7 +40,7 @@ impl Engine {
         };
         let mut templates: Vec<Template> =
             entries.flatten().filter_map(|entry| Template::read(&entry.path())).collect();
-        templates.sort_by(|one, other| other.used.cmp(&one.used));
+        templates.sort_by_key(|template| std::cmp::Reverse(template.used));
         Ok(templates)
     }
 

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde_json::{Value, json};
@@ -13,9 +13,8 @@ use crate::VmError;
 
 /// How long QEMU may take to answer: its main loop may have to wait for the guest's.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
-/// How long saving may take, and how often it is asked for.
+/// How long QEMU may say nothing while it saves.
 const SAVE_LIMIT: Duration = Duration::from_secs(60);
-const SAVE_INTERVAL: Duration = Duration::from_millis(10);
 /// Name of a descriptor on QEMU's side.
 const STATE: &str = "state";
 
@@ -37,17 +36,17 @@ impl Qmp {
     /// Stops the machine and writes the state of its devices to `state`; its memory is in a shared file already. It is
     /// saved as one that runs, so its clones run: to be stopped is for QEMU to do.
     pub fn save(&mut self, state: BorrowedFd) -> Result<(), VmError> {
-        self.ask("migrate-set-capabilities", ignore_shared())?;
+        self.ask("migrate-set-capabilities", capabilities(&["x-ignore-shared", "events"]))?;
         self.give(state)?;
         self.ask("migrate", json!({"uri": format!("fd:{STATE}")}))?;
-        let deadline = Instant::now() + SAVE_LIMIT;
+        let limit = Some(SAVE_LIMIT);
+        self.stream.get_ref().set_read_timeout(limit).map_err(failed)?;
         loop {
-            let progress = self.ask("query-migrate", json!({}))?;
-            match progress["status"].as_str() {
-                Some("completed") => return Ok(()),
-                Some("failed" | "cancelled") => return Err(refused("migrate", &progress["error-desc"])),
-                _ if Instant::now() > deadline => return Err(refused("migrate", &"it does not end".into())),
-                _ => std::thread::sleep(SAVE_INTERVAL),
+            let message = self.message()?;
+            match message["data"]["status"].as_str() {
+                Some("completed") if message["event"] == "MIGRATION" => return Ok(()),
+                Some("failed" | "cancelled") => return Err(refused("migrate", &Value::Null)),
+                _ => {}
             }
         }
     }
@@ -99,15 +98,16 @@ impl Qmp {
 pub(crate) fn order_restore(mut stream: &UnixStream, state: RawFd) -> std::io::Result<()> {
     let orders = [
         line("qmp_capabilities", json!({})),
-        line("migrate-set-capabilities", ignore_shared()),
+        line("migrate-set-capabilities", capabilities(&["x-ignore-shared"])),
         line("migrate-incoming", json!({"uri": format!("fd:{state}")})),
     ];
     stream.write_all(&orders.concat())
 }
 
-/// Memory that is in a file is not part of the state.
-fn ignore_shared() -> Value {
-    json!({"capabilities": [{"capability": "x-ignore-shared", "state": true}]})
+/// `x-ignore-shared`: memory that is in a file is not part of the state. `events`: tell how it goes.
+fn capabilities(names: &[&str]) -> Value {
+    let on = |name: &&str| json!({"capability": name, "state": true});
+    json!({"capabilities": names.iter().map(on).collect::<Vec<_>>()})
 }
 
 fn line(command: &str, arguments: Value) -> Vec<u8> {
@@ -149,8 +149,8 @@ mod tests {
             r#"{"return": {}}"#,
             r#"{"event": "STOP"}"#,
             r#"{"return": {}}"#,
-            r#"{"return": {"status": "active"}}"#,
-            r#"{"return": {"status": "completed"}}"#,
+            r#"{"event": "MIGRATION", "data": {"status": "active"}}"#,
+            r#"{"event": "MIGRATION", "data": {"status": "completed"}}"#,
         ];
         let asked = scripted(&lines, |stream| {
             let file = std::fs::File::open("/dev/null").unwrap();

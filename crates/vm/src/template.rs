@@ -400,7 +400,7 @@ fn save(store: &Store, shape: &Shape, directory: &Path, id: &str) -> Result<Stri
     let vmm = shape.qemu.launch(&machine)?;
     drop(machine);
     prepare(&agent, shape.mounted).map_err(|why| logs.explain(why))?;
-    std::thread::sleep(REST);
+    rest(&agent);
     let path = directory.join(STATE);
     let state = File::create_new(&path).map_err(VmError::io(&path))?;
     Qmp::connect(control)?.save(state.as_fd())?;
@@ -436,6 +436,12 @@ fn prepare(mut stream: &UnixStream, mount: bool) -> Result<(), String> {
             count => decoder.push(&bytes[..count]),
         }
     }
+}
+
+/// Leaves the guest alone for a moment; its agent has nothing to say.
+fn rest(stream: &UnixStream) {
+    let moment = Timespec::try_from(REST).unwrap_or_default();
+    let _ = poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&moment));
 }
 
 fn understand(frame: &Frame) -> Result<(), String> {
