@@ -159,14 +159,7 @@ mod tests {
         let commands: Vec<Value> = asked.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let names: Vec<&str> =
             commands.iter().filter_map(|command: &Value| command["execute"].as_str()).collect();
-        let wanted = [
-            "qmp_capabilities",
-            "migrate-set-capabilities",
-            "getfd",
-            "migrate",
-            "query-migrate",
-            "query-migrate",
-        ];
+        let wanted = ["qmp_capabilities", "migrate-set-capabilities", "getfd", "migrate"];
         assert_eq!(names, wanted);
     }
 
