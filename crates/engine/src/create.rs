@@ -12,7 +12,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 
-use proa_image::Image;
+use proa_image::{Image, LayerFile};
 use proa_protocol::instance::{CONFIG_FILE, InstanceConfig, IsolationLevel, Layer};
 
 use crate::config::{ContainerConfig, HostConfig};
@@ -63,7 +63,7 @@ impl Engine {
         spec::complete(host_config, *level)?;
         policy::enforce(config, host_config, settings)?;
         settings.apply(host_config)?;
-        userns::complete(host_config, *level, settings)?;
+        userns::complete(config, host_config, *level, settings)?;
         let mut record = Record {
             id: names::fresh_id()?,
             name: String::new(),
@@ -77,7 +77,7 @@ impl Engine {
         };
         let mut instance = spec::build(&record.id, &record.config, &record.host_config, record.level)?;
         record.config.hostname = instance.spec.hostname.clone().unwrap_or_default();
-        instance.layers = layers(image);
+        instance.layers = layers(&image.layers);
         instance.reaper = Some(self.programs.own.clone());
         mounts::prepare_sources(host_config)?;
         let settings = *settings;
@@ -90,7 +90,7 @@ impl Engine {
         instance.actor = events::actor(&record);
         let mut warnings = self.warnings(&record)?;
         let confined = self.confine(&record, &mut instance, &mut warnings);
-        if let Err(error) = confined.and_then(|()| self.complete(&record, &instance, &request.image)) {
+        if let Err(error) = confined.and_then(|()| self.complete(&record, &mut instance, &request.image)) {
             self.undo(&record);
             return Err(error);
         }
@@ -122,10 +122,14 @@ impl Engine {
         Err(Error::conflict("no free name was found", "give one with --name"))
     }
 
-    fn complete(&self, record: &Record, instance: &InstanceConfig, image: &Image) -> Result<()> {
+    fn complete(&self, record: &Record, instance: &mut InstanceConfig, image: &Image) -> Result<()> {
         // The row keeps the image from now on; make sure that it was still there when the row was.
-        if !self.store()?.contains(&image.id)? {
+        let store = self.store()?;
+        if !store.contains(&image.id)? {
             return Err(proa_image::Error::NotFound(record.image.clone()).into());
+        }
+        if let Some(kept) = userns::kept_ids(&record.host_config)? {
+            instance.layers = layers(&store.layers_keeping(image, kept)?);
         }
         let directory = self.paths.instance(&record.id);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
@@ -163,10 +167,6 @@ impl Engine {
     }
 }
 
-fn layers(image: &Image) -> Vec<Layer> {
-    image
-        .layers
-        .iter()
-        .map(|layer| Layer { diff_id: layer.diff_id.to_string(), path: layer.path.clone() })
-        .collect()
+fn layers(files: &[LayerFile]) -> Vec<Layer> {
+    files.iter().map(|layer| Layer { diff_id: layer.diff_id.to_string(), path: layer.path.clone() }).collect()
 }

@@ -6,6 +6,7 @@ mod commands;
 mod copy_attacks;
 mod crash;
 mod harness;
+mod keep_id;
 mod load;
 mod lsm;
 mod parity;

@@ -14,6 +14,7 @@
 
 mod check;
 mod inspect;
+mod kept;
 mod remove;
 mod schema;
 mod session;
