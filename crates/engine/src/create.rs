@@ -12,7 +12,8 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 
-use proa_image::{Image, LayerFile};
+use proa_image::layer::LayerForm;
+use proa_image::{Image, LayerCopy, LayerFile};
 use proa_protocol::instance::{CONFIG_FILE, InstanceConfig, IsolationLevel, Layer};
 
 use crate::config::{ContainerConfig, HostConfig};
@@ -128,8 +129,8 @@ impl Engine {
         if !store.contains(&image.id)? {
             return Err(proa_image::Error::NotFound(record.image.clone()).into());
         }
-        if let Some(kept) = userns::kept_ids(&record.host_config)? {
-            instance.layers = layers(&store.layers_keeping(image, kept)?);
+        if let Some(copy) = copy_of_layers(record)? {
+            instance.layers = layers(&store.copies(image, copy)?);
         }
         let directory = self.paths.instance(&record.id);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
@@ -165,6 +166,15 @@ impl Engine {
         }
         Ok(warnings)
     }
+}
+
+/// In which form the instance's layers must be, where that is not the store's.
+fn copy_of_layers(record: &Record) -> Result<Option<LayerCopy>> {
+    let has_directories = LayerForm::usable() == LayerForm::Directory;
+    if record.level == IsolationLevel::Vm && has_directories {
+        return Ok(Some(LayerCopy::Image));
+    }
+    Ok(userns::kept_ids(&record.host_config)?.map(LayerCopy::Keeping))
 }
 
 fn layers(files: &[LayerFile]) -> Vec<Layer> {

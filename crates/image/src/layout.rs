@@ -5,7 +5,8 @@
 //!     oci-layout                 marks an OCI layout
 //!     blobs/<algorithm>/<hex>    what registries and archives sent, as it came
 //!     layers/<hex of diff id>.erofs   layers ready to mount; a directory of that name without the suffix
-//!     layers/<hex of diff id>.keep-<uid>-<gid>   copies of such directories with other owners (see `store::kept`)
+//!     layers/<hex of diff id>.keep-<uid>-<gid>   copies of such directories with other owners (see `store::copies`)
+//!                                          beside a directory, an EROFS image is a copy as well
 //!     store.db                   which of it all belongs to what (see `store`)
 //!     tmp/<session>/             what one process is making; the directory is locked while it lives
 //!     locks/<hex>                held by whoever makes that content

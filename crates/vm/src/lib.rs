@@ -22,6 +22,7 @@ mod machine;
 mod qemu;
 mod share;
 mod store;
+mod user;
 mod virtiofsd;
 
 use std::path::PathBuf;

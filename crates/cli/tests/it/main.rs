@@ -12,4 +12,5 @@ mod lsm;
 mod parity;
 mod policy;
 mod rootless;
+mod rootless_vm;
 mod streams;

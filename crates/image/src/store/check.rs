@@ -121,7 +121,8 @@ impl Store {
                 continue;
             };
             let known = self.is_known("SELECT 1 FROM layers WHERE diff_id = ?1", &diff_id)?
-                && self.layer_form(&diff_id)?.is_none_or(|known| known == form);
+                // Beside a directory there are copies in either form, beside an image there are none.
+                && self.layer_form(&diff_id)?.is_none_or(|known| known == form || known == LayerForm::Directory);
             // A layer that is mounted cannot go yet.
             let known = known || (repair && hooks.before_layer_delete(&diff_id).is_err());
             self.litter(known, repair, &entry.path(), problems)?;

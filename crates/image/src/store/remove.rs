@@ -148,6 +148,7 @@ impl Store {
     pub(super) fn delete_layer(&self, diff_id: &Digest) -> Result<u64> {
         let copies = self.layout.kept_layers(diff_id)?;
         copies.iter().try_for_each(|copy| remove_path(copy))?;
+        // An image beside a directory is a copy of it, and goes before it.
         for form in [LayerForm::Erofs, LayerForm::Directory] {
             remove_path(&self.layout.layer(diff_id, form))?;
         }
