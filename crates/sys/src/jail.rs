@@ -30,8 +30,8 @@ use crate::mount::{self, MountAttr, NODEV, NOSUID, RDONLY};
 pub struct Identity {
     /// User and group id.
     pub id: u32,
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
+    /// Supplementary groups; `None`: the caller's.
+    pub groups: Option<Vec<u32>>,
 }
 
 /// A part of the host's file system that the program sees.
@@ -125,7 +125,7 @@ impl Jail {
 
 struct Prepared {
     parent: Option<rustix::process::Pid>,
-    identity: Option<(u32, Vec<libc::gid_t>)>,
+    identity: Option<(u32, Option<Vec<libc::gid_t>>)>,
     namespaces: u64,
     view: Option<PreparedView>,
     no_new_privileges: bool,
@@ -172,7 +172,7 @@ impl Prepared {
         let none = Rlimit { current: Some(0), maximum: Some(0) };
         rustix::process::setrlimit(Resource::Core, none)?;
         if let Some((id, groups)) = &self.identity {
-            become_user(*id, groups)?;
+            become_user(*id, groups.as_deref())?;
         }
         if self.no_new_privileges {
             rustix::thread::set_no_new_privs(true)?;
@@ -196,11 +196,13 @@ impl Prepared {
 }
 
 /// For the whole process, which has one thread: it was just forked.
-fn become_user(id: u32, groups: &[libc::gid_t]) -> io::Result<()> {
+fn become_user(id: u32, groups: Option<&[libc::gid_t]>) -> io::Result<()> {
     let check = |result: libc::c_long| if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) };
     // SAFETY: a length and that many ids; then three integers each.
     unsafe {
-        check(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
+        if let Some(groups) = groups {
+            check(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
+        }
         check(libc::syscall(libc::SYS_setresgid, id, id, id))?;
         check(libc::syscall(libc::SYS_setresuid, id, id, id))
     }
@@ -341,7 +343,7 @@ mod tests {
     #[test]
     fn a_user_of_its_own_without_privileges_or_descriptors() {
         let jail = Jail {
-            identity: Some(Identity { id: 0x7000_0001, groups: Vec::new() }),
+            identity: Some(Identity { id: 0x7000_0001, groups: Some(Vec::new()) }),
             no_new_privileges: true,
             ..Jail::default()
         };

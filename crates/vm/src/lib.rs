@@ -25,6 +25,7 @@ mod qmp;
 mod share;
 mod store;
 mod template;
+mod user;
 mod virtiofsd;
 
 use std::path::PathBuf;

@@ -9,18 +9,18 @@
 //! holds its program, the kernel and the initramfs, read-only. Disks and sockets reach it as open descriptors. Its
 //! own system call filter is on.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use proa_sys::jail::{Entry, Identity, Jail, View};
+use proa_sys::jail::{Entry, Jail, View};
 use rustix::thread::UnshareFlags;
-use sha2::{Digest, Sha256};
 
-use crate::VmError;
 use crate::accelerator::Accelerator;
 use crate::machine::{Disk, Helper, Hypervisor, Machine, Origin};
+use crate::{VmError, user};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PLACES: &[&str] =
@@ -34,8 +34,6 @@ const MEMORY: &str = "/guest/memory";
 const MEMORY_LIMIT: Duration = Duration::from_secs(10);
 /// What programs need to be loaded.
 const SYSTEM: &[&str] = &["/usr", "/lib", "/lib64", "/etc/ld.so.cache"];
-/// Users of VMMs begin here, above what distributions and systemd give out; 24 bits of the id follow.
-const FIRST_USER: u32 = 0x7000_0000;
 /// Functions of a PCI slot, and slots that the machine itself leaves free (1 to 30).
 const FUNCTIONS: usize = 8;
 const SLOTS: usize = 30;
@@ -65,17 +63,15 @@ impl Qemu {
         &self.program
     }
 
-    fn jail(&self, machine: &Machine) -> Jail {
+    fn jail(&self, machine: &Machine) -> io::Result<Jail> {
         let mut entries: Vec<Entry> =
             SYSTEM.iter().filter_map(|path| system_entry(Path::new(path))).collect();
         if !self.program.starts_with("/usr") {
             entries.extend(system_entry(&self.program));
         }
         entries.push(Entry::Device("/dev/urandom".into()));
-        let mut groups = Vec::new();
-        if let Accelerator::Kvm { group } = machine.accelerator {
+        if let Accelerator::Kvm { .. } = machine.accelerator {
             entries.push(Entry::Device("/dev/kvm".into()));
-            groups.push(group);
         }
         let mut show = |source: &Path, target: &str, writable| {
             let target = target.trim_start_matches('/').into();
@@ -90,12 +86,12 @@ impl Qemu {
         }
         let namespaces =
             UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
-        Jail {
-            identity: Some(Identity { id: user_of(&machine.id), groups }),
+        Ok(Jail {
+            identity: Some(user::identity(&machine.id, &machine.accelerator)?),
             namespaces: namespaces.bits().into(),
             view: Some(View { at: machine.run_dir.clone(), entries, root: true }),
             no_new_privileges: true,
-        }
+        })
     }
 }
 
@@ -106,7 +102,7 @@ impl Hypervisor for Qemu {
         command.args(arguments(machine)).env_clear();
         let duplicate = |log: &OwnedFd| log.try_clone().map_err(failed);
         command.stdin(Stdio::null()).stdout(duplicate(&machine.console)?).stderr(duplicate(&machine.errors)?);
-        let (jail, keep) = (self.jail(machine), descriptors(machine));
+        let (jail, keep) = (self.jail(machine).map_err(failed)?, descriptors(machine));
         let child = match &machine.origin {
             Origin::Clone { memory, .. } => {
                 jail.spawn_with_file(command, &keep, memory.as_fd(), MEMORY_LIMIT)
@@ -115,12 +111,6 @@ impl Hypervisor for Qemu {
         };
         Helper::new(child.map_err(failed)?).map_err(failed)
     }
-}
-
-/// No two instances share a user, but for one chance in sixteen million: VMMs can't reach each other.
-pub(crate) fn user_of(id: &str) -> u32 {
-    let hash = Sha256::digest(id);
-    FIRST_USER | u32::from_be_bytes([0, hash[0], hash[1], hash[2]])
 }
 
 /// Shows a path of the host as it is there: itself, or the link that it is.
@@ -395,11 +385,5 @@ mod tests {
         places.dedup();
         assert_eq!(places.len(), 104);
         assert!(text.contains("serial=layer99,") && !text.contains("addr=0x1f"), "{text}");
-    }
-
-    #[test]
-    fn users_are_apart_and_above_all_others() {
-        assert_ne!(user_of("a"), user_of("b"));
-        assert!((FIRST_USER..0x7100_0000).contains(&user_of("a")));
     }
 }

@@ -44,10 +44,10 @@ use sha2::{Digest, Sha256};
 use crate::accelerator::Accelerator;
 use crate::kernel::Kernel;
 use crate::machine::{Disk, Hypervisor, Logs, Machine, Origin, guest_memory};
-use crate::qemu::{MAX_DEVICES, Qemu, user_of};
+use crate::qemu::{MAX_DEVICES, Qemu};
 use crate::qmp::Qmp;
 use crate::store::{Store, identity, publish, short_hex};
-use crate::{DEFAULT_DISK, VmError, VmSpec, disk, initramfs};
+use crate::{DEFAULT_DISK, VmError, VmSpec, disk, initramfs, user};
 
 /// Changes when templates made before shall not be used any more.
 const FORMAT: &str = "3";
@@ -370,7 +370,8 @@ fn save(store: &Store, shape: &Shape, directory: &Path, id: &str) -> Result<Stri
         .open(&memory)
         .map_err(VmError::io(&memory))?;
     file.set_len(shape.memory).map_err(VmError::io(&memory))?;
-    let user = rustix::process::Uid::from_raw(user_of(id));
+    let identity = user::identity(id, shape.accelerator).map_err(VmError::io(&memory))?;
+    let user = rustix::process::Uid::from_raw(identity.id);
     rustix::fs::fchown(&file, Some(user), None).map_err(|errno| VmError::io(&memory)(errno.into()))?;
     let run_dir = directory.join("view");
     fs::create_dir(&run_dir).map_err(VmError::io(&run_dir))?;
