@@ -146,6 +146,7 @@ impl Engine {
             self.stop(instance, &StopOptions { timeout, signal: None })?;
         }
         self.settle_all()?;
+        self.end_template_makers()?;
         self.unmount_layers()?;
         // What is not empty belongs to instances that are kept, or to a command that has just begun.
         for directory in

@@ -10,10 +10,11 @@
 use std::ffi::{OsStr, OsString};
 use std::process::{Command, ExitCode, Stdio};
 
+use proa_protocol::template::MAKER_ARGUMENT;
 use proa_vm::TemplateRequest;
 
 /// Before the request.
-pub const ARGUMENT: &str = "--template";
+pub const ARGUMENT: &str = MAKER_ARGUMENT;
 /// After the request: have it done by another process.
 const DETACH: &str = "detach";
 

@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 
 /// Where templates are, below the state directory.
 pub const DIRECTORY: &str = "vm/templates";
+/// Beside them: locked by who makes one, and holds the process id of that.
+pub const LOCK_FILE: &str = "vm/templates.lock";
+/// How such a process is called: the second word of its command line.
+pub const MAKER_ARGUMENT: &str = "--template";
 /// A template's description; without it there is no template. The time of its last change is that of the template's
 /// last use.
 pub const INFO_FILE: &str = "template.json";

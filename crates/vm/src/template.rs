@@ -26,7 +26,7 @@
 //!    removed by the next.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
@@ -208,7 +208,7 @@ impl Template {
         }
         let mut state = File::open(directory.join(STATE))?;
         let mut bytes = Vec::new();
-        state.by_ref().take(MOST_STATE).read_to_end(&mut bytes)?;
+        (&state).take(MOST_STATE).read_to_end(&mut bytes)?;
         if hex(&Sha256::digest(&bytes)) != info.state_sha256 {
             return Err(io::Error::other("its state was changed or replaced"));
         }
@@ -308,8 +308,12 @@ fn lock(store: &Store) -> Result<File, VmError> {
     let path = store.path(LOCK);
     let file =
         File::options().create(true).append(true).mode(0o600).open(&path).map_err(VmError::io(&path))?;
-    rustix::fs::flock(&file, FlockOperation::LockExclusive)
-        .map_err(|errno| VmError::io(&path)(errno.into()))?;
+    let mark = || {
+        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+        file.set_len(0)?;
+        (&file).write_all(std::process::id().to_string().as_bytes())
+    };
+    mark().map_err(VmError::io(&path))?;
     Ok(file)
 }
 

@@ -121,6 +121,17 @@ fn a_broken_template_is_told_of_removed_and_costs_nothing_but_time() {
     await_makers(&proa);
 }
 
+#[test]
+fn a_stop_of_everything_ends_who_makes_a_template() {
+    let proa = proa();
+    assert_eq!(run(&proa, &[], "true").code, 0);
+    let partial = proa.root().join("vm/templates/.new");
+    proa.wait_for("a template in the making", || partial.exists() || !templates(&proa).is_empty());
+    assert_eq!(proa.run(&["system", "stop"]).code, 0);
+    let lock = fs::File::open(proa.root().join("vm/templates.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+}
+
 /// A process that makes a template is nobody's child; it must not outlive the root of the test.
 fn await_makers(proa: &Proa) {
     let store = proa.root().join("vm");
