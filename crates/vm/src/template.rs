@@ -22,8 +22,8 @@
 //! Invariants:
 //! 1. A clone cannot change the template: it never has a descriptor that its memory could be written by.
 //! 2. A template that has a name is whole and on disk.
-//! 3. Templates are made one at a time, by a process that nobody waits for; what a killed one left half-made is
-//!    removed by the next.
+//! 3. Templates are made one at a time, by a process that nobody waits for and that waits for nobody; what a killed
+//!    one left half-made is removed by the next.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
@@ -38,6 +38,7 @@ use proa_protocol::message::{Request, Response};
 use proa_protocol::template::{INFO_FILE, TemplateInfo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -132,7 +133,8 @@ impl Shape<'_> {
         let parts = [
             FORMAT.to_owned(),
             self.kernel.name(),
-            self.initramfs.to_string_lossy().into_owned(),
+            // Its name is a checksum; where the store is does not matter.
+            self.initramfs.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             qemu.map_err(VmError::io(program))?,
             match self.accelerator {
                 Accelerator::Kvm { .. } => "kvm".to_owned(),
@@ -252,14 +254,15 @@ impl TemplateRequest {
         }
     }
 
-    /// Makes the template, unless it is there. Takes as long as a boot.
+    /// Makes the template, unless it is there, or another is being made: then the next instance that boots asks for
+    /// it again. Takes as long as a boot.
     ///
     /// # Errors
     /// A part is missing, or the guest did not boot; that is remembered, so that the next instance does not try it
     /// again.
     pub fn make(&self) -> Result<(), VmError> {
         let store = Store::open(&self.store)?;
-        let _lock = lock(&store)?;
+        let Some(_lock) = lock(&store)? else { return Ok(()) };
         let spec = VmSpec {
             kernel: self.kernel.clone(),
             agent: self.agent.clone(),
@@ -296,7 +299,8 @@ impl TemplateRequest {
     }
 }
 
-fn lock(store: &Store) -> Result<File, VmError> {
+/// Nothing where somebody else has it.
+fn lock(store: &Store) -> Result<Option<File>, VmError> {
     let directory = store.path(DIRECTORY);
     if !directory.is_dir() {
         fs::DirBuilder::new()
@@ -308,13 +312,14 @@ fn lock(store: &Store) -> Result<File, VmError> {
     let path = store.path(LOCK);
     let file =
         File::options().create(true).append(true).mode(0o600).open(&path).map_err(VmError::io(&path))?;
-    let mark = || {
-        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
-        file.set_len(0)?;
-        (&file).write_all(std::process::id().to_string().as_bytes())
-    };
-    mark().map_err(VmError::io(&path))?;
-    Ok(file)
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return Ok(None),
+        Err(errno) => return Err(VmError::io(&path)(errno.into())),
+    }
+    let id = std::process::id().to_string();
+    file.set_len(0).and_then(|()| (&file).write_all(id.as_bytes())).map_err(VmError::io(&path))?;
+    Ok(Some(file))
 }
 
 /// Under the lock: everything that is half-made is nobody's.
