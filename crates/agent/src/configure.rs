@@ -1,12 +1,20 @@
 //! Makes the guest what its configuration says: seeded, on time, with the instance's root and shares.
+//!
+//! A guest that is to become a template is prepared first: the disks it has then are places for those of its clones.
+//! So nothing that was read of them may be kept, but for the writable disk where that is mounted: its clones get it
+//! as it was saved.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use proa_oci::runtime::{NamespaceKind, Spec};
 use proa_protocol::message::GuestConfig;
 use proa_runtime::{CgroupPolicy, Owners, Rootfs};
 use proa_supervisor::{Supervisor, SupervisorConfig};
 use rustix::mount::{MountFlags, mount};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use rustix::time::{ClockId, Timespec};
 
 use crate::boot::{make, wait_for};
@@ -17,13 +25,84 @@ pub const WRITABLE: &str = "/run/proa/rw";
 const LAYERS: &str = "/run/proa/layers";
 const SHARES: &str = "/run/proa/shares";
 const BLOCK_DEVICES: &str = "/sys/block";
+const WRITABLE_DISK: &str = "rw";
+/// Serial numbers of the places for layers begin so; a number follows.
+const PLACE: &str = "none";
+const OWN_NETWORK: &str = "/proc/self/ns/net";
+const NETWORK: &str = "/run/network";
+
+/// What a guest that was saved as a template has ready.
+pub struct Prepared {
+    /// Nodes of the writable disk and of the places for layers.
+    writable: PathBuf,
+    places: Vec<PathBuf>,
+}
+
+/// Makes the guest ready to be saved.
+pub fn prepare(mount: bool) -> Result<Prepared, Error> {
+    let writable = disk(WRITABLE_DISK)?;
+    let mut names: Vec<(usize, String)> = disks()
+        .filter_map(|name| Some((serial_of(&name)?.strip_prefix(PLACE)?.parse().ok()?, name)))
+        .collect();
+    names.sort();
+    let places: Vec<PathBuf> = names.into_iter().map(|(_, name)| Path::new("/dev").join(name)).collect();
+    if mount {
+        mount_writable(&writable)?;
+    } else {
+        forget(&writable)?;
+    }
+    places.iter().try_for_each(|place| forget(place))?;
+    make_network().at("make a network namespace at", NETWORK)?;
+    rustix::fs::sync();
+    Ok(Prepared { writable, places })
+}
+
+/// Drops what the kernel has read of a disk when it looked for partitions.
+fn forget(node: &Path) -> Result<(), Error> {
+    let disk = File::open(node).at("open", node)?;
+    proa_sys::guest::forget_blocks(&disk).at("forget what was read of", node)
+}
+
+/// A network namespace with a loopback interface for the instance: to make one takes an emulated guest as long as
+/// to start a program in it.
+fn make_network() -> io::Result<()> {
+    let own = File::open(OWN_NETWORK)?;
+    File::create(NETWORK)?;
+    proa_sys::process::unshare_namespaces(UnshareFlags::NEWNET.bits().into())?;
+    let made =
+        proa_sys::net::loopback_up().and_then(|()| Ok(rustix::mount::mount_bind(OWN_NETWORK, NETWORK)?));
+    move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))?;
+    made
+}
+
+/// Gives the instance the network namespace that was made for it, if it wants a new one that is the guest's own.
+fn use_network(spec: &mut Spec) {
+    let Some(linux) = &mut spec.linux else { return };
+    if linux.namespaces.iter().any(|namespace| namespace.kind == NamespaceKind::User) {
+        return;
+    }
+    for namespace in linux.namespaces.iter_mut().filter(|namespace| namespace.kind == NamespaceKind::Network)
+    {
+        namespace.path.get_or_insert_with(|| NETWORK.into());
+    }
+}
 
 /// Does all of it and gives the supervisor that serves the instance.
-pub fn apply(config: GuestConfig) -> Result<Supervisor, Error> {
+pub fn apply(mut config: GuestConfig, prepared: Option<&Prepared>) -> Result<Supervisor, Error> {
     seed(&config.entropy)?;
     set_clock(config.time_ns)?;
-    let lowers = (0..config.layers).map(mount_layer).collect::<Result<Vec<_>, _>>()?;
-    mount_writable()?;
+    let (writable, layers) = match prepared {
+        Some(prepared) => prepared.disks(config.layers)?,
+        None => find_disks(config.layers)?,
+    };
+    let mount_numbered = |(number, node): (usize, &PathBuf)| mount_layer(number, node);
+    let lowers = layers.iter().enumerate().map(mount_numbered).collect::<Result<Vec<_>, _>>()?;
+    if !config.writable_mounted {
+        mount_writable(&writable)?;
+    }
+    if prepared.is_some() {
+        use_network(&mut config.spec);
+    }
     for tag in &config.shares {
         mount_share(tag)?;
     }
@@ -43,7 +122,9 @@ pub fn apply(config: GuestConfig) -> Result<Supervisor, Error> {
 fn seed(entropy: &[u8]) -> Result<(), Error> {
     let path = "/dev/urandom";
     let random = OpenOptions::new().write(true).open(path).at("open", path)?;
-    proa_sys::guest::add_entropy(&random, entropy).at("seed", path)
+    proa_sys::guest::add_entropy(&random, entropy).at("seed", path)?;
+    // Clones of a template have the same generator until it takes up what is new.
+    proa_sys::guest::reseed(&random).at("seed", path)
 }
 
 fn set_clock(time_ns: i64) -> Result<(), Error> {
@@ -52,20 +133,34 @@ fn set_clock(time_ns: i64) -> Result<(), Error> {
     rustix::time::clock_settime(ClockId::Realtime, time).at("set", "CLOCK_REALTIME")
 }
 
-fn mount_layer(number: usize) -> Result<PathBuf, Error> {
-    let device = disk(&format!("layer{number}"))?;
+impl Prepared {
+    /// The node of the writable disk, and those of so many layers.
+    fn disks(&self, layers: usize) -> Result<(PathBuf, Vec<PathBuf>), Error> {
+        let places = self.places.get(..layers).ok_or_else(|| {
+            Error::Configuration(format!("{layers} layers are more than {} places", self.places.len()))
+        })?;
+        Ok((self.writable.clone(), places.to_vec()))
+    }
+}
+
+/// The same of a guest that has just booted.
+fn find_disks(layers: usize) -> Result<(PathBuf, Vec<PathBuf>), Error> {
+    let layers = (0..layers).map(|number| disk(&format!("layer{number}"))).collect::<Result<_, _>>()?;
+    Ok((disk(WRITABLE_DISK)?, layers))
+}
+
+fn mount_layer(number: usize, device: &Path) -> Result<PathBuf, Error> {
     let target = format!("{LAYERS}/{number}");
     make(&target)?;
-    mount(&device, &target, "erofs", MountFlags::RDONLY | MountFlags::NODEV, None).at("mount", &device)?;
+    mount(device, &target, "erofs", MountFlags::RDONLY | MountFlags::NODEV, None).at("mount", device)?;
     Ok(target.into())
 }
 
-fn mount_writable() -> Result<(), Error> {
-    let device = disk("rw")?;
+fn mount_writable(device: &Path) -> Result<(), Error> {
     make(WRITABLE)?;
     // Tables of inodes that were never used need no zeros: on the host's disk they are holes.
     let options = c"errors=remount-ro,discard,noinit_itable";
-    mount(&device, WRITABLE, "ext4", MountFlags::NODEV | MountFlags::NOATIME, Some(options))
+    mount(device, WRITABLE, "ext4", MountFlags::NODEV | MountFlags::NOATIME, Some(options))
         .at("mount", device)
 }
 
@@ -88,8 +183,15 @@ fn disk(serial: &str) -> Result<PathBuf, Error> {
 }
 
 fn find_disk(serial: &str) -> Option<String> {
-    let disks = fs::read_dir(BLOCK_DEVICES).ok()?.flatten();
-    let matches =
-        |path: &Path| fs::read_to_string(path.join("serial")).is_ok_and(|found| found.trim() == serial);
-    disks.filter(|disk| matches(&disk.path())).find_map(|disk| disk.file_name().into_string().ok())
+    disks().find(|name| serial_of(name).is_some_and(|found| found == serial))
+}
+
+fn disks() -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(BLOCK_DEVICES).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
+}
+
+fn serial_of(name: &str) -> Option<String> {
+    let text = fs::read_to_string(Path::new(BLOCK_DEVICES).join(name).join("serial")).ok()?;
+    Some(text.trim().to_owned())
 }

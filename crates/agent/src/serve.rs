@@ -1,7 +1,7 @@
 //! Moves frames between the port and the supervisor until the host says that it is over.
 //!
 //! ```text
-//!   Waiting ──Configure──▶ Serving ──Shutdown──▶ return      (the port's end, or bytes that are no frame: return)
+//!   Waiting ─Prepare─▶ Waiting ──Configure──▶ Serving ──Shutdown──▶ return      (the port's end, or bytes that are no frame: return)
 //! ```
 //!
 //! Output waits in one buffer; while more than [`CONGESTED`] bytes are in it, the supervisor's frames are left
@@ -18,7 +18,7 @@ use proa_sys::signalfd::SignalFd;
 use rustix::event::PollFlags;
 use rustix::process::{Pid, WaitOptions, waitpid};
 
-use crate::configure;
+use crate::configure::{self, Prepared};
 use crate::error::{At, Error};
 
 /// The agent's own channel.
@@ -47,6 +47,7 @@ pub fn run(port: File) -> Result<(), Error> {
         SignalFd::new(&[rustix::process::Signal::CHILD.as_raw()]).at("watch", "child processes")?;
     let mut link = Link { port, decoder: Decoder::new(), outgoing: Vec::new(), sent: 0, ended: false };
     let mut supervisor = None;
+    let mut prepared = None;
     while !link.ended {
         let events = wait(&link, &children, supervisor.as_ref())?;
         for (token, flags) in events {
@@ -58,7 +59,7 @@ pub fn run(port: File) -> Result<(), Error> {
             }
         }
         while let Some(frame) = link.decoder.next_frame()? {
-            if dispatch(frame, &mut link, &mut supervisor) {
+            if dispatch(frame, &mut link, &mut prepared, &mut supervisor) {
                 return link.flush();
             }
         }
@@ -90,7 +91,12 @@ fn wait(
 }
 
 /// Handles one frame; true when the guest shall end.
-fn dispatch(frame: Frame, link: &mut Link, supervisor: &mut Option<Supervisor>) -> bool {
+fn dispatch(
+    frame: Frame,
+    link: &mut Link,
+    prepared: &mut Option<Prepared>,
+    supervisor: &mut Option<Supervisor>,
+) -> bool {
     if frame.channel != AGENT {
         match supervisor {
             Some(supervisor) => supervisor.handle(frame),
@@ -108,14 +114,14 @@ fn dispatch(frame: Frame, link: &mut Link, supervisor: &mut Option<Supervisor>) 
             link.send(&Response::Ok.frame(AGENT));
             true
         }
+        Ok(Request::Prepare { mount }) if supervisor.is_none() => {
+            let answer = answer(configure::prepare(mount).map(|done| *prepared = Some(done)));
+            link.send(&answer.frame(AGENT));
+            false
+        }
         Ok(Request::Configure(config)) if supervisor.is_none() => {
-            let answer = match configure::apply(*config) {
-                Ok(configured) => {
-                    *supervisor = Some(configured);
-                    Response::Ok
-                }
-                Err(error) => Response::error(ErrorKind::Internal, error.to_string()),
-            };
+            let configured = configure::apply(*config, prepared.as_ref());
+            let answer = answer(configured.map(|configured| *supervisor = Some(configured)));
             link.send(&answer.frame(AGENT));
             false
         }
@@ -127,6 +133,13 @@ fn dispatch(frame: Frame, link: &mut Link, supervisor: &mut Option<Supervisor>) 
             link.refuse(AGENT, &format!("not a request: {error}"));
             false
         }
+    }
+}
+
+fn answer(result: Result<(), Error>) -> Response {
+    match result {
+        Ok(()) => Response::Ok,
+        Err(error) => Response::error(ErrorKind::Internal, error.to_string()),
     }
 }
 

@@ -274,6 +274,9 @@ pub struct VmOptions {
     /// Size of the writable disk, bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_size: Option<i64>,
+    /// Boot it, rather than start it from a template.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub no_template: bool,
 }
 
 impl VmOptions {

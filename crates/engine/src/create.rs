@@ -12,7 +12,8 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 
-use proa_image::Image;
+use proa_image::layer::LayerForm;
+use proa_image::{Image, LayerCopy, LayerFile};
 use proa_protocol::instance::{CONFIG_FILE, InstanceConfig, IsolationLevel, Layer};
 
 use crate::config::{ContainerConfig, HostConfig};
@@ -63,7 +64,7 @@ impl Engine {
         spec::complete(host_config, *level)?;
         policy::enforce(config, host_config, settings)?;
         settings.apply(host_config)?;
-        userns::complete(host_config, *level, settings)?;
+        userns::complete(config, host_config, *level, settings)?;
         let mut record = Record {
             id: names::fresh_id()?,
             name: String::new(),
@@ -77,7 +78,7 @@ impl Engine {
         };
         let mut instance = spec::build(&record.id, &record.config, &record.host_config, record.level)?;
         record.config.hostname = instance.spec.hostname.clone().unwrap_or_default();
-        instance.layers = layers(image);
+        instance.layers = layers(&image.layers);
         instance.reaper = Some(self.programs.own.clone());
         mounts::prepare_sources(host_config)?;
         let settings = *settings;
@@ -90,7 +91,7 @@ impl Engine {
         instance.actor = events::actor(&record);
         let mut warnings = self.warnings(&record)?;
         let confined = self.confine(&record, &mut instance, &mut warnings);
-        if let Err(error) = confined.and_then(|()| self.complete(&record, &instance, &request.image)) {
+        if let Err(error) = confined.and_then(|()| self.complete(&record, &mut instance, &request.image)) {
             self.undo(&record);
             return Err(error);
         }
@@ -122,10 +123,14 @@ impl Engine {
         Err(Error::conflict("no free name was found", "give one with --name"))
     }
 
-    fn complete(&self, record: &Record, instance: &InstanceConfig, image: &Image) -> Result<()> {
+    fn complete(&self, record: &Record, instance: &mut InstanceConfig, image: &Image) -> Result<()> {
         // The row keeps the image from now on; make sure that it was still there when the row was.
-        if !self.store()?.contains(&image.id)? {
+        let store = self.store()?;
+        if !store.contains(&image.id)? {
             return Err(proa_image::Error::NotFound(record.image.clone()).into());
+        }
+        if let Some(copy) = copy_of_layers(record)? {
+            instance.layers = layers(&store.copies(image, copy)?);
         }
         let directory = self.paths.instance(&record.id);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
@@ -163,10 +168,15 @@ impl Engine {
     }
 }
 
-fn layers(image: &Image) -> Vec<Layer> {
-    image
-        .layers
-        .iter()
-        .map(|layer| Layer { diff_id: layer.diff_id.to_string(), path: layer.path.clone() })
-        .collect()
+/// In which form the instance's layers must be, where that is not the store's.
+fn copy_of_layers(record: &Record) -> Result<Option<LayerCopy>> {
+    let has_directories = LayerForm::usable() == LayerForm::Directory;
+    if record.level == IsolationLevel::Vm && has_directories {
+        return Ok(Some(LayerCopy::Image));
+    }
+    Ok(userns::kept_ids(&record.host_config)?.map(LayerCopy::Keeping))
+}
+
+fn layers(files: &[LayerFile]) -> Vec<Layer> {
+    files.iter().map(|layer| Layer { diff_id: layer.diff_id.to_string(), path: layer.path.clone() }).collect()
 }

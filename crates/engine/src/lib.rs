@@ -36,6 +36,7 @@ pub mod settings;
 pub mod signals;
 pub mod spec;
 pub mod system;
+pub mod templates;
 pub mod trees;
 pub mod update;
 mod userns;

@@ -4,7 +4,8 @@
 //! [security]
 //! policy = "baseline"          # no instance may be made under a weaker Pod Security Standard
 //! no-new-privileges = true     # unless --security-opt no-new-privileges=false
-//! userns = "auto"              # root's containers have ids of their own, unless --userns host
+//! userns = "auto"              # root's containers have ids of their own, unless --userns host;
+//!                              # "keep-id": ordinary users have their own id in their containers
 //! userns-range = "1000000000:1000000"   # where `containers` has none in /etc/subuid and /etc/subgid
 //! ```
 
@@ -26,7 +27,7 @@ pub struct SecuritySettings {
     pub policy: Option<Level>,
     /// Programs cannot raise their privileges.
     pub no_new_privileges: bool,
-    /// User namespace of root's containers.
+    /// User namespace of containers.
     pub userns: Option<DefaultUserns>,
     /// Ids for `auto` where `/etc/subuid` and `/etc/subgid` give none.
     pub userns_range: Option<IdRange>,
@@ -38,8 +39,21 @@ pub struct SecuritySettings {
 pub enum DefaultUserns {
     /// The host's.
     Host,
-    /// Ids of the container's own.
+    /// Ids of the container's own, for root's.
     Auto,
+    /// Its own id for an ordinary user.
+    KeepId,
+}
+
+impl DefaultUserns {
+    /// Whether it concerns containers of whom this process belongs to.
+    fn is_for_us(self) -> bool {
+        match self {
+            Self::Host => true,
+            Self::Auto => proa_sys::userns::is_initial(),
+            Self::KeepId => !proa_sys::userns::is_initial(),
+        }
+    }
 }
 
 /// Ids in a row, as `first:count`.
@@ -92,7 +106,7 @@ impl SecuritySettings {
         Self {
             policy: self.policy.max(other.policy),
             no_new_privileges: self.no_new_privileges || other.no_new_privileges,
-            userns: self.userns.or(other.userns),
+            userns: self.userns.filter(|userns| userns.is_for_us()).or(other.userns),
             userns_range: self.userns_range.or(other.userns_range),
         }
     }
@@ -117,7 +131,7 @@ impl SecuritySettings {
             Error::Invalid {
                 message: format!("{}: {line}", path.display()),
                 hint: "[security] has policy = \"privileged|baseline|restricted\", no-new-privileges, \
-                       userns = \"host|auto\" and userns-range = \"FIRST:COUNT\""
+                       userns = \"host|auto|keep-id\" and userns-range = \"FIRST:COUNT\""
                     .into(),
             }
         };
@@ -156,6 +170,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_for_others_hides_nothing() {
+        let with = |userns| SecuritySettings { userns: Some(userns), ..Default::default() };
+        use DefaultUserns::{Auto, Host, KeepId};
+        assert_eq!(with(KeepId).and(with(Auto)), with(Auto));
+        assert_eq!(with(Host).and(with(Auto)), with(Host));
+    }
+
+    #[test]
     fn of_two_files_the_stricter_holds() {
         let host =
             SecuritySettings { policy: Some(Level::Baseline), no_new_privileges: true, ..Default::default() };
@@ -171,7 +193,7 @@ mod tests {
             "[security]\npolcy = 'baseline'",
             "security = 1",
             "{",
-            "[security]\nuserns = 'keep-id'",
+            "[security]\nuserns = 'keep'",
             "[security]\nuserns-range = '0:5'",
         ] {
             let error = load(text).unwrap_err().to_string();

@@ -146,6 +146,7 @@ impl Engine {
             self.stop(instance, &StopOptions { timeout, signal: None })?;
         }
         self.settle_all()?;
+        self.end_template_makers()?;
         self.unmount_layers()?;
         // What is not empty belongs to instances that are kept, or to a command that has just begun.
         for directory in
@@ -201,6 +202,9 @@ impl Engine {
                 }
             }
         }
+        let templates = self.templates()?;
+        usage.templates = templates.len();
+        usage.templates_bytes = templates.iter().map(|template| template.bytes).sum();
         usage.images_reclaimable = usage.images_reclaimable.min(usage.images_bytes);
         for instance in &instances {
             let (own, _) = self.sizes(instance);
@@ -234,6 +238,10 @@ pub struct DiskUsage {
     pub instances_bytes: u64,
     /// Bytes of those that do not run.
     pub instances_reclaimable: u64,
+    /// Number of templates of virtual machines.
+    pub templates: usize,
+    /// Their bytes; all of them can be made again.
+    pub templates_bytes: u64,
 }
 
 /// Names in a directory; none where there is no such directory.

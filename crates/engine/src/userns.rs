@@ -1,21 +1,29 @@
-//! User namespaces of root's containers: `--userns`, `--uidmap`, `--gidmap`.
+//! User namespaces of containers: `--userns`, `--uidmap`, `--gidmap`.
 //!
 //! | asked for | ids inside are |
 //! | --- | --- |
-//! | `host`, nothing | the host's |
-//! | `auto`, `auto:size=COUNT` | a range that no other instance of this root has, claimed in the database |
-//! | maps | what the maps say |
+//! | `host`, nothing | the host's; an ordinary user's, those of [`crate::rootless`] |
+//! | `auto`, `auto:size=COUNT` | root's containers: a range that no other instance of this root has, claimed in the database |
+//! | maps | root's containers: what the maps say |
+//! | `keep-id`, `keep-id:uid=ID,gid=ID` | an ordinary user's containers: the user has its own id, or the one given |
 //!
 //! Ranges for `auto` are those of the user `containers` in `/etc/subuid` and `/etc/subgid`, else that of
 //! `[security] userns-range`.
 //!
-//! Layers keep the owners they were unpacked with: the runtime mounts them with ids mapped by the kernel, below an
-//! overlay whose writable layer belongs to the mapped root. Volumes keep the owners that the host knows.
+//! For root, layers keep the owners they were unpacked with: the runtime mounts them with ids mapped by the kernel, below
+//! an overlay whose writable layer belongs to the mapped root. Volumes keep the owners that the host knows.
+//!
+//! An ordinary user's namespace has ids 0 (the user) to N. In the container's own below it, with `keep-id` of 1000,
+//! 1000 is that 0, those below 1000 are one higher outside, and those above are the same. The kernel maps owners of
+//! mounts for root alone, so there layers are unpacked once more, with such owners ([`KeptIds`]).
 
+use std::path::Path;
+
+use proa_image::layer::KeptIds;
 use proa_oci::runtime::{IdMapping, Namespace, NamespaceKind, Spec};
 use proa_protocol::instance::IsolationLevel;
 
-use crate::config::HostConfig;
+use crate::config::{ContainerConfig, HostConfig};
 use crate::db::{IdPools, Record};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -33,13 +41,20 @@ enum Mode {
     Host,
     Auto(u32),
     Maps,
+    /// User and group that the user is to have inside, where they are not its own.
+    Keep([Option<u32>; 2]),
 }
 
 /// Writes out what the user left to a rule, and refuses what cannot be.
 ///
 /// # Errors
 /// The mode or a map makes no sense, or does not go with another option, the level or the user.
-pub fn complete(host: &mut HostConfig, level: IsolationLevel, settings: &SecuritySettings) -> Result<()> {
+pub fn complete(
+    config: &mut ContainerConfig,
+    host: &mut HostConfig,
+    level: IsolationLevel,
+    settings: &SecuritySettings,
+) -> Result<()> {
     let maps = &mut host.id_mappings;
     let has_maps = !maps.uid_map.is_empty() || !maps.gid_map.is_empty();
     if has_maps {
@@ -54,16 +69,32 @@ pub fn complete(host: &mut HostConfig, level: IsolationLevel, settings: &Securit
         "private".clone_into(&mut host.userns_mode);
     }
     let is_root = proa_sys::userns::is_initial();
-    // A guest's kernel is a wall of its own, and an ordinary user's root is no root of the host's already.
-    let takes_default = host.userns_mode.is_empty() && level == IsolationLevel::Container && is_root;
-    if takes_default && settings.userns == Some(DefaultUserns::Auto) {
-        "auto".clone_into(&mut host.userns_mode);
+    // A guest's kernel is a wall of its own.
+    if host.userns_mode.is_empty() && level == IsolationLevel::Container {
+        host.userns_mode.push_str(default_mode(settings.userns, is_root));
     }
-    if parse(&host.userns_mode, has_maps)? == Mode::Host {
-        return Ok(());
+    match parse(&host.userns_mode, has_maps)? {
+        Mode::Host => Ok(()),
+        Mode::Keep(wanted) => {
+            check_keep(host, level, is_root)?;
+            let outer =
+                ids::extents().map_err(|error| Error::io("read", Path::new("/proc/self/uid_map"), error))?;
+            keep(config, host, wanted, &outer)
+        }
+        Mode::Auto(_) | Mode::Maps => {
+            check(host, level, is_root)?;
+            id_maps(host).map(drop)
+        }
     }
-    check(host, level, is_root)?;
-    id_maps(host).map(drop)
+}
+
+/// `auto` is for root, whose root inside would be the host's, and `keep-id` for others.
+fn default_mode(default: Option<DefaultUserns>, is_root: bool) -> &'static str {
+    match default {
+        Some(DefaultUserns::Auto) if is_root => "auto",
+        Some(DefaultUserns::KeepId) if !is_root => "keep-id",
+        _ => "",
+    }
 }
 
 fn parse(mode: &str, has_maps: bool) -> Result<Mode> {
@@ -71,34 +102,141 @@ fn parse(mode: &str, has_maps: bool) -> Result<Mode> {
         "private" if has_maps => Ok(Mode::Maps),
         "" | "host" => Ok(Mode::Host),
         "auto" => Ok(Mode::Auto(DEFAULT_COUNT)),
-        "keep-id" => Err(Error::unsupported(
-            "--userns keep-id is not there: it needs layers with other owners, which the kernel maps for root alone",
-            "as an ordinary user, root inside is that user: leave it out; as root, use --userns auto",
-        )),
-        other => match other.strip_prefix("auto:size=").and_then(|count| count.parse().ok()) {
-            Some(count) if count > 0 => Ok(Mode::Auto(count)),
-            _ => Err(Error::Invalid {
+        "keep-id" => Ok(Mode::Keep([None; 2])),
+        other => {
+            let size = other.strip_prefix("auto:size=").and_then(|count| count.parse().ok());
+            let auto = size.filter(|count| *count > 0).map(Mode::Auto);
+            let keep = || other.strip_prefix("keep-id:").and_then(parse_kept).map(Mode::Keep);
+            auto.or_else(keep).ok_or_else(|| Error::Invalid {
                 message: format!("invalid --userns {other:?}"),
-                hint: "host, auto, auto:size=COUNT, or --uidmap and --gidmap".into(),
-            }),
-        },
+                hint: "host, auto, auto:size=COUNT, keep-id, keep-id:uid=ID,gid=ID, or --uidmap and --gidmap"
+                    .into(),
+            })
+        }
     }
+}
+
+fn parse_kept(options: &str) -> Option<[Option<u32>; 2]> {
+    let mut kept = [None; 2];
+    for option in options.split(',') {
+        let (name, id) = option.split_once('=')?;
+        let place = match name {
+            "uid" => 0,
+            "gid" => 1,
+            _ => return None,
+        };
+        // The kernel's "no id" is none.
+        kept[place] = Some(id.parse().ok().filter(|id| *id != u32::MAX)?);
+    }
+    Some(kept)
+}
+
+fn check_keep(host: &HostConfig, level: IsolationLevel, is_root: bool) -> Result<()> {
+    let mode = &host.userns_mode;
+    if level == IsolationLevel::Vm {
+        return Err(means_nothing_in_a_guest(mode));
+    }
+    if is_root {
+        return Err(Error::unsupported(
+            format!("--userns {mode} is for ordinary users: root's containers have the host's ids already"),
+            "leave it out, or use --userns auto for ids of the container's own",
+        ));
+    }
+    Ok(())
+}
+
+/// Writes out the maps, whom the program runs as where nobody says it, and the user's own group.
+fn keep(
+    config: &mut ContainerConfig,
+    host: &mut HostConfig,
+    wanted: [Option<u32>; 2],
+    outer: &[Vec<IdMapping>; 2],
+) -> Result<()> {
+    let ids = [0, 1].map(|kind: usize| wanted[kind].or_else(|| translate_root(&outer[kind])));
+    let [Some(uid), Some(gid)] = ids else {
+        return Err(Error::unsupported(
+            "--userns keep-id: root of this user namespace is nobody outside",
+            "",
+        ));
+    };
+    for (id, outer, file) in [(uid, &outer[0], "/etc/subuid"), (gid, &outer[1], "/etc/subgid")] {
+        let count: u64 = outer.iter().map(|range| u64::from(range.size)).sum();
+        if id != 0 && count < 2 {
+            return Err(Error::unsupported(
+                format!("--userns keep-id needs more ids than your own: root inside is one of {file}"),
+                format!(
+                    "install newuidmap (package uidmap), and give the user a line as NAME:100000:65536 in {file}"
+                ),
+            ));
+        }
+    }
+    host.id_mappings.uid_map = kept_map(uid, &outer[0]);
+    host.id_mappings.gid_map = kept_map(gid, &outer[1]);
+    if config.user.is_empty() {
+        config.user = format!("{uid}:{gid}");
+    }
+    if !host.group_add.contains(&gid.to_string()) {
+        host.group_add.push(gid.to_string());
+    }
+    Ok(())
+}
+
+/// Whom this namespace's root is outside it.
+fn translate_root(map: &[IdMapping]) -> Option<u32> {
+    map.iter().find(|range| range.container_id == 0).map(|range| range.host_id)
+}
+
+/// The map in which `kept` is this namespace's root. No line may have ids of two lines of the map outside.
+fn kept_map(kept: u32, outer: &[IdMapping]) -> Vec<String> {
+    let mut map = Vec::new();
+    for range in outer {
+        let end = u64::from(range.container_id) + u64::from(range.size);
+        // Ids outside from 1 to `kept` are one lower inside, those above the same.
+        let first = u64::from(range.container_id).max(1);
+        let middle = end.min(u64::from(kept) + 1);
+        if first < middle {
+            map.push(format!("{}:{first}:{}", first - 1, middle - first));
+        }
+        let first = first.max(u64::from(kept) + 1);
+        if first < end {
+            map.push(format!("{first}:{first}:{}", end - first));
+        }
+        if range.container_id == 0 {
+            map.push(format!("{kept}:0:1"));
+        }
+    }
+    map
+}
+
+/// Which ids of the container's are the user's, where its layers must have other owners for it.
+pub(crate) fn kept_ids(host: &HostConfig) -> Result<Option<KeptIds>> {
+    let has_maps = !host.id_mappings.uid_map.is_empty();
+    let Mode::Keep(_) = parse(&host.userns_mode, has_maps)? else { return Ok(None) };
+    let [uids, gids] = id_maps(host)?;
+    let of_user =
+        |map: &[IdMapping]| map.iter().find(|range| range.host_id == 0).map_or(0, |range| range.container_id);
+    let kept = KeptIds { uid: of_user(&uids), gid: of_user(&gids) };
+    Ok((kept != KeptIds::default()).then_some(kept))
+}
+
+fn means_nothing_in_a_guest(mode: &str) -> Error {
+    Error::unsupported(
+        format!(
+            "--userns {mode} means nothing at isolation level vm: root inside is root of the guest alone"
+        ),
+        "leave it out: the guest's kernel is the wall",
+    )
 }
 
 fn check(host: &HostConfig, level: IsolationLevel, is_root: bool) -> Result<()> {
     let mode = &host.userns_mode;
     if level == IsolationLevel::Vm {
-        return Err(Error::unsupported(
-            format!(
-                "--userns {mode} means nothing at isolation level vm: root inside is root of the guest alone"
-            ),
-            "leave it out: the guest's kernel is the wall",
-        ));
+        return Err(means_nothing_in_a_guest(mode));
     }
     if !is_root {
         return Err(Error::unsupported(
             format!("--userns {mode} needs root: the kernel maps the owners of layers for root alone"),
-            "leave it out: as an ordinary user, root inside is that user and never root of the host",
+            "leave it out, or use --userns keep-id: an ordinary user's containers never have root of the host",
         ));
     }
     if host.privileged {
@@ -194,7 +332,7 @@ impl Engine {
         let host = &mut record.host_config;
         match parse(&host.userns_mode, !host.id_mappings.uid_map.is_empty())? {
             Mode::Host => return Ok(()),
-            Mode::Maps => {}
+            Mode::Maps | Mode::Keep(_) => {}
             Mode::Auto(count) => {
                 let (uid, gid) = self.db.claim_ids(&record.id, count, &pools(settings)?)?;
                 host.id_mappings.uid_map = vec![format!("0:{uid}:{count}")];
@@ -224,7 +362,8 @@ mod tests {
     }
 
     fn complete(mut host: HostConfig, level: IsolationLevel) -> Result<HostConfig> {
-        super::complete(&mut host, level, &SecuritySettings::default()).map(|()| host)
+        let mut config = ContainerConfig::default();
+        super::complete(&mut config, &mut host, level, &SecuritySettings::default()).map(|()| host)
     }
 
     #[test]
@@ -244,7 +383,9 @@ mod tests {
         assert!(container("", &["0:100:5", "4:200:1"]).is_err());
         assert!(container("", &["0:100:5", "9:104:1"]).is_err());
         assert!(container("auto", &["0:100:5"]).is_err());
-        for mode in ["private", "auto:size=0", "auto:size=x", "auto:uidmapping=0:0:1", "ns:/x", "keep-id"] {
+        let wrong = ["keep-id:", "keep-id:uid=", "keep-id:uid=x", "keep-id:id=1", "keep-id:uid=4294967295"];
+        let others = ["private", "auto:size=0", "auto:size=x", "auto:uidmapping=0:0:1", "ns:/x", "keep-id"];
+        for mode in wrong.into_iter().chain(others) {
             assert!(container(mode, &[]).is_err(), "{mode}");
         }
     }
@@ -256,7 +397,9 @@ mod tests {
             let mut host = host(mode, &[], &[]);
             change(&mut host);
             let settings = SecuritySettings { userns: Some(DefaultUserns::Auto), ..Default::default() };
-            super::complete(&mut host, IsolationLevel::Container, &settings).map(|()| host.userns_mode)
+            let mut config = ContainerConfig::default();
+            super::complete(&mut config, &mut host, IsolationLevel::Container, &settings)
+                .map(|()| host.userns_mode)
         };
         assert_eq!(with(|_| (), "").unwrap(), "auto");
         assert_eq!(with(|_| (), "host").unwrap(), "host");
@@ -265,7 +408,57 @@ mod tests {
         assert!(with(|host| host.network_mode = "host".into(), "").is_err());
         let mut guest = host("", &[], &[]);
         let settings = SecuritySettings { userns: Some(DefaultUserns::Auto), ..Default::default() };
-        super::complete(&mut guest, IsolationLevel::Vm, &settings).unwrap();
+        let mut config = ContainerConfig::default();
+        super::complete(&mut config, &mut guest, IsolationLevel::Vm, &settings).unwrap();
         assert_eq!(guest.userns_mode, "");
+    }
+
+    fn range(container_id: u32, host_id: u32, size: u32) -> IdMapping {
+        IdMapping { container_id, host_id, size }
+    }
+
+    #[test]
+    fn the_users_id_changes_places_with_those_below_it() {
+        let outer = [range(0, 1000, 1), range(1, 100_000, 65536)];
+        assert_eq!(kept_map(1000, &outer), ["1000:0:1", "0:1:1000", "1001:1001:64536"]);
+        assert_eq!(kept_map(0, &outer), ["0:0:1", "1:1:65536"]);
+        assert_eq!(kept_map(65536, &outer), ["65536:0:1", "0:1:65536"]);
+        assert_eq!(kept_map(100_000, &outer), ["100000:0:1", "0:1:65536"]);
+        // A line of ours must not reach over two of those outside.
+        let two = [range(0, 7, 1), range(1, 1000, 10), range(11, 5000, 10)];
+        assert_eq!(kept_map(5, &two), ["5:0:1", "0:1:5", "6:6:5", "11:11:10"]);
+        assert_eq!(kept_map(15, &two), ["15:0:1", "0:1:10", "10:11:5", "16:16:5"]);
+    }
+
+    #[test]
+    fn keep_id_says_whom_the_program_runs_as() {
+        let outer = [
+            vec![range(0, 1000, 1), range(1, 100_000, 65536)],
+            vec![range(0, 7, 1), range(1, 100_000, 65536)],
+        ];
+        let kept = |user: &str, mode: &str| {
+            let mut config = ContainerConfig { user: user.into(), ..ContainerConfig::default() };
+            let mut host = host(mode, &[], &[]);
+            let Mode::Keep(wanted) = parse(mode, false).unwrap() else { panic!("{mode}") };
+            keep(&mut config, &mut host, wanted, &outer).unwrap();
+            (config.user, host.group_add.join(","), kept_ids(&host).unwrap())
+        };
+        let ids = |uid, gid| Some(KeptIds { uid, gid });
+        assert_eq!(kept("", "keep-id"), ("1000:7".into(), "7".into(), ids(1000, 7)));
+        assert_eq!(kept("app", "keep-id:uid=5"), ("app".into(), "7".into(), ids(5, 7)));
+        assert_eq!(kept("", "keep-id:gid=9,uid=0"), ("0:9".into(), "9".into(), ids(0, 9)));
+        assert_eq!(kept("", "keep-id:uid=0,gid=0"), ("0:0".into(), "0".into(), None));
+        let alone = [vec![range(0, 1000, 1)], vec![range(0, 1000, 1)]];
+        let (mut config, mut host) = (ContainerConfig::default(), host("keep-id", &[], &[]));
+        let refused = keep(&mut config, &mut host, [None; 2], &alone).unwrap_err();
+        assert!(refused.to_string().contains("/etc/subuid") && refused.hint().contains("newuidmap"));
+    }
+
+    #[test]
+    fn each_default_is_for_those_it_helps() {
+        use DefaultUserns::{Auto, Host, KeepId};
+        let modes = |is_root| [Auto, KeepId, Host].map(|default| default_mode(Some(default), is_root));
+        assert_eq!(modes(true), ["auto", "", ""]);
+        assert_eq!(modes(false), ["", "keep-id", ""]);
     }
 }

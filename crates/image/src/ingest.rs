@@ -21,7 +21,7 @@ use proa_oci::reference::{Algorithm, Digest};
 use crate::decompress::Decompressor;
 use crate::digest::{Hasher, HashingReader};
 use crate::error::{Error, Result};
-use crate::layer::{self, LayerError, LayerForm, LayerInfo, Limits};
+use crate::layer::{self, KeptIds, LayerError, LayerForm, LayerInfo, Limits};
 use crate::pipe::{PipeReader, PipeWriter, pipe};
 
 /// Once a later stage has failed, this many bytes may still be read to see whether the digest is wrong, which
@@ -41,6 +41,8 @@ pub(crate) struct Job<'a> {
     pub(crate) blob_file: Option<&'a Path>,
     /// Where and in which form to make the layer; none where it exists.
     pub(crate) layer: Option<(&'a Path, LayerForm)>,
+    /// Owners of the files, where it is a directory.
+    pub(crate) kept: KeptIds,
     /// The algorithm of the diff id.
     pub(crate) algorithm: Algorithm,
     pub(crate) limits: &'a Limits,
@@ -149,7 +151,10 @@ fn convert(job: &Job<'_>, tar: PipeReader) -> Result<Made, LayerError> {
     let info = match job.layer {
         Some((path, form)) => {
             let limits = Limits { max_uncompressed: max, ..*job.limits };
-            Some(layer::convert(&mut tar, path, form, &limits)?)
+            Some(match form {
+                LayerForm::Erofs => layer::convert(&mut tar, path, form, &limits)?,
+                LayerForm::Directory => layer::unpack(&mut tar, path, job.kept, &limits)?,
+            })
         }
         None => {
             drain(&mut tar, max)?;

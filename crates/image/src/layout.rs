@@ -5,6 +5,8 @@
 //!     oci-layout                 marks an OCI layout
 //!     blobs/<algorithm>/<hex>    what registries and archives sent, as it came
 //!     layers/<hex of diff id>.erofs   layers ready to mount; a directory of that name without the suffix
+//!     layers/<hex of diff id>.keep-<uid>-<gid>   copies of such directories with other owners (see `store::copies`)
+//!                                          beside a directory, an EROFS image is a copy as well
 //!     store.db                   which of it all belongs to what (see `store`)
 //!     tmp/<session>/             what one process is making; the directory is locked while it lives
 //!     locks/<hex>                held by whoever makes that content
@@ -25,9 +27,25 @@ use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::layer::LayerForm;
+use crate::layer::{KeptIds, LayerForm};
 
 const LAYOUT_FILE: &str = "{\"imageLayoutVersion\":\"1.0.0\"}\n";
+
+/// Between a layer's name and the ids that its copy was made for.
+const KEPT: &str = ".keep-";
+
+/// The diff id's digits and the form of what lies in `layers` by this name; nothing where it is no name of ours.
+pub(crate) fn layer_of(name: &str) -> Option<(&str, LayerForm)> {
+    if let Some((hex, ids)) = name.split_once(KEPT) {
+        let (uid, gid) = ids.split_once('-')?;
+        let is_id = |text: &str| text.parse::<u32>().is_ok_and(|id| id.to_string() == text);
+        return (is_id(uid) && is_id(gid)).then_some((hex, LayerForm::Directory));
+    }
+    match name.strip_suffix(".erofs") {
+        Some(hex) => Some((hex, LayerForm::Erofs)),
+        None => Some((name, LayerForm::Directory)),
+    }
+}
 
 /// Paths of one store.
 #[derive(Debug, Clone)]
@@ -81,6 +99,18 @@ impl Layout {
             LayerForm::Erofs => self.layers().join(format!("{}.erofs", diff_id.hex())),
             LayerForm::Directory => self.layers().join(diff_id.hex()),
         }
+    }
+
+    pub(crate) fn kept_layer(&self, diff_id: &Digest, kept: KeptIds) -> PathBuf {
+        self.layers().join(format!("{}{KEPT}{}-{}", diff_id.hex(), kept.uid, kept.gid))
+    }
+
+    /// All copies of a layer with other owners.
+    pub(crate) fn kept_layers(&self, diff_id: &Digest) -> Result<Vec<PathBuf>> {
+        let start = format!("{}{KEPT}", diff_id.hex());
+        let entries = read_dir(&self.layers())?.into_iter();
+        let copies = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&start));
+        Ok(copies.map(|entry| entry.path()).collect())
     }
 
     pub(crate) fn content_lock(&self, digest: &Digest) -> PathBuf {

@@ -22,7 +22,7 @@ use proa_oci::reference::{Digest, Reference};
 
 use crate::error::{Error, Result};
 use crate::ingest::{self, Job};
-use crate::layer::{LayerForm, Limits};
+use crate::layer::{KeptIds, LayerForm, Limits};
 use crate::layout::LockFile;
 use crate::progress::{Event, Progress, tell_left_out};
 use crate::registry::{BlobReader, Http, Place, RawManifest, RegistryError, RegistryOptions, Repository};
@@ -313,6 +313,7 @@ impl Worker<'_> {
             size: blob.size,
             blob_file: (!has_blob).then_some(&*blob_file),
             layer: (!has_layer).then_some((&*layer_file, self.options.form)),
+            kept: KeptIds::default(),
             algorithm: diff_id.algorithm(),
             limits: &self.options.limits,
         };

@@ -156,7 +156,9 @@ fn local(args: &Args, record: &Record, config: InstanceConfig) -> Result<Supervi
     if let Some((uid, gid)) = root_outside(&config.spec) {
         std::os::unix::fs::chown(&upper, Some(uid), Some(gid)).at(&upper)?;
     }
-    let owners = config.spec.linux.as_ref().map_or_else(Owners::default, |linux| Owners {
+    // An ordinary user's layers were unpacked with the owners that the map asks for.
+    let mapped = config.spec.linux.as_ref().filter(|_| proa_sys::userns::is_initial());
+    let owners = mapped.map_or_else(Owners::default, |linux| Owners {
         uids: linux.uid_mappings.clone(),
         gids: linux.gid_mappings.clone(),
     });

@@ -3,7 +3,12 @@
 //! ```text
 //!   Booting ─ first answer ─▶ Serving ─ stop() ─▶ Stopping ─ VMM has ended, or took too long ─▶ Gone
 //!   Booting, Serving ─ silent, dead, or not to be trusted: an Error on MONITOR ─▶ Gone
+//!   Booting from a template ─ silent, dead or not to be trusted: a Notice on MONITOR ─▶ Booting without
 //! ```
+//!
+//! What is sent to a clone of a template before its first answer is kept, to be said again to the guest that boots
+//! in its place. A guest that booted and for which a template is wanted has that made by a process of its own, which
+//! nobody waits for.
 //!
 //! Frames may be sent from the start; they follow the configuration on the same stream. What comes back was
 //! written by a guest and is trusted in nothing: the stream ends at the first byte that is no frame.
@@ -16,7 +21,7 @@ use proa_protocol::frame::{Decoder, Frame, Kind, MAX_STREAM, WINDOW};
 use proa_protocol::instance::InstanceConfig;
 use proa_protocol::message::{ErrorKind, GuestConfig, Request, Response};
 use proa_supervisor::PollSet;
-use proa_vm::{ANSWER_TIMEOUT, Vm, VmSpec, plan_shares};
+use proa_vm::{Vm, VmError, VmSpec, plan_shares};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
@@ -24,6 +29,7 @@ use crate::args::Args;
 use crate::backend::MONITOR;
 use crate::clock::now_ns;
 use crate::error::Error;
+use crate::maker;
 use crate::record::Record;
 
 /// The channel on which the agent is configured and shut down.
@@ -46,9 +52,19 @@ enum Phase {
     Gone,
 }
 
+/// What a guest needs that boots in place of a clone.
+struct Retry {
+    spec: VmSpec,
+    config: GuestConfig,
+    /// What it has been told since its configuration.
+    told: Vec<u8>,
+}
+
 /// A guest and its link.
 pub struct Guest {
     vm: Vm,
+    /// To boot it without a template; until its first answer.
+    retry: Option<Box<Retry>>,
     phase: Phase,
     decoder: Decoder,
     incoming: VecDeque<Frame>,
@@ -80,11 +96,15 @@ impl Guest {
             rw_disk: record.dir.join("rw.img"),
             rw_size: config.vm.disk_size,
             shares,
+            templates: !config.vm.no_template,
             extras: proa_vm::Extras::default(),
         };
+        let vm = Vm::start(&spec, notice)?;
+        let layers = spec.layers.len();
         let mut guest = Self {
-            vm: Vm::start(&spec, notice)?,
-            phase: Phase::Booting { until: Instant::now() + ANSWER_TIMEOUT },
+            phase: Phase::Booting { until: Instant::now() + vm.answer_timeout() },
+            retry: None,
+            vm,
             decoder: Decoder::new(),
             incoming: VecDeque::new(),
             outgoing: Vec::new(),
@@ -95,21 +115,29 @@ impl Guest {
             id: config.id,
             spec: config.spec,
             launch: config.launch,
-            layers: spec.layers.len(),
+            layers,
             shares: tags,
             entropy: entropy(),
             time_ns: now_ns(),
+            writable_mounted: guest.vm.writable_mounted(),
         };
-        guest.send(&Request::Configure(Box::new(configure)).frame(AGENT));
+        guest.send(&Request::Configure(Box::new(configure.clone())).frame(AGENT));
+        if guest.vm.is_clone() {
+            guest.retry = Some(Box::new(Retry { spec, config: configure, told: Vec::new() }));
+        }
         Ok(guest)
     }
 
     /// Queues a frame for the guest.
     pub fn send(&mut self, frame: &Frame) {
-        if !matches!(self.phase, Phase::Gone) {
-            frame.encode(&mut self.outgoing);
-            self.write();
+        if matches!(self.phase, Phase::Gone) {
+            return;
         }
+        if let Some(retry) = &mut self.retry {
+            frame.encode(&mut retry.told);
+        }
+        frame.encode(&mut self.outgoing);
+        self.write();
     }
 
     /// The next frame from the guest, the agent's own channel excepted.
@@ -163,7 +191,7 @@ impl Guest {
         match self.phase {
             Phase::Booting { until } if Instant::now() >= until => {
                 let error = self.vm.silent();
-                self.fail(&error.into());
+                self.give_up(error);
             }
             Phase::Stopping { until } if Instant::now() >= until => {
                 self.vm.kill();
@@ -215,11 +243,11 @@ impl Guest {
         match Response::parse(&frame.payload) {
             Ok(Response::Notice { message }) => Some(Response::Notice { message }.frame(MONITOR)),
             Ok(Response::Error { kind, message }) => {
-                self.phase = Phase::Serving;
+                self.serve();
                 Some(Response::Error { kind, message }.frame(MONITOR))
             }
             Ok(_) if matches!(self.phase, Phase::Booting { .. }) => {
-                self.phase = Phase::Serving;
+                self.serve();
                 None
             }
             _ => None,
@@ -265,7 +293,36 @@ impl Guest {
                 // What the guest said last may still be in the stream.
                 self.read();
                 let error = self.vm.died(exit);
-                self.fail(&error.into());
+                self.give_up(error);
+            }
+            Err(error) => self.fail(&error.into()),
+        }
+    }
+
+    /// It has answered: it works, and is configured or knows why not.
+    fn serve(&mut self) {
+        self.phase = Phase::Serving;
+        self.retry = None;
+        if let Some(request) = self.vm.take_template_request() {
+            maker::start(&request);
+        }
+    }
+
+    /// A clone of a template is replaced by a guest that boots; any other guest is lost.
+    fn give_up(&mut self, why: VmError) {
+        let Some(retry) = self.retry.take() else { return self.fail(&why.into()) };
+        let Retry { spec, config, told } = *retry;
+        let incoming = &mut self.incoming;
+        let mut notice = |message: String| incoming.push_back(Response::Notice { message }.frame(MONITOR));
+        match self.vm.boot_instead(&why, &spec, &mut notice) {
+            Ok(()) => {
+                self.phase = Phase::Booting { until: Instant::now() + self.vm.answer_timeout() };
+                self.decoder = Decoder::new();
+                (self.outgoing, self.sent, self.open) = (Vec::new(), 0, true);
+                let config = GuestConfig { writable_mounted: false, time_ns: now_ns(), ..config };
+                Request::Configure(Box::new(config)).frame(AGENT).encode(&mut self.outgoing);
+                self.outgoing.extend(told);
+                self.write();
             }
             Err(error) => self.fail(&error.into()),
         }

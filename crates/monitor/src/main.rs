@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   proa-monitor --root DIR --run DIR --id ID [--client-fd N] [--agent FILE] [--maintenance | --repair]
+//!   proa-monitor --template JSON [detach]
 //! ```
 //!
 //! The engine starts it from a sealed executable, in a session of its own, with `/dev/null` for standard
@@ -19,6 +20,7 @@ mod error;
 mod events;
 mod guest;
 mod log;
+mod maker;
 mod peek;
 mod record;
 mod repair;
@@ -49,6 +51,10 @@ fn main() -> ExitCode {
     let own_name = arguments.next().unwrap_or_default();
     if own_name == proa_runtime::INIT_NAME {
         proa_runtime::init_main();
+    }
+    let mut arguments = arguments.peekable();
+    if arguments.next_if(|first| first == maker::ARGUMENT).is_some() {
+        return maker::run(arguments);
     }
     match Args::parse(arguments) {
         Err(message) => usage(&message),

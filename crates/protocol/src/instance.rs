@@ -110,6 +110,8 @@ pub struct VmConfig {
     pub cpus: u32,
     /// Size of the writable disk, bytes; 0 for the default.
     pub disk_size: u64,
+    /// Boot it, rather than start it from a template (`--no-template`).
+    pub no_template: bool,
 }
 
 /// Rotation of the log.

@@ -24,4 +24,5 @@ pub mod events;
 pub mod frame;
 pub mod instance;
 pub mod message;
+pub mod template;
 pub mod time;

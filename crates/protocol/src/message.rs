@@ -7,7 +7,7 @@
 //! | `Exec` | `Started` or `Error` | streams as for `Attach`, `Exited` at the end |
 //! | `Wait` | `Exited` when the first process ends | |
 //! | `Watch` | none of its own | `Happened`, as often as something does |
-//! | `Signal`, `Resize`, `Pause`, `Resume`, `Update`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
+//! | `Prepare`, `Signal`, `Resize`, `Pause`, `Resume`, `Update`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
 //! | `Stats`, `Processes`, `Changes`, `Stat` | the like-named response | |
 //! | `ArchiveGet` | `Stat`, then `Data` frames with a tar stream, an empty one last, then `Ok` or `Error` | |
 //! | `ArchivePut` | `Ok` (go on), then the client sends `Data`, an empty one last, then `Ok` or `Error` | |
@@ -25,6 +25,11 @@ use crate::frame::{Frame, Kind, MAX_MESSAGE};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Request {
+    /// To a guest agent that has not been configured: get ready to be saved as a template, and answer.
+    Prepare {
+        /// Mount the writable disk; clones will have it as it is then.
+        mount: bool,
+    },
     /// To a guest agent, once, first: what the guest is to be.
     Configure(Box<GuestConfig>),
     /// Run the program of the instance's spec.
@@ -98,6 +103,8 @@ pub struct GuestConfig {
     pub spec: Spec,
     /// How to run its first process.
     pub launch: LaunchConfig,
+    /// The writable disk was mounted when the guest was prepared.
+    pub writable_mounted: bool,
     /// Number of layer disks, serials `layer0` (lowest) upwards.
     pub layers: usize,
     /// virtio-fs tags to mount, each at `/run/proa/shares/<tag>`.

@@ -15,12 +15,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::process::{Resource, Rlimit, Signal};
 
+use crate::handover;
 use crate::mount::{self, MountAttr, NODEV, NOSUID, RDONLY};
 
 /// User and groups of a program.
@@ -28,8 +30,8 @@ use crate::mount::{self, MountAttr, NODEV, NOSUID, RDONLY};
 pub struct Identity {
     /// User and group id.
     pub id: u32,
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
+    /// Supplementary groups; `None`: the caller's.
+    pub groups: Option<Vec<u32>>,
 }
 
 /// A part of the host's file system that the program sees.
@@ -91,15 +93,45 @@ impl Jail {
         unsafe { command.pre_exec(move || prepared.enter()) };
         command.spawn()
     }
+
+    /// The same for a program that opens a file for reading and writing (`O_RDWR` and no other flag), which gets
+    /// `file` in its place; it can open no second one in that way. Waits for that, at most as long as `limit`. The
+    /// jail must forbid new privileges.
+    ///
+    /// # Errors
+    /// As for [`Jail::spawn`]; the program ended without opening a file, or did not in time: then it is killed.
+    pub fn spawn_with_file(
+        &self,
+        mut command: Command,
+        keep: &[BorrowedFd],
+        file: BorrowedFd,
+        limit: Duration,
+    ) -> io::Result<Child> {
+        let channel = handover::Channel::new()?;
+        let mut prepared = Prepared::new(self, keep)?;
+        prepared.listener_to = Some(channel.child().as_raw_fd());
+        // SAFETY: as above.
+        unsafe { command.pre_exec(move || prepared.enter()) };
+        let mut child = command.spawn()?;
+        if let Err(error) = channel.complete(file, limit) {
+            // Both fail only for a process that was reaped already.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(error);
+        }
+        Ok(child)
+    }
 }
 
 struct Prepared {
     parent: Option<rustix::process::Pid>,
-    identity: Option<(u32, Vec<libc::gid_t>)>,
+    identity: Option<(u32, Option<Vec<libc::gid_t>>)>,
     namespaces: u64,
     view: Option<PreparedView>,
     no_new_privileges: bool,
     keep: Vec<RawFd>,
+    /// Who is told of the filter that holds the opening of a file.
+    listener_to: Option<RawFd>,
 }
 
 struct PreparedView {
@@ -126,6 +158,7 @@ impl Prepared {
             view: jail.view.as_ref().map(PreparedView::new).transpose()?,
             no_new_privileges: jail.no_new_privileges,
             keep: keep.iter().map(AsRawFd::as_raw_fd).collect(),
+            listener_to: None,
         })
     }
 
@@ -139,7 +172,7 @@ impl Prepared {
         let none = Rlimit { current: Some(0), maximum: Some(0) };
         rustix::process::setrlimit(Resource::Core, none)?;
         if let Some((id, groups)) = &self.identity {
-            become_user(*id, groups)?;
+            become_user(*id, groups.as_deref())?;
         }
         if self.no_new_privileges {
             rustix::thread::set_no_new_privs(true)?;
@@ -154,16 +187,22 @@ impl Prepared {
             // SAFETY: the descriptor is open: its owner in the parent is borrowed until the fork is done.
             rustix::io::fcntl_setfd(unsafe { BorrowedFd::borrow_raw(fd) }, FdFlags::empty())?;
         }
+        if let Some(socket) = self.listener_to {
+            // SAFETY: as above; the parent holds it until the program runs.
+            handover::prepare_child(unsafe { BorrowedFd::borrow_raw(socket) })?;
+        }
         Ok(())
     }
 }
 
 /// For the whole process, which has one thread: it was just forked.
-fn become_user(id: u32, groups: &[libc::gid_t]) -> io::Result<()> {
+fn become_user(id: u32, groups: Option<&[libc::gid_t]>) -> io::Result<()> {
     let check = |result: libc::c_long| if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) };
     // SAFETY: a length and that many ids; then three integers each.
     unsafe {
-        check(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
+        if let Some(groups) = groups {
+            check(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
+        }
         check(libc::syscall(libc::SYS_setresgid, id, id, id))?;
         check(libc::syscall(libc::SYS_setresuid, id, id, id))
     }
@@ -304,7 +343,7 @@ mod tests {
     #[test]
     fn a_user_of_its_own_without_privileges_or_descriptors() {
         let jail = Jail {
-            identity: Some(Identity { id: 0x7000_0001, groups: Vec::new() }),
+            identity: Some(Identity { id: 0x7000_0001, groups: Some(Vec::new()) }),
             no_new_privileges: true,
             ..Jail::default()
         };
@@ -318,6 +357,34 @@ mod tests {
         assert!(numbers.contains(&own.as_str()), "{text}");
         let others = numbers.iter().filter(|line| !["0", "1", "2", "10", "255", own.as_str()].contains(line));
         assert_eq!(others.count(), 0, "{text}");
+    }
+
+    #[test]
+    fn a_file_is_handed_over_once_and_can_only_be_read() {
+        let scratch = tempdir("handover");
+        let (given, named) = (scratch.join("given"), scratch.join("named"));
+        std::fs::write(&given, "given").unwrap();
+        std::fs::write(&named, "named").unwrap();
+        let file = std::fs::File::open(&given).unwrap();
+        let jail = Jail { no_new_privileges: true, ..Jail::default() };
+        let run = |script: &str| {
+            let mut command = Command::new("/usr/bin/perl");
+            command.args(["-e", script]).arg(&named).stdin(Stdio::null()).stdout(Stdio::piped());
+            jail.spawn_with_file(command, &[], file.as_fd(), Duration::from_secs(10))
+        };
+        // By the call itself: Perl's functions open with O_CLOEXEC as well.
+        let script = "my $open = sub { syscall(257, -100, $ARGV[0], $_[0]) }; \
+                      open(F, '<&=', $open->(2)) or die; print <F>; \
+                      open(W, '>&=', fileno(F)); print syswrite(W, 'x') ? 'w' : 'r'; \
+                      $open->(2) >= 0 or print $!{ENOSYS} ? ' no ' : ' what '; \
+                      open(H, '<&=', $open->(0)) or die; print <H>";
+        let mut child = run(script).unwrap();
+        let mut text = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        child.wait().unwrap();
+        assert_eq!(text, "givenr no named");
+        assert_eq!(std::fs::read(&given).unwrap(), b"given");
+        assert_eq!(run("exit 0").unwrap_err().raw_os_error(), Some(libc::ESRCH));
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod device_nodes;
 pub mod exec;
 pub mod filters;
 pub mod guest;
+mod handover;
 pub mod inherited;
 pub mod jail;
 pub mod job;

@@ -37,15 +37,28 @@ pub fn is_initial() -> bool {
 /// Whether a group has an id in this process's user namespace.
 pub fn maps_group(gid: u32) -> bool {
     let map = std::fs::read_to_string("/proc/self/gid_map").unwrap_or_default();
-    map.lines().any(|line| {
-        let mut numbers = line.split_whitespace().map(str::parse::<u32>);
-        let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) =
-            (numbers.next(), numbers.next(), numbers.next())
-        else {
-            return false;
-        };
-        gid.checked_sub(first).is_some_and(|offset| offset < count)
-    })
+    let mut extents = map.lines().filter_map(extent);
+    extents.any(|(first, count)| gid.checked_sub(first).is_some_and(|offset| offset < count))
+}
+
+/// How many ids from 0 up this process's user namespace has in a row, users and groups alike.
+pub fn count_ids() -> u32 {
+    let count = |file: &str| {
+        let map = std::fs::read_to_string(file).unwrap_or_default();
+        let mut extents: Vec<(u32, u32)> = map.lines().filter_map(extent).collect();
+        extents.sort_unstable();
+        extents
+            .iter()
+            .fold(0, |end, (first, count)| if *first == end { end.saturating_add(*count) } else { end })
+    };
+    count("/proc/self/uid_map").min(count("/proc/self/gid_map"))
+}
+
+/// First id inside and number of a line of a map.
+fn extent(line: &str) -> Option<(u32, u32)> {
+    let numbers: Vec<u32> = line.split_whitespace().map_while(|number| number.parse().ok()).collect();
+    let [first, _, count] = numbers[..] else { return None };
+    Some((first, count))
 }
 
 /// Starts a program in a user namespace of its own, in which no id is mapped yet: whoever maps them does it from
@@ -125,6 +138,7 @@ mod tests {
     fn a_program_runs_in_a_namespace_of_its_own() {
         assert!(is_initial(), "tests run on the host");
         assert!(maps_group(5) && maps_group(0));
+        assert_eq!(count_ids(), u32::MAX);
         let mut command = Command::new("/bin/cat");
         let mut child = spawn_unmapped(command.stdin(Stdio::piped()).stdout(Stdio::null())).unwrap();
         let namespace = |pid: &str| std::fs::metadata(format!("/proc/{pid}/ns/user")).unwrap().ino();

@@ -45,11 +45,20 @@ pub(crate) fn open(store: &Store, path: &Path, size: u64) -> Result<File, VmErro
     }
 }
 
+/// Opens the disk at `path`, which does not exist, with the content of `source`.
+pub(crate) fn open_copy(source: &Path, path: &Path) -> Result<File, VmError> {
+    copy(source, path)?;
+    OpenOptions::new().read(true).write(true).open(path).map_err(VmError::io(path))
+}
+
 fn make(store: &Store, path: &Path, size: u64) -> Result<(), VmError> {
-    let template = template(store, size)?;
+    copy(&template(store, size)?, path)
+}
+
+fn copy(source: &Path, path: &Path) -> Result<(), VmError> {
     // The caller owns the directory and is alone in it; what a crash left is replaced.
     let partial = path.with_extension("new");
-    copy_sparse(&template, &partial).map_err(|error| {
+    copy_sparse(source, &partial).map_err(|error| {
         // Half a disk is of no use, and a full host needs the room.
         let _ = fs::remove_file(&partial);
         VmError::io(path)(error)

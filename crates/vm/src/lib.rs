@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   VmSpec ─▶ kernel ─▶ initramfs ─▶ accelerator ─▶ disks      (made once, kept under VmSpec::store)
+//!               ├─▶ template, where one fits: memory and state of a guest that has booted
 //!               └─▶ Machine ─▶ Hypervisor::launch ─▶ Vm        (QEMU in a jail, virtiofsd for each share)
 //!                                                     ├ stream()   frames to and from the guest agent
 //!                                                     ├ pidfd()    readable when the VMM has ended
@@ -20,8 +21,11 @@ mod initramfs;
 mod kernel;
 mod machine;
 mod qemu;
+mod qmp;
 mod share;
 mod store;
+mod template;
+mod user;
 mod virtiofsd;
 
 use std::path::PathBuf;
@@ -29,6 +33,7 @@ use std::path::PathBuf;
 pub use error::VmError;
 pub use machine::{ANSWER_TIMEOUT, Vm, VmExit};
 pub use share::{Share, plan_shares};
+pub use template::TemplateRequest;
 
 /// Guest memory where the user names none, bytes.
 pub const DEFAULT_MEMORY: u64 = 512 * 1024 * 1024;
@@ -61,13 +66,15 @@ pub struct VmSpec {
     pub rw_size: u64,
     /// Host directories and files shown to the guest; see [`plan_shares`].
     pub shares: Vec<Share>,
+    /// Start from a template where there is one, and want one where there is none.
+    pub templates: bool,
     /// What a guest that is not an instance boots with on top.
     pub extras: Extras,
 }
 
 /// Makes a guest with an init of its own of what else would be an instance: for tests that need a kernel's own
 /// features. The init is packed in the agent's place, and may be a script.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extras {
     /// Files of the host packed into the initramfs, and their paths there.
     pub files: Vec<(PathBuf, String)>,
@@ -77,7 +84,7 @@ pub struct Extras {
     pub words: Vec<String>,
 }
 
-// The order on the serial port: the host sends `Request::Configure` on channel 0 and the agent answers it
+// The order on the serial port: the host may ask `Request::Ready`; it sends `Request::Configure` on channel 0 and the agent answers it
 // there with `Ok` or `Error`, perhaps after `Notice`s. All other channels belong to the guest's supervisor.
 // `Request::Shutdown`, on any channel, makes the agent unmount, sync, answer `Ok` and power off; the VMM then
 // ends with code 0.

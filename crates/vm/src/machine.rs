@@ -1,12 +1,12 @@
 //! A running virtual machine, and the boundary behind which hypervisors differ.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
+use std::{fs, io};
 
 use proa_sys::bounded_log::BoundedLog;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -17,10 +17,13 @@ use crate::kernel::Kernel;
 use crate::qemu::{MAX_DEVICES, Qemu};
 use crate::share::Share;
 use crate::store::Store;
-use crate::{DEFAULT_DISK, DEFAULT_MEMORY, VmError, VmSpec, disk, virtiofsd};
+use crate::template::{self, Shape, Template, TemplateRequest};
+use crate::{DEFAULT_DISK, DEFAULT_MEMORY, Extras, VmError, VmSpec, disk, qmp, virtiofsd};
 
 /// How long a guest may take until its first answer: many times what software emulation needs.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same for a clone of a template, after which it is given up; it answers within a fraction of a second.
+const CLONE_TIMEOUT: Duration = Duration::from_secs(15);
 /// What a guest's kernel, its first files and the agent need beside the program.
 const KERNEL_MEMORY: u64 = 128 * 1024 * 1024;
 /// What is kept of the console, and of what the VMM and its helpers say.
@@ -60,13 +63,38 @@ pub(crate) struct Machine {
     pub console: OwnedFd,
     /// Standard error of the VMM.
     pub errors: OwnedFd,
+    /// How it comes to life.
+    pub origin: Origin,
+}
+
+/// How a machine comes to life.
+pub(crate) enum Origin {
+    /// Its kernel boots.
+    Boot,
+    /// The same, with its memory in a file, and a socket by which its state will be saved.
+    Template { memory: PathBuf, control: OwnedFd },
+    /// It goes on where a template was saved. The memory's descriptor can only be read.
+    Clone { memory: OwnedFd, state: OwnedFd, control: OwnedFd },
 }
 
 /// A raw disk of a guest, named by its serial number.
 pub(crate) struct Disk {
-    pub file: OwnedFd,
+    /// Where there is none, it is a place for one: larger than any and full of zeros.
+    pub file: Option<OwnedFd>,
     pub serial: String,
     pub readonly: bool,
+}
+
+impl Disk {
+    /// The writable disk, or a place for it.
+    pub fn writable(file: Option<OwnedFd>) -> Self {
+        Self { file, serial: "rw".to_owned(), readonly: false }
+    }
+
+    /// A place for a layer.
+    pub fn place(number: usize) -> Self {
+        Self { file: None, serial: format!("none{number}"), readonly: true }
+    }
 }
 
 /// A virtio-fs server of a guest.
@@ -128,52 +156,144 @@ impl From<ExitStatus> for VmExit {
     }
 }
 
+/// What the guest's console, and the VMM and its helpers, say.
+pub(crate) struct Logs {
+    console: BoundedLog,
+    errors: BoundedLog,
+}
+
+impl Logs {
+    pub fn new() -> Result<Self, VmError> {
+        let log = || BoundedLog::new(LOG_SIZE).map_err(VmError::io("memfd"));
+        Ok(Self { console: log()?, errors: log()? })
+    }
+
+    pub fn console(&self) -> Result<OwnedFd, VmError> {
+        self.console.writer().try_clone().map_err(VmError::io("memfd"))
+    }
+
+    pub fn errors(&self) -> Result<OwnedFd, VmError> {
+        self.errors.writer().try_clone().map_err(VmError::io("memfd"))
+    }
+
+    /// The error for a guest that did not come to life.
+    pub fn explain(&self, why: String) -> VmError {
+        VmError::Died { status: why, detail: self.detail() }
+    }
+
+    /// What a VMM that could not be started said of it, if anything.
+    fn add_to(&self, error: VmError) -> VmError {
+        match self.detail() {
+            detail if detail.is_empty() => error,
+            detail => VmError::Died { status: error.to_string(), detail },
+        }
+    }
+
+    fn detail(&self) -> String {
+        let parts = [("VMM", last_lines(&self.errors)), ("console", last_lines(&self.console))];
+        let said = parts.into_iter().filter(|(_, text)| !text.is_empty());
+        said.map(|(who, text)| format!("\n{who}: {}", text.replace('\n', &format!("\n{who}: ")))).collect()
+    }
+}
+
 /// A virtual machine and the processes that carry it; dropping it kills them.
 pub struct Vm {
     stream: UnixStream,
     // The servers outlive the VMM, which would complain of their end: fields are dropped in order.
     vmm: Helper,
     servers: Vec<Helper>,
-    console: BoundedLog,
-    errors: BoundedLog,
+    logs: Logs,
+    template: TemplateUse,
+}
+
+/// What a machine has to do with templates.
+enum TemplateUse {
+    /// Nothing: none would fit it, or there was trouble with them.
+    None,
+    /// It booted since there is none, and this would make one.
+    Wanted(TemplateRequest),
+    /// It is a clone of the one in this directory, with a writable disk of its own from there if `disk` names that.
+    /// QEMU would drop what it was told if the socket were closed.
+    Clone { directory: PathBuf, disk: Option<PathBuf>, _control: UnixStream },
 }
 
 impl Vm {
-    /// Starts a virtual machine, making first what it needs and the store lacks: kernel, initramfs, probe
-    /// result, writable disk. Lines for the user's standard error go to `notice`. Does not wait for the guest.
+    /// Starts a virtual machine, from a template where there is one that fits, making first what it needs and the
+    /// store lacks: kernel, initramfs, probe result, writable disk. Lines for the user's standard error go to
+    /// `notice`. Does not wait for the guest.
     ///
     /// # Errors
     /// A part is missing or cannot be started; the message says what to do.
     pub fn start(spec: &VmSpec, notice: &mut dyn FnMut(String)) -> Result<Self, VmError> {
-        check_shape(spec)?;
-        let hypervisor = Qemu::find()?;
-        let store = Store::open(&spec.store)?;
-        let kernel = Kernel::find(&store, spec.kernel.as_deref(), &spec.extras.modules, notice)?;
-        let initramfs = initramfs::find(&store, &kernel, spec)?;
-        let accelerator = Accelerator::find(&store, notice)?;
-        let disks = open_disks(&store, spec)?;
-        let log = || BoundedLog::new(LOG_SIZE).map_err(VmError::io("memfd"));
-        let (console, errors) = (log()?, log()?);
-        let (shares, servers) = start_servers(spec, &errors)?;
-        let (stream, agent) = UnixStream::pair().map_err(VmError::io("socketpair"))?;
-        stream.set_nonblocking(true).map_err(VmError::io("socketpair"))?;
-        let machine = Machine {
-            id: spec.id.clone(),
-            run_dir: spec.run_dir.clone(),
-            kernel: kernel.image(),
-            initramfs,
-            memory: guest_memory(spec.memory),
-            cpus: spec.cpus.max(1),
-            words: spec.extras.words.clone(),
-            accelerator,
-            disks,
-            shares,
-            agent: agent.into(),
-            console: console.writer().try_clone().map_err(VmError::io("memfd"))?,
-            errors: errors.writer().try_clone().map_err(VmError::io("memfd"))?,
-        };
-        let vmm = hypervisor.launch(&machine)?;
-        Ok(Self { stream, vmm, servers, console, errors })
+        let parts = Parts::find(spec, notice)?;
+        if !parts.may_be_cloned(spec) {
+            return parts.boot(spec);
+        }
+        let shape = parts.shape(spec);
+        match Template::find(&parts.store, &shape, notice)? {
+            Some(template) => {
+                let (directory, mounted) = (template.directory.clone(), template.disk.is_some());
+                parts.restore(spec, template).or_else(|error| {
+                    notice(not_restored(&error.to_string()));
+                    template::discard(&directory);
+                    if mounted {
+                        // The copy of what was discarded, if it was made.
+                        let _ = fs::remove_file(&spec.rw_disk);
+                    }
+                    parts.boot(spec)
+                })
+            }
+            None if template::is_wanted(&parts.store, &shape)? => {
+                let request = TemplateRequest::of(spec);
+                Ok(Self { template: TemplateUse::Wanted(request), ..parts.boot(spec)? })
+            }
+            None => parts.boot(spec),
+        }
+    }
+
+    /// Ends a clone that failed, removes its template, and boots a machine in its place. `notice` is told why.
+    ///
+    /// # Errors
+    /// As for [`Vm::start`].
+    pub fn boot_instead(
+        &mut self,
+        why: &VmError,
+        spec: &VmSpec,
+        notice: &mut dyn FnMut(String),
+    ) -> Result<(), VmError> {
+        notice(not_restored(&why.to_string()));
+        self.kill();
+        self.wait()?;
+        if let TemplateUse::Clone { directory, disk, .. } = &self.template {
+            template::discard(directory);
+            if let Some(disk) = disk {
+                // Nothing has been written to it that anybody could want.
+                fs::remove_file(disk).map_err(VmError::io(disk))?;
+            }
+        }
+        *self = Parts::find(spec, &mut |_| {})?.boot(spec)?;
+        Ok(())
+    }
+
+    /// Whether it goes on from a template; then [`Vm::boot_instead`] is the answer to its failure.
+    pub fn is_clone(&self) -> bool {
+        matches!(self.template, TemplateUse::Clone { .. })
+    }
+
+    /// Whether its guest has its writable disk mounted already.
+    pub fn writable_mounted(&self) -> bool {
+        matches!(self.template, TemplateUse::Clone { disk: Some(_), .. })
+    }
+
+    /// What would make a template for the next one of this kind; given once.
+    pub fn take_template_request(&mut self) -> Option<TemplateRequest> {
+        match std::mem::replace(&mut self.template, TemplateUse::None) {
+            TemplateUse::Wanted(request) => Some(request),
+            other => {
+                self.template = other;
+                None
+            }
+        }
     }
 
     /// The connection to the guest's agent, non-blocking; carries frames.
@@ -222,7 +342,7 @@ impl Vm {
 
     /// What the guest's kernel wrote to its console last: some lines, without control characters.
     pub fn console(&self) -> String {
-        last_lines(&self.console)
+        last_lines(&self.logs.console)
     }
 
     /// The error to report for a VMM that ended before its guest was asked to.
@@ -232,23 +352,122 @@ impl Vm {
             VmExit::Code(code) => format!("exit code {code}"),
             VmExit::Signal(signal) => format!("killed by signal {signal}"),
         };
-        VmError::Died { status, detail: self.detail() }
+        VmError::Died { status, detail: self.logs.detail() }
     }
 
     /// The error to report for a guest that has not answered within [`ANSWER_TIMEOUT`].
     pub fn silent(&self) -> VmError {
-        VmError::Silent { seconds: ANSWER_TIMEOUT.as_secs(), detail: self.detail() }
+        VmError::Silent { seconds: self.answer_timeout().as_secs(), detail: self.logs.detail() }
     }
 
-    fn detail(&self) -> String {
-        let parts = [("VMM", last_lines(&self.errors)), ("console", self.console())];
-        let said = parts.into_iter().filter(|(_, text)| !text.is_empty());
-        said.map(|(who, text)| format!("\n{who}: {}", text.replace('\n', &format!("\n{who}: ")))).collect()
+    /// How long the guest may take until its first answer: one that has booted already answers soon or never.
+    pub fn answer_timeout(&self) -> Duration {
+        if self.is_clone() { CLONE_TIMEOUT } else { ANSWER_TIMEOUT }
+    }
+}
+
+fn not_restored(why: &str) -> String {
+    let why = why.lines().take(2).collect::<Vec<_>>().join("; ");
+    format!(
+        "a virtual machine's template did not work ({why}); it was removed, and the machine boots instead"
+    )
+}
+
+/// What machines are made of, found or made.
+struct Parts {
+    qemu: Qemu,
+    store: Store,
+    kernel: Kernel,
+    initramfs: PathBuf,
+    accelerator: Accelerator,
+}
+
+impl Parts {
+    fn find(spec: &VmSpec, notice: &mut dyn FnMut(String)) -> Result<Self, VmError> {
+        check_shape(spec)?;
+        let qemu = Qemu::find()?;
+        let store = Store::open(&spec.store)?;
+        let kernel = Kernel::find(&store, spec.kernel.as_deref(), &spec.extras.modules, notice)?;
+        let initramfs = initramfs::find(&store, &kernel, spec)?;
+        let accelerator = Accelerator::find(&store, notice)?;
+        Ok(Self { qemu, store, kernel, initramfs, accelerator })
+    }
+
+    /// Servers of shares work in the guest's memory, which a clone has for itself alone; and what a test adds to a
+    /// guest, no template has.
+    fn may_be_cloned(&self, spec: &VmSpec) -> bool {
+        spec.templates && spec.shares.is_empty() && spec.extras == Extras::default()
+    }
+
+    fn shape(&self, spec: &VmSpec) -> Shape<'_> {
+        Shape {
+            qemu: &self.qemu,
+            kernel: &self.kernel,
+            initramfs: &self.initramfs,
+            accelerator: &self.accelerator,
+            memory: guest_memory(spec.memory),
+            cpus: spec.cpus.max(1),
+            layers: spec.layers.len(),
+            mounted: template::mounts(spec),
+        }
+    }
+
+    fn boot(&self, spec: &VmSpec) -> Result<Vm, VmError> {
+        let size = or_default(spec.rw_size, DEFAULT_DISK);
+        let writable = disk::open(&self.store, &spec.rw_disk, size)?;
+        self.launch(spec, Origin::Boot, open_disks(spec, writable)?, TemplateUse::None)
+    }
+
+    fn restore(&self, spec: &VmSpec, template: Template) -> Result<Vm, VmError> {
+        let writable = match &template.disk {
+            Some(disk) => disk::open_copy(disk, &spec.rw_disk)?,
+            None => disk::open(&self.store, &spec.rw_disk, or_default(spec.rw_size, DEFAULT_DISK))?,
+        };
+        let mut disks = open_disks(spec, writable)?;
+        disks.extend((disks.len()..=template.places).map(Disk::place));
+        let (control, control_end) = UnixStream::pair().map_err(VmError::io("socketpair"))?;
+        let state: OwnedFd = template.state.into();
+        qmp::order_restore(&control, state.as_raw_fd()).map_err(VmError::io("QEMU's control socket"))?;
+        let origin = Origin::Clone { memory: template.memory.into(), state, control: control_end.into() };
+        let disk = template.disk.map(|_| spec.rw_disk.clone());
+        let using = TemplateUse::Clone { directory: template.directory, disk, _control: control };
+        self.launch(spec, origin, disks, using)
+    }
+
+    fn launch(
+        &self,
+        spec: &VmSpec,
+        origin: Origin,
+        disks: Vec<Disk>,
+        template: TemplateUse,
+    ) -> Result<Vm, VmError> {
+        let logs = Logs::new()?;
+        let (shares, servers) = start_servers(spec, &logs.errors)?;
+        let (stream, agent) = UnixStream::pair().map_err(VmError::io("socketpair"))?;
+        stream.set_nonblocking(true).map_err(VmError::io("socketpair"))?;
+        let machine = Machine {
+            id: spec.id.clone(),
+            run_dir: spec.run_dir.clone(),
+            kernel: self.kernel.image(),
+            initramfs: self.initramfs.clone(),
+            memory: guest_memory(spec.memory),
+            cpus: spec.cpus.max(1),
+            words: spec.extras.words.clone(),
+            accelerator: self.accelerator.clone(),
+            disks,
+            shares,
+            agent: agent.into(),
+            console: logs.console()?,
+            errors: logs.errors()?,
+            origin,
+        };
+        let vmm = self.qemu.launch(&machine).map_err(|error| logs.add_to(error))?;
+        Ok(Vm { stream, vmm, servers, logs, template })
     }
 }
 
 /// What the guest gets for what its program may use.
-fn guest_memory(limit: u64) -> u64 {
+pub(crate) fn guest_memory(limit: u64) -> u64 {
     match limit {
         0 => DEFAULT_MEMORY,
         limit => limit.saturating_add(KERNEL_MEMORY).next_multiple_of(1 << 20),
@@ -273,12 +492,11 @@ fn check_shape(spec: &VmSpec) -> Result<(), VmError> {
     Ok(())
 }
 
-fn open_disks(store: &Store, spec: &VmSpec) -> Result<Vec<Disk>, VmError> {
-    let rw = disk::open(store, &spec.rw_disk, or_default(spec.rw_size, DEFAULT_DISK))?;
-    let mut disks = vec![Disk { file: rw.into(), serial: "rw".to_owned(), readonly: false }];
+fn open_disks(spec: &VmSpec, writable: fs::File) -> Result<Vec<Disk>, VmError> {
+    let mut disks = vec![Disk::writable(Some(writable.into()))];
     for (number, path) in spec.layers.iter().enumerate() {
-        let file = std::fs::File::open(path).map_err(VmError::io(path))?;
-        disks.push(Disk { file: file.into(), serial: format!("layer{number}"), readonly: true });
+        let file = fs::File::open(path).map_err(VmError::io(path))?;
+        disks.push(Disk { file: Some(file.into()), serial: format!("layer{number}"), readonly: true });
     }
     Ok(disks)
 }

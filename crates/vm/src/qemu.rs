@@ -9,17 +9,18 @@
 //! holds its program, the kernel and the initramfs, read-only. Disks and sockets reach it as open descriptors. Its
 //! own system call filter is on.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use proa_sys::jail::{Entry, Identity, Jail, View};
+use proa_sys::jail::{Entry, Jail, View};
 use rustix::thread::UnshareFlags;
-use sha2::{Digest, Sha256};
 
-use crate::VmError;
 use crate::accelerator::Accelerator;
-use crate::machine::{Helper, Hypervisor, Machine};
+use crate::machine::{Disk, Helper, Hypervisor, Machine, Origin};
+use crate::{VmError, user};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PLACES: &[&str] =
@@ -27,15 +28,20 @@ const PLACES: &[&str] =
 /// Where the jail shows what the guest boots from.
 const KERNEL: &str = "/guest/kernel";
 const INITRAMFS: &str = "/guest/initramfs";
+/// Where it shows a template's memory while that is made. A clone opens the same path, and gets a descriptor.
+const MEMORY: &str = "/guest/memory";
+/// How long QEMU may take to ask for a clone's memory; it does so within some ten milliseconds.
+const MEMORY_LIMIT: Duration = Duration::from_secs(10);
 /// What programs need to be loaded.
 const SYSTEM: &[&str] = &["/usr", "/lib", "/lib64", "/etc/ld.so.cache"];
-/// Users of VMMs begin here, above what distributions and systemd give out; 24 bits of the id follow.
-const FIRST_USER: u32 = 0x7000_0000;
 /// Functions of a PCI slot, and slots that the machine itself leaves free (1 to 30).
 const FUNCTIONS: usize = 8;
 const SLOTS: usize = 30;
 /// Everything a guest may have: disks, shares and the serial port.
 pub(crate) const MAX_DEVICES: usize = FUNCTIONS * SLOTS;
+/// Size of a place for a disk, bytes. A clone believes that the disk in it is as large; it reads no more of it than
+/// its file system says, and where it does, QEMU reports an error.
+const PLACE: u64 = 8 << 40;
 /// Memory for translated code under emulation, MiB. More is not used by what runs for less than hours.
 const TRANSLATIONS: u32 = 256;
 
@@ -52,30 +58,40 @@ impl Qemu {
         Ok(Self { program })
     }
 
-    fn jail(&self, machine: &Machine) -> Jail {
+    /// Where it is.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    fn jail(&self, machine: &Machine) -> io::Result<Jail> {
         let mut entries: Vec<Entry> =
             SYSTEM.iter().filter_map(|path| system_entry(Path::new(path))).collect();
         if !self.program.starts_with("/usr") {
             entries.extend(system_entry(&self.program));
         }
         entries.push(Entry::Device("/dev/urandom".into()));
-        let mut groups = Vec::new();
-        if let Accelerator::Kvm { group } = machine.accelerator {
+        if let Accelerator::Kvm { .. } = machine.accelerator {
             entries.push(Entry::Device("/dev/kvm".into()));
-            groups.push(group);
         }
-        for (source, target) in [(&machine.kernel, KERNEL), (&machine.initramfs, INITRAMFS)] {
+        let mut show = |source: &Path, target: &str, writable| {
             let target = target.trim_start_matches('/').into();
-            entries.push(Entry::Bind { source: source.clone(), target, writable: false });
+            entries.push(Entry::Bind { source: source.to_owned(), target, writable });
+        };
+        if !matches!(machine.origin, Origin::Clone { .. }) {
+            show(&machine.kernel, KERNEL, false);
+            show(&machine.initramfs, INITRAMFS, false);
+        }
+        if let Origin::Template { memory, .. } = &machine.origin {
+            show(memory, MEMORY, true);
         }
         let namespaces =
             UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
-        Jail {
-            identity: Some(Identity { id: user_of(&machine.id), groups }),
+        Ok(Jail {
+            identity: Some(user::identity(&machine.id, &machine.accelerator)?),
             namespaces: namespaces.bits().into(),
             view: Some(View { at: machine.run_dir.clone(), entries, root: true }),
             no_new_privileges: true,
-        }
+        })
     }
 }
 
@@ -86,15 +102,15 @@ impl Hypervisor for Qemu {
         command.args(arguments(machine)).env_clear();
         let duplicate = |log: &OwnedFd| log.try_clone().map_err(failed);
         command.stdin(Stdio::null()).stdout(duplicate(&machine.console)?).stderr(duplicate(&machine.errors)?);
-        let child = self.jail(machine).spawn(command, &descriptors(machine)).map_err(failed)?;
-        Helper::new(child).map_err(failed)
+        let (jail, keep) = (self.jail(machine).map_err(failed)?, descriptors(machine));
+        let child = match &machine.origin {
+            Origin::Clone { memory, .. } => {
+                jail.spawn_with_file(command, &keep, memory.as_fd(), MEMORY_LIMIT)
+            }
+            Origin::Boot | Origin::Template { .. } => jail.spawn(command, &keep),
+        };
+        Helper::new(child.map_err(failed)?).map_err(failed)
     }
-}
-
-/// No two instances share a user, but for one chance in sixteen million: VMMs can't reach each other.
-fn user_of(id: &str) -> u32 {
-    let hash = Sha256::digest(id);
-    FIRST_USER | u32::from_be_bytes([0, hash[0], hash[1], hash[2]])
 }
 
 /// Shows a path of the host as it is there: itself, or the link that it is.
@@ -109,9 +125,15 @@ fn system_entry(path: &Path) -> Option<Entry> {
 }
 
 fn descriptors(machine: &Machine) -> Vec<BorrowedFd<'_>> {
-    let disks = machine.disks.iter().map(|disk| disk.file.as_fd());
+    let disks = machine.disks.iter().filter_map(|disk| disk.file.as_ref()).map(AsFd::as_fd);
     let shares = machine.shares.iter().map(|share| share.socket.as_fd());
-    disks.chain(shares).chain([machine.agent.as_fd()]).collect()
+    let (control, state) = match &machine.origin {
+        Origin::Boot => (None, None),
+        Origin::Template { control, .. } => (Some(control), None),
+        Origin::Clone { control, state, .. } => (Some(control), Some(state)),
+    };
+    let origin = control.into_iter().chain(state).map(AsFd::as_fd);
+    disks.chain(shares).chain([machine.agent.as_fd()]).chain(origin).collect()
 }
 
 /// The command line, one setting after the other.
@@ -124,9 +146,7 @@ fn arguments(machine: &Machine) -> Vec<String> {
     line.add("-display", "none");
     line.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     add_board(&mut line, machine);
-    line.add("-kernel", KERNEL);
-    line.add("-initrd", INITRAMFS);
-    line.add("-append", kernel_command_line(machine));
+    add_origin(&mut line, machine);
     // Its standard output, which is a log of fixed size: a file it opened, QEMU would want to truncate.
     line.add("-chardev", "stdio,id=console,signal=off");
     line.add("-serial", "chardev:console");
@@ -135,7 +155,7 @@ fn arguments(machine: &Machine) -> Vec<String> {
     line.device("virtio-serial-pci,id=ports,max_ports=2,disable-legacy=on");
     line.add("-device", "virtserialport,bus=ports.0,nr=1,chardev=agent,name=proa");
     for disk in &machine.disks {
-        add_disk(&mut line, &disk.serial, disk.file.as_raw_fd(), disk.readonly);
+        add_disk(&mut line, disk);
     }
     for share in &machine.shares {
         let tag = &share.tag;
@@ -145,13 +165,46 @@ fn arguments(machine: &Machine) -> Vec<String> {
     line.words
 }
 
+/// What the guest boots from, or goes on from.
+fn add_origin(line: &mut CommandLine, machine: &Machine) {
+    match &machine.origin {
+        Origin::Boot => add_kernel(line, machine),
+        Origin::Template { control, .. } => {
+            add_kernel(line, machine);
+            add_control(line, control);
+        }
+        Origin::Clone { control, .. } => {
+            // It waits to be told how to read the state.
+            line.add("-incoming", "defer");
+            add_control(line, control);
+        }
+    }
+}
+
+fn add_kernel(line: &mut CommandLine, machine: &Machine) {
+    line.add("-kernel", KERNEL);
+    line.add("-initrd", INITRAMFS);
+    line.add("-append", kernel_command_line(machine));
+}
+
+fn add_control(line: &mut CommandLine, control: &OwnedFd) {
+    line.add("-chardev", format!("socket,id=control,fd={}", control.as_raw_fd()));
+    line.add("-mon", "chardev=control,mode=control");
+}
+
 fn add_board(line: &mut CommandLine, machine: &Machine) {
     let mut board =
         "q35,vmport=off,hpet=off,sata=off,smbus=off,usb=off,dump-guest-core=off,mem-merge=off".to_owned();
     let size = machine.memory;
-    if !machine.shares.is_empty() {
+    let backend = match &machine.origin {
+        Origin::Template { .. } => Some(format!("memory-backend-file,mem-path={MEMORY},share=on")),
+        Origin::Clone { .. } => Some(format!("memory-backend-file,mem-path={MEMORY},share=off")),
         // The servers read and write the guest's memory themselves.
-        line.add("-object", format!("memory-backend-memfd,id=memory,size={size},share=on"));
+        Origin::Boot if !machine.shares.is_empty() => Some("memory-backend-memfd,share=on".to_owned()),
+        Origin::Boot => None,
+    };
+    if let Some(backend) = backend {
+        line.add("-object", format!("{backend},id=memory,size={size}"));
         board.push_str(",memory-backend=memory");
     }
     line.add("-machine", board);
@@ -173,13 +226,20 @@ fn add_board(line: &mut CommandLine, machine: &Machine) {
 }
 
 /// Reads and writes report errors to the guest: by default QEMU would halt it when the host's disk is full.
-fn add_disk(line: &mut CommandLine, serial: &str, fd: RawFd, readonly: bool) {
-    let file = line.descriptor(fd);
-    let access = if readonly { "read-only=on" } else { "read-only=off,discard=unmap" };
-    line.add(
-        "-blockdev",
-        format!("driver=file,node-name={serial},filename={file},locking=off,auto-read-only=off,{access}"),
-    );
+fn add_disk(line: &mut CommandLine, disk: &Disk) {
+    let serial = &disk.serial;
+    let medium = match &disk.file {
+        Some(file) => {
+            let file = line.descriptor(file.as_raw_fd());
+            let access = if disk.readonly { "read-only=on" } else { "read-only=off,discard=unmap" };
+            format!("driver=file,filename={file},locking=off,auto-read-only=off,{access}")
+        }
+        None => {
+            let access = if disk.readonly { "on" } else { "off" };
+            format!("driver=null-co,size={PLACE},read-zeroes=on,read-only={access}")
+        }
+    };
+    line.add("-blockdev", format!("{medium},node-name={serial}"));
     line.device(&format!(
         "virtio-blk-pci,drive={serial},serial={serial},num-queues=1,werror=report,rerror=report,disable-legacy=on"
     ));
@@ -238,14 +298,14 @@ impl CommandLine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::{Disk, SharePort};
+    use crate::machine::SharePort;
     use std::fs::File;
 
     fn machine(layers: usize, shares: usize, cpus: u32, accelerator: Accelerator) -> Machine {
         let null = || -> OwnedFd { File::open("/dev/null").unwrap().into() };
-        let layer = |number| Disk { file: null(), serial: format!("layer{number}"), readonly: true };
+        let layer = |number| Disk { file: Some(null()), serial: format!("layer{number}"), readonly: true };
         let mut disks: Vec<Disk> = (0..layers).map(layer).collect();
-        disks.push(Disk { file: null(), serial: "rw".into(), readonly: false });
+        disks.push(Disk { file: Some(null()), serial: "rw".into(), readonly: false });
         Machine {
             id: "abc".into(),
             run_dir: "/run/x".into(),
@@ -260,6 +320,7 @@ mod tests {
             agent: null(),
             console: null(),
             errors: null(),
+            origin: Origin::Boot,
         }
     }
 
@@ -281,6 +342,31 @@ mod tests {
     }
 
     #[test]
+    fn a_clone_differs_from_its_template_in_where_it_comes_from_and_its_disks() {
+        let null = || -> OwnedFd { File::open("/dev/null").unwrap().into() };
+        let mut machine = machine(1, 0, 1, Accelerator::Emulation { tsc_khz: 1 });
+        machine.origin = Origin::Clone { memory: null(), state: null(), control: null() };
+        let clone = line(&machine);
+        machine.origin = Origin::Template { memory: "/m".into(), control: null() };
+        machine.disks = vec![Disk::place(0), Disk::writable(None)];
+        let template = line(&machine);
+        let only = |one: &str, other: &str| -> Vec<String> {
+            one.lines().filter(|line| !other.lines().any(|found| found == *line)).map(str::to_owned).collect()
+        };
+        let options = |lines: Vec<String>| -> Vec<String> {
+            lines.iter().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+        };
+        let disks = ["-add-fd", "-blockdev", "-device", "-add-fd", "-blockdev"];
+        assert_eq!(options(only(&clone, &template)), [&["-object", "-incoming"], &disks[..]].concat());
+        let booted = ["-object", "-kernel", "-initrd", "-append", "-blockdev", "-device", "-blockdev"];
+        assert_eq!(options(only(&template, &clone)), booted);
+        assert!(clone.contains("mem-path=/guest/memory,share=off") && clone.contains("-incoming defer"));
+        assert!(
+            template.contains("driver=null-co,size=8796093022208,read-zeroes=on,read-only=off,node-name=rw")
+        );
+    }
+
+    #[test]
     fn a_guest_on_hardware_keeps_acpi_and_its_own_clock() {
         let text = line(&machine(0, 0, 2, Accelerator::Kvm { group: 0 }));
         assert!(text.contains("-accel kvm\n-cpu host") && text.contains("-smp 2"), "{text}");
@@ -299,11 +385,5 @@ mod tests {
         places.dedup();
         assert_eq!(places.len(), 104);
         assert!(text.contains("serial=layer99,") && !text.contains("addr=0x1f"), "{text}");
-    }
-
-    #[test]
-    fn users_are_apart_and_above_all_others() {
-        assert_ne!(user_of("a"), user_of("b"));
-        assert!((FIRST_USER..0x7100_0000).contains(&user_of("a")));
     }
 }

@@ -7,6 +7,7 @@
 //!     initramfs/<hash>.cpio
 //!     disks/<format>-ext4-<size>.img an empty file system, copied for each instance
 //!     accelerator.json
+//!     templates/<key>/               memory, state, template.json; under a lock of their own, templates.lock
 //! ```
 //!
 //! Everything is made under another name and renamed when it is whole, so readers take no lock. What a killed

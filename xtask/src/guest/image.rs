@@ -79,15 +79,15 @@ const DIRECTORIES: &[&str] = &[
     "guest",
     "mnt",
 ];
-/// Files of every root. `user` is the ordinary user.
+/// Files of every root; the ordinary users are those of `scripts/test-users`.
 const FILES: &[(&str, &str)] = &[
     (
         "etc/passwd",
-        "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
+        "root:x:0:0:root:/root:/bin/sh\nproa-test:x:1000:1000::/home/user:/bin/sh\nproa-test-plain:x:1001:1001::/home/user:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
     ),
-    ("etc/group", "root:x:0:\ntty:x:5:\nuser:x:1000:\nnogroup:x:65534:\n"),
-    ("etc/subuid", "user:100000:65536\n"),
-    ("etc/subgid", "user:100000:65536\n"),
+    ("etc/group", "root:x:0:\ntty:x:5:\nproa-test:x:1000:\nproa-test-plain:x:1001:\nnogroup:x:65534:\n"),
+    ("etc/subuid", "proa-test:100000:65536\n"),
+    ("etc/subgid", "proa-test:100000:65536\n"),
     ("etc/hosts", "127.0.0.1 localhost guest\n"),
     ("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
     ("guest/suite.sh", SUITE),

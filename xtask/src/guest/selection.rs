@@ -89,6 +89,8 @@ pub const SUITES: &[Suite] = &[
     Suite { package: "proa-runtime", target: "it", only: &[], end: "" },
     Suite { package: "proa-monitor", target: "it", only: &["limits::", "run::"], end: "" },
     Suite { package: "proa-cli", target: "it", only: FEATURES, end: "::container" },
+    Suite { package: "proa-cli", target: "it", only: ROOTLESS, end: "::rootless" },
+    Suite { package: "proa-cli", target: "it", only: ROOTLESS_ALONE, end: "" },
     Suite { package: "proa-cli", target: "it", only: &["lsm::"], end: "" },
 ];
 
@@ -102,6 +104,23 @@ const FEATURES: &[&str] = &[
     "parity::limits::",
     "parity::security::",
     "parity::userns::",
+];
+
+/// Those that differ for an ordinary user as well, who has a cgroup of its own in the guest.
+const ROOTLESS: &[&str] = &[
+    "parity::confinement::",
+    "parity::events::",
+    "parity::life::pause",
+    "parity::limits::",
+    "parity::security::",
+];
+
+/// What only an ordinary user has, and what an older kernel could refuse.
+const ROOTLESS_ALONE: &[&str] = &[
+    "keep_id::life_of_",
+    "keep_id::the_user_is_itself_inside",
+    "rootless::limits_",
+    "rootless::root_inside_",
 ];
 
 /// Where a security module matters, and so the only tests that run under SELinux too: names with these in them.

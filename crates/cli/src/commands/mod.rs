@@ -24,6 +24,7 @@ pub mod start;
 pub mod stats;
 pub mod stop;
 pub mod system;
+pub mod template;
 pub mod top;
 pub mod unpause;
 pub mod update;
@@ -165,6 +166,7 @@ pub const ALL: &[Entry] = &[
     group!("image", "Work on images", IMAGE),
     group!("policy", "Hold instances to the Pod Security Standards", POLICY),
     group!("system", "Work on all of it", SYSTEM),
+    group!("template", "See what virtual machines start from", TEMPLATE),
     entry!(System, "events", events, "Print what happens to instances and images, as it does"),
     entry!(System, "info", info, "Print what Proa finds on this machine"),
     entry!(System, "version", version, "Print the version"),
@@ -211,6 +213,11 @@ const IMAGE: &[Entry] = &[
 
 const POLICY: &[Entry] =
     &[entry!(Management, "check", policy::check, "Check an instance, a run line or a file against a policy")];
+
+const TEMPLATE: &[Entry] = &[
+    entry!(Management, "ls", template::ls, "List what virtual machines start from instead of booting", aliases: &["list"]),
+    entry!(Management, "rm", template::rm, "Remove templates", aliases: &["remove"]),
+];
 
 const SYSTEM: &[Entry] = &[
     entry!(System, "check", system::check, "Find, and repair, what a crash left"),

@@ -28,6 +28,9 @@ pub struct ContainerFlags {
     /// Kernel of a vm, in place of the newest at hand
     #[arg(long, value_name = "FILE", help_heading = "Isolation")]
     pub kernel: Option<PathBuf>,
+    /// Boot a vm, rather than start it from a template
+    #[arg(long, help_heading = "Isolation")]
+    pub no_template: bool,
     /// Size of a vm's writable disk
     #[arg(long, value_name = "BYTES", help_heading = "Isolation")]
     pub disk_size: Option<String>,
@@ -127,6 +130,7 @@ impl ContainerFlags {
             ..HostConfig::default()
         };
         host.vm.kernel = self.kernel.as_deref().map(absolute).transpose()?;
+        host.vm.no_template = self.no_template;
         host.vm.disk_size =
             self.disk_size.as_deref().map(proa_engine::parse::bytes).transpose().map_err(usage)?;
         self.log(&mut host)?;

@@ -34,7 +34,8 @@ pub(super) struct SecurityFlags {
     /// Kernel parameter of the instance's namespaces
     #[arg(long, value_name = "KEY=VALUE")]
     sysctl: Vec<String>,
-    /// User namespace: host, or auto[:size=COUNT] for ids that no other container has
+    /// User namespace: host; auto[:size=COUNT], root's, for ids that no other container has;
+    /// keep-id[:uid=ID,gid=ID], an ordinary user's, to have the own id inside
     #[arg(long, value_name = "MODE")]
     userns: Option<String>,
     /// Map user ids of the container to the host's; --gidmap is the same unless given

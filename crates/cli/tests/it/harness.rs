@@ -53,6 +53,12 @@ impl User {
         Self { uid: fields[2].parse().unwrap(), gid: fields[3].parse().unwrap() }
     }
 
+    /// Where its commands run, if its cgroup has been handed over to it and this was made there for them.
+    fn cgroup(&self) -> PathBuf {
+        let uid = self.uid;
+        format!("/sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service/tests").into()
+    }
+
     /// Gives it a path and all below.
     pub fn own(&self, path: &Path) {
         let owner = format!("{}:{}", self.uid, self.gid);
@@ -133,6 +139,11 @@ impl Proa {
         self.user.as_ref()
     }
 
+    /// Whether an ordinary user runs it who has a cgroup of its own.
+    pub fn has_cgroup(&self) -> bool {
+        self.user.as_ref().is_some_and(|user| user.cgroup().is_dir())
+    }
+
     /// Lets whoever runs it have a path and all below.
     pub fn give(&self, path: &Path) {
         self.user.iter().for_each(|user| user.own(path));
@@ -173,7 +184,9 @@ impl Proa {
             return command;
         };
         // Everything in arguments, since some tests wrap the command.
-        let mut command = Command::new("setpriv");
+        let mut command = Command::new("sh");
+        let join = "[ ! -d \"$0\" ] || echo $$ > \"$0/cgroup.procs\"; exec \"$@\"";
+        command.args(["-c", join]).arg(user.cgroup()).arg("setpriv");
         command.args([format!("--reuid={}", user.uid), format!("--regid={}", user.gid)]);
         command.args(["--clear-groups", "env", "-u", "PROA_ROOT", "TERM=xterm"]);
         for (name, directory) in [("HOME", "home"), ("XDG_RUNTIME_DIR", "run")] {

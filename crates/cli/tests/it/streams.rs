@@ -195,7 +195,8 @@ fn logs_of_an_instance_that_goes_on() {
 fn a_start_can_be_called_off() {
     let proa = Proa::with_busybox();
     // A guest takes seconds to start: time enough to think again.
-    let running = proa.spawn(&["run", "--rm", "--isolation", "vm", "busybox", "sleep", "1000"]);
+    let running =
+        proa.spawn(&["run", "--rm", "--isolation", "vm", "--no-template", "busybox", "sleep", "1000"]);
     proa.wait_for("the monitor", || !proa.monitors().is_empty());
     send(running.pid(), rustix::process::Signal::INT);
     let output = running.finish();

@@ -4,7 +4,7 @@
 //! loaded last is noted below the run directory, which a reboot empties like the kernel's own list.
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -78,7 +78,13 @@ pub fn check_named(name: &str) -> Result<()> {
         return Err(super::missing("AppArmor", &format!("apparmor={name}")));
     }
     let path = PathBuf::from(PROFILES);
-    let loaded = fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
+    let loaded = fs::read_to_string(&path).map_err(|error| match error.kind() {
+        ErrorKind::PermissionDenied => Error::unsupported(
+            format!("apparmor={name} needs root: nobody else sees whether that profile is loaded"),
+            "leave --security-opt apparmor= out, or run it as root",
+        ),
+        _ => Error::io("read", &path, error),
+    })?;
     if has_profile(&loaded, name) {
         return Ok(());
     }

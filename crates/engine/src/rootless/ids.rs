@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use proa_oci::runtime::IdMapping;
+
 /// A user as the host knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mapping {
@@ -140,6 +142,21 @@ pub(super) fn current() -> io::Result<String> {
         Ok(text.lines().map(line).collect())
     };
     Ok(read("uid_map")? + &read("gid_map")?)
+}
+
+/// The maps of this process's namespace, of users and of groups.
+pub(crate) fn extents() -> io::Result<[Vec<IdMapping>; 2]> {
+    let read = |file: &str| -> io::Result<Vec<IdMapping>> {
+        let text = std::fs::read_to_string(format!("/proc/self/{file}"))?;
+        let extent = |line: &str| {
+            let numbers: Option<Vec<u32>> =
+                line.split_whitespace().map(|number| number.parse().ok()).collect();
+            let [container_id, host_id, size] = numbers?[..] else { return None };
+            Some(IdMapping { container_id, host_id, size })
+        };
+        Ok(text.lines().filter_map(extent).collect())
+    };
+    Ok([read("uid_map")?, read("gid_map")?])
 }
 
 /// Whether every id that has a meaning by the maps `old` has the same by `new`.

@@ -28,6 +28,9 @@ pub use environment::merge as merge_environment;
 pub use process::{ExecRequest, exec_process, merge};
 pub use security::{AppArmor, Filter, Label, SecurityOptions};
 
+/// So many ids of an ordinary user leave none for virtual machine monitors; a range of the usual size is 65536.
+const TOO_FEW_IDS: u32 = 8192;
+
 /// Network modes there are so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
@@ -124,6 +127,9 @@ pub(crate) fn check_level(host: &HostConfig, level: IsolationLevel) -> Result<()
             if host.vm.kernel.is_some() {
                 return refused("--kernel", "a container runs on the host's kernel: use --isolation vm");
             }
+            if host.vm.no_template {
+                return refused("--no-template", "a container has nothing to boot: use --isolation vm");
+            }
             if host.vm.disk_size.is_some() {
                 return refused(
                     "--disk-size",
@@ -132,10 +138,12 @@ pub(crate) fn check_level(host: &HostConfig, level: IsolationLevel) -> Result<()
             }
         }
         IsolationLevel::Vm => {
-            if !proa_sys::userns::is_initial() {
+            if !proa_sys::userns::is_initial() && proa_sys::userns::count_ids() <= TOO_FEW_IDS {
                 return Err(Error::unsupported(
-                    "isolation level vm needs root: a guest's disks are EROFS images, and your layers are directories",
-                    "run it with sudo, or use --isolation container",
+                    "isolation level vm needs ids for virtual machine monitors, which do not run as you: your user \
+                     namespace has too few",
+                    "install newuidmap (package uidmap), and give the user a line as NAME:100000:65536 in \
+                     /etc/subuid and /etc/subgid; or use --isolation container",
                 ));
             }
             if host.network_mode == "host" {
@@ -283,6 +291,7 @@ pub(crate) fn vm_config(host: &HostConfig) -> Result<VmConfig> {
         memory: host.memory.max(0).unsigned_abs(),
         cpus: u32::try_from(cpus).map_err(|_| Error::invalid("too many CPUs"))?,
         disk_size: host.vm.disk_size.unwrap_or(0).max(0).unsigned_abs(),
+        no_template: host.vm.no_template,
     })
 }
 

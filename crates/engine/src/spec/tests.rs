@@ -352,10 +352,12 @@ fn networks() {
 fn what_means_nothing_at_a_level_is_refused() {
     let kernel = VmOptions { kernel: Some("/boot/vmlinuz".into()), ..VmOptions::default() };
     let disk = VmOptions { disk_size: Some(1 << 30), ..VmOptions::default() };
+    let boot = VmOptions { no_template: true, ..VmOptions::default() };
     let device = DeviceMapping::parse("/dev/null").unwrap();
     for (level, host, flag) in [
         (IsolationLevel::Container, HostConfig { vm: kernel, ..HostConfig::default() }, "--kernel"),
         (IsolationLevel::Container, HostConfig { vm: disk, ..HostConfig::default() }, "--disk-size"),
+        (IsolationLevel::Container, HostConfig { vm: boot, ..HostConfig::default() }, "--no-template"),
         (
             IsolationLevel::Vm,
             HostConfig { network_mode: "host".into(), ..HostConfig::default() },

@@ -12,7 +12,7 @@ use crate::decompress::Compression;
 use crate::digest::{Hasher, sha256};
 use crate::error::{Error, Result};
 use crate::ingest::{self, Job};
-use crate::layer::{LayerForm, Limits};
+use crate::layer::{KeptIds, LayerForm, Limits};
 use crate::progress::{Event, Progress, tell_left_out};
 use crate::store::{Image, NewImage, Session, Store, tag_name};
 
@@ -136,6 +136,7 @@ fn add_layer(
         size,
         blob_file: None,
         layer: Some((&layer_file, options.form)),
+        kept: KeptIds::default(),
         algorithm: Algorithm::Sha256,
         limits: &options.limits,
     };

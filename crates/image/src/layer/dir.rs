@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use super::ingest::Store;
 use super::tar::{Archive, Entry};
 use super::tree::{Kind, Meta, NodeId, ROOT, Tree, Xattrs};
-use super::{LayerError, LeftOut};
+use super::{KeptIds, LayerError, LeftOut};
 
 /// Unit in which what is on disk is counted.
 const BLOCK: u64 = 4096;
@@ -34,6 +34,7 @@ pub struct Unpacked {
     next: u64,
     used: u64,
     max: u64,
+    kept: KeptIds,
 }
 
 /// Removes what an interrupted conversion left at `dest`.
@@ -56,7 +57,7 @@ fn open_dir(at: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
 
 impl Unpacked {
     /// Creates the layer's directory and the spool; `max` is the most bytes of data.
-    pub fn create(dest: &Path, max: u64) -> Result<Self, LayerError> {
+    pub fn create(dest: &Path, max: u64, kept: KeptIds) -> Result<Self, LayerError> {
         let spool_path = spool_path(dest);
         let mode = Mode::from_raw_mode(0o700);
         let make = |path: &Path| -> io::Result<OwnedFd> {
@@ -65,7 +66,7 @@ impl Unpacked {
         };
         make(dest).map_err(LayerError::write(dest, "create the layer"))?;
         let spool = make(&spool_path).map_err(LayerError::write(&spool_path, "create the spool"))?;
-        Ok(Self { root: dest.to_owned(), spool_path, spool, next: 0, used: 0, max })
+        Ok(Self { root: dest.to_owned(), spool_path, spool, next: 0, used: 0, max, kept })
     }
 
     fn spool_file<R: Read>(&self, archive: &mut Archive<'_, R>, entry: &Entry) -> Result<u64, LayerError> {
@@ -124,6 +125,7 @@ impl Store for Unpacked {
             here: root,
             path: PathBuf::new(),
             is_confined: !proa_sys::userns::is_initial(),
+            kept: self.kept,
             left_out: LeftOut::default(),
         };
         placer.fill()?;
@@ -146,6 +148,7 @@ struct Placer<'a> {
     path: PathBuf,
     /// We are in a user namespace.
     is_confined: bool,
+    kept: KeptIds,
     left_out: LeftOut,
 }
 
@@ -263,13 +266,9 @@ impl<'a> Placer<'a> {
     fn dress_at(&self, at: &OwnedFd, entry: &[u8], name: &[u8], id: NodeId) -> Result<(), LayerError> {
         let node = self.tree.node(id);
         let Meta { uid, gid, .. } = node.meta;
-        match fs::chownat(
-            at,
-            entry,
-            Some(Uid::from_raw(uid)),
-            Some(Gid::from_raw(gid)),
-            AtFlags::SYMLINK_NOFOLLOW,
-        ) {
+        let (user, group) = self.kept.outside(uid, gid);
+        let owner = (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
+        match fs::chownat(at, entry, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(()) => {}
             Err(Errno::INVAL) if self.is_confined => {
                 return Err(LayerError::NoId { path: self.path.join(OsStr::from_bytes(name)), uid, gid });

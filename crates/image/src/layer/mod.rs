@@ -56,6 +56,29 @@ impl LayerForm {
     }
 }
 
+/// Ids of a container that are root's where its layers are unpacked; those below them move up by one to make room.
+/// With 1000, a file of 1000 in the tar is root's, one of 0 belongs to 1, one of 999 to 1000, and one of 1001 to 1001.
+/// By default all stay as they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KeptIds {
+    /// Of the user.
+    pub uid: u32,
+    /// Of the group.
+    pub gid: u32,
+}
+
+impl KeptIds {
+    /// Whom a file of the tar belongs to on disk.
+    pub fn outside(self, uid: u32, gid: u32) -> (u32, u32) {
+        let moved = |kept: u32, id: u32| match id {
+            id if id == kept => 0,
+            id if id < kept => id + 1,
+            id => id,
+        };
+        (moved(self.uid, uid), moved(self.gid, gid))
+    }
+}
+
 /// What a conversion made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerInfo {
@@ -123,9 +146,26 @@ pub fn convert(
             let image = erofs::Image::create(dest, limits.max_uncompressed)?;
             ingest::run(tar, image, limits).inspect_err(|_| drop(std::fs::remove_file(dest)))
         }
-        LayerForm::Directory => {
-            let unpacked = dir::Unpacked::create(dest, limits.max_uncompressed)?;
-            ingest::run(tar, unpacked, limits).inspect_err(|_| dir::remove(dest))
-        }
+        LayerForm::Directory => unpack(tar, dest, KeptIds::default(), limits),
+    }
+}
+
+/// As [`convert`] to a directory, with owners moved.
+pub fn unpack(tar: impl Read, dest: &Path, kept: KeptIds, limits: &Limits) -> Result<LayerInfo, LayerError> {
+    let unpacked = dir::Unpacked::create(dest, limits.max_uncompressed, kept)?;
+    ingest::run(tar, unpacked, limits).inspect_err(|_| dir::remove(dest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_id_has_a_place_of_its_own() {
+        let kept = KeptIds { uid: 1000, gid: 5 };
+        let seen: Vec<_> = [0, 1, 5, 6, 999, 1000, 1001, 65534].map(|id| kept.outside(id, id)).into();
+        let expected = [(1, 1), (2, 2), (6, 0), (7, 6), (1000, 999), (0, 1000), (1001, 1001), (65534, 65534)];
+        assert_eq!(seen, expected);
+        assert_eq!(KeptIds::default().outside(0, 7), (0, 7));
     }
 }

@@ -10,7 +10,7 @@ use super::{RemoveHooks, Store};
 use crate::digest::HashingReader;
 use crate::error::{Error, Result};
 use crate::layer::LayerForm;
-use crate::layout::{read_dir, remove_dead_sessions, remove_free_locks, remove_path};
+use crate::layout::{layer_of, read_dir, remove_dead_sessions, remove_free_locks, remove_path};
 
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,17 +114,15 @@ impl Store {
         }
         for entry in read_dir(&self.layout.layers())? {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let (hex, form) = match name.strip_suffix(".erofs") {
-                Some(hex) => (hex, LayerForm::Erofs),
-                None => (name.as_str(), LayerForm::Directory),
-            };
+            let (hex, form) = layer_of(&name).unwrap_or((&name, LayerForm::Directory));
             let algorithm = if hex.len() == 128 { Algorithm::Sha512 } else { Algorithm::Sha256 };
             let Some(diff_id) = file_digest(algorithm, hex) else {
                 self.litter(false, repair, &entry.path(), problems)?;
                 continue;
             };
             let known = self.is_known("SELECT 1 FROM layers WHERE diff_id = ?1", &diff_id)?
-                && self.layer_form(&diff_id)?.is_none_or(|known| known == form);
+                // Beside a directory there are copies in either form, beside an image there are none.
+                && self.layer_form(&diff_id)?.is_none_or(|known| known == form || known == LayerForm::Directory);
             // A layer that is mounted cannot go yet.
             let known = known || (repair && hooks.before_layer_delete(&diff_id).is_err());
             self.litter(known, repair, &entry.path(), problems)?;

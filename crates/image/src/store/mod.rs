@@ -13,6 +13,7 @@
 //! being lost or leaked for good, and the kernel drops the locks.
 
 mod check;
+mod copies;
 mod inspect;
 mod remove;
 mod schema;
@@ -27,6 +28,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 pub use check::Problem;
+pub use copies::LayerCopy;
 pub use inspect::HistoryRow;
 pub use remove::{Pruned, RemoveHooks, Removed};
 pub use schema::write_ahead;

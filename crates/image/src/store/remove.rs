@@ -144,14 +144,19 @@ impl Store {
         Ok(pruned)
     }
 
-    /// Deletes a layer's file, then its row, whose transaction is the caller's.
+    /// Deletes a layer's file and its copies, then its row, whose transaction is the caller's.
     pub(super) fn delete_layer(&self, diff_id: &Digest) -> Result<u64> {
+        let copies = self.layout.kept_layers(diff_id)?;
+        copies.iter().try_for_each(|copy| remove_path(copy))?;
+        // An image beside a directory is a copy of it, and goes before it.
         for form in [LayerForm::Erofs, LayerForm::Directory] {
             remove_path(&self.layout.layer(diff_id, form))?;
         }
         let sql = "DELETE FROM layers WHERE diff_id = ?1 RETURNING disk_size";
         let size = self.db.query_row(sql, [diff_id.as_str()], |row| super::unsigned(row, 0));
-        Ok(size.optional().map_err(self.failed())?.unwrap_or(0))
+        // A copy takes as much as what it was made like.
+        let copies = 1 + copies.len() as u64;
+        Ok(size.optional().map_err(self.failed())?.unwrap_or(0) * copies)
     }
 
     pub(super) fn delete_blob(&self, digest: &Digest) -> Result<u64> {

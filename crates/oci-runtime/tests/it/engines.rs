@@ -6,10 +6,11 @@ mod docker;
 mod podman;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::support::{fill, stdout, wait};
+use crate::support::{PROGRAM, fill, stdout, wait};
 
 /// A script that says that it runs, and ends with 5 when it is told to.
 const SERVICE: &str = "echo log line; trap 'exit 5' TERM; while :; do sleep 0.1; done";
@@ -58,6 +59,27 @@ impl Engine {
 
     fn code(&self, args: &[&str]) -> Option<i32> {
         self.output(args).status.code()
+    }
+
+    /// Makes it the test user's: its directories, and a copy of our program, which may be in a place that others
+    /// cannot enter. Returns the words before every command of the user's; variables lead to directories of its own.
+    fn give_to_user(&mut self, directories: &[&str], variables: &[(&str, &str)]) -> Vec<String> {
+        let passwd = fs::read_to_string("/etc/passwd").unwrap();
+        let line = passwd.lines().find(|line| line.starts_with("proa-test:"));
+        let fields: Vec<&str> = line.expect("run scripts/test-users").split(':').collect();
+        fs::copy(PROGRAM, self.path("proa-runtime")).unwrap();
+        for name in directories {
+            fs::create_dir(self.path(name)).unwrap();
+            fs::set_permissions(self.path(name), PermissionsExt::from_mode(0o700)).unwrap();
+        }
+        let owner = format!("{}:{}", fields[2], fields[3]);
+        assert!(Command::new("chown").args(["-R", &owner]).arg(self.path("")).status().unwrap().success());
+        let mut words = vec!["setpriv".to_owned()];
+        words.extend([format!("--reuid={}", fields[2]), format!("--regid={}", fields[3])]);
+        words
+            .extend(["--clear-groups", "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"].map(str::to_owned));
+        words.extend(variables.iter().map(|(name, path)| format!("{name}={}", self.path(path).display())));
+        words
     }
 
     /// A tar of busybox.

@@ -30,9 +30,10 @@ pub fn store() -> PathBuf {
     cache.unwrap_or_else(|| workspace().join("target/test-cache")).join("vm")
 }
 
-pub fn agent() -> PathBuf {
+/// One of the programs under test.
+pub fn program(name: &str) -> PathBuf {
     let built = std::env::var_os("PROA_TEST_BIN").map(PathBuf::from);
-    let path = built.unwrap_or_else(|| workspace().join("target/dist")).join("proa-agent");
+    let path = built.unwrap_or_else(|| workspace().join("target/dist")).join(name);
     assert!(path.exists(), "{} is missing; build it: cargo xtask dist", path.display());
     path
 }
@@ -61,7 +62,7 @@ impl Setup {
         });
         let spec = VmSpec {
             id: format!("test{}", std::process::id()),
-            agent: agent(),
+            agent: program("proa-agent"),
             store: store(),
             rw_disk: scratch.path().join("rw.img"),
             run_dir,
@@ -181,7 +182,12 @@ pub struct Guest {
 
 impl Guest {
     pub fn start(spec: &VmSpec) -> Result<Self, VmError> {
-        let vm = Vm::start(spec, &mut |_| {})?;
+        Self::start_with(spec, &mut |_| {})
+    }
+
+    /// The same; lines for the user go to `notice`.
+    pub fn start_with(spec: &VmSpec, notice: &mut dyn FnMut(String)) -> Result<Self, VmError> {
+        let vm = Vm::start(spec, notice)?;
         Ok(Self { vm, decoder: Decoder::new(), frames: VecDeque::new() })
     }
 
@@ -194,6 +200,7 @@ impl Guest {
             shares: shares.iter().map(|share| share.tag.clone()).collect(),
             entropy: vec![7; 64],
             time_ns: 1_700_000_000_000_000_000,
+            writable_mounted: self.vm.writable_mounted(),
         };
         self.send(&Request::Configure(Box::new(config)).frame(0));
         self.response(0)

@@ -6,3 +6,4 @@ mod fixture;
 mod jail;
 mod life;
 mod shares;
+mod templates;

@@ -44,6 +44,7 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
             usage.instances_bytes,
             usage.instances_reclaimable,
         ),
+        row("Templates", usage.templates, usage.templates, usage.templates_bytes, usage.templates_bytes),
     ];
     format::rows(args.format.as_deref(), &COLUMNS, &rows)?;
     Ok(0)

@@ -12,6 +12,7 @@ at_both_levels!(
     held_to_a_policy,
     asked_is_given,
     default_privileges;
+    ;
     // Of the host's devices, which an ordinary user cannot have.
     privileged,
 );

@@ -35,6 +35,17 @@ impl Bed {
         Self { proa: Proa::of_user("proa-test").import_busybox(), level: "container" }
     }
 
+    /// The same where the user has a cgroup of its own. Elsewhere a limit must be refused, with what it needs.
+    fn rootless_with_cgroup() -> Option<Self> {
+        let bed = Self::rootless();
+        if bed.proa.has_cgroup() {
+            return Some(bed);
+        }
+        let refused = bed.run(&["-m", "64m"], &["true"]);
+        assert!(refused.code == 125 && refused.stderr.contains("cgroup"), "{refused:?}");
+        None
+    }
+
     /// A directory that whoever runs the instance may use.
     pub fn directory(&self) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
@@ -84,9 +95,9 @@ impl Bed {
 }
 
 /// Makes a module with one test a level from one function over a [`Bed`], and one for an ordinary user; behind a
-/// `;` those that need a cgroup, which an ordinary user has on few hosts.
+/// `;` those that need a cgroup, which an ordinary user has on few hosts, and behind another those that need root.
 macro_rules! at_both_levels {
-    ($($name:ident),* $(,)? $(; $($limited:ident),+ $(,)?)?) => {
+    ($($name:ident),* $(,)? $(; $($limited:ident),* $(,)? $(; $($roots:ident),+ $(,)?)?)?) => {
         $(
             mod $name {
                 #[test]
@@ -116,8 +127,28 @@ macro_rules! at_both_levels {
                 fn vm() {
                     super::$limited(&super::super::Bed::new("vm"));
                 }
+
+                #[test]
+                fn rootless() {
+                    if let Some(bed) = super::super::Bed::rootless_with_cgroup() {
+                        super::$limited(&bed);
+                    }
+                }
             }
-        )+)?
+        )*
+        $($(
+            mod $roots {
+                #[test]
+                fn container() {
+                    super::$roots(&super::super::Bed::new("container"));
+                }
+
+                #[test]
+                fn vm() {
+                    super::$roots(&super::super::Bed::new("vm"));
+                }
+            }
+        )+)?)?
     };
 }
 pub(crate) use at_both_levels;

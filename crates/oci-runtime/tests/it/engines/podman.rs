@@ -1,6 +1,4 @@
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 
 use super::{Engine, drive};
 use crate::support::PROGRAM;
@@ -27,38 +25,16 @@ fn podman_runs_its_containers_by_it() {
 #[test]
 fn an_ordinary_users_podman_runs_its_containers_by_it() {
     let mut podman = Engine::new("podman");
-    let passwd = fs::read_to_string("/etc/passwd").unwrap();
-    let line = passwd.lines().find(|line| line.starts_with("proa-test:"));
-    let fields: Vec<&str> = line.expect("run scripts/test-users").split(':').collect();
     let tar = podman.image_tar();
-    // The checkout may be in a place that others cannot enter.
-    let program = podman.path("proa-runtime");
-    fs::copy(PROGRAM, &program).unwrap();
-    let config = podman.path("containers.conf");
-    fs::write(&config, "[containers]\ndefault_ulimits = []\n").unwrap();
-    for name in ["home", "run", "root", "runroot", "tmpdir"] {
-        fs::create_dir(podman.path(name)).unwrap();
-        fs::set_permissions(podman.path(name), PermissionsExt::from_mode(0o700)).unwrap();
-    }
-    let owner = format!("{}:{}", fields[2], fields[3]);
-    assert!(Command::new("chown").args(["-R", &owner]).arg(podman.path("")).status().unwrap().success());
-    let assign = |name: &str, path: &str| format!("{name}={}", podman.path(path).display());
-    let environment = [
-        assign("HOME", "home"),
-        assign("XDG_RUNTIME_DIR", "run"),
-        assign("CONTAINERS_CONF", "containers.conf"),
-    ];
-    let ids = [format!("--reuid={}", fields[2]), format!("--regid={}", fields[3])];
-    let directories =
-        ["root", "runroot", "tmpdir"].map(|name| format!("--{name}={}", podman.path(name).display()));
-    let mut line = vec!["setpriv".to_owned()];
-    line.extend(ids);
-    line.extend(["--clear-groups", "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"].map(str::to_owned));
-    line.extend(environment);
-    line.push("podman".into());
-    line.extend(directories);
-    podman.line = line;
+    fs::write(podman.path("containers.conf"), "[containers]\ndefault_ulimits = []\n").unwrap();
+    let directories = ["home", "run", "root", "runroot", "tmpdir"];
+    let variables = [("HOME", "home"), ("XDG_RUNTIME_DIR", "run"), ("CONTAINERS_CONF", "containers.conf")];
+    podman.line = podman.give_to_user(&directories, &variables);
+    podman.line.push("podman".into());
+    let own = directories[2..].iter().map(|name| format!("--{name}={}", podman.path(name).display()));
+    podman.line.extend(own.collect::<Vec<_>>());
     podman.options(&["--cgroup-manager=cgroupfs", "--events-backend=file", "--storage-driver=vfs"]);
+    let program = podman.path("proa-runtime");
     podman.options(&["--runtime", program.to_str().unwrap()]);
     podman.ok(&["import", "--quiet", tar.to_str().unwrap(), "busybox"]);
     drive(&podman, &["--network=none", "--ulimit=host"], false);

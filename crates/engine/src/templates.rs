@@ -1,0 +1,149 @@
+//! Templates of virtual machines, as far as one looks at them or removes them: making and using them is the
+//! monitor's.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use proa_protocol::template::{DIRECTORY, INFO_FILE, LOCK_FILE, MAKER_ARGUMENT, TemplateInfo};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::FlockOperation;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+
+/// How long makers may take to end, and how long each is waited for before it is asked again who there is.
+const MAKER_END: Duration = Duration::from_secs(10);
+const MAKER_PAUSE: Duration = Duration::from_millis(100);
+
+/// A template on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    /// Its name.
+    pub id: String,
+    /// What it says of itself.
+    pub info: TemplateInfo,
+    /// Last used.
+    pub used: SystemTime,
+    /// Bytes on disk.
+    pub bytes: u64,
+    directory: PathBuf,
+}
+
+impl Engine {
+    /// All templates, the last used first.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn templates(&self) -> Result<Vec<Template>> {
+        let directory = self.paths.root.join(DIRECTORY);
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Error::io("list", &directory, error)),
+        };
+        let mut templates: Vec<Template> =
+            entries.flatten().filter_map(|entry| Template::read(&entry.path())).collect();
+        templates.sort_by_key(|template| std::cmp::Reverse(template.used));
+        Ok(templates)
+    }
+
+    /// Removes the template whose name begins with `id`. Machines that run keep what they have of it.
+    ///
+    /// # Errors
+    /// There is none, or more than one; it cannot be removed.
+    pub fn remove_template(&self, id: &str) -> Result<Template> {
+        let mut found: Vec<Template> =
+            self.templates()?.into_iter().filter(|template| template.id.starts_with(id)).collect();
+        match (found.pop(), found.is_empty()) {
+            (Some(template), true) if !id.is_empty() => {
+                template.remove()?;
+                Ok(template)
+            }
+            (Some(_), _) => Err(Error::Invalid {
+                message: format!("{id:?} is the beginning of more than one template"),
+                hint: "`proa template ls` lists them".into(),
+            }),
+            (None, _) => Err(Error::Invalid {
+                message: format!("no such template: {id}"),
+                hint: "`proa template ls` lists them".into(),
+            }),
+        }
+    }
+}
+
+/// Who makes templates goes on when its instance has ended.
+impl Engine {
+    /// Ends whoever makes a template of this root; what is half-made is removed by the next. Roots that share a
+    /// store through a link leave that to each other.
+    ///
+    /// # Errors
+    /// One does not end.
+    pub(crate) fn end_template_makers(&self) -> Result<()> {
+        let path = self.paths.root.join(LOCK_FILE);
+        let shared = path.parent().is_some_and(Path::is_symlink);
+        let Some(file) = fs::File::open(&path).ok().filter(|_| !shared) else { return Ok(()) };
+        let deadline = Instant::now() + MAKER_END;
+        while rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let holder = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::io(
+                    "end who makes a template, by",
+                    &path,
+                    io::Error::from(ErrorKind::TimedOut),
+                ));
+            }
+            end_maker(holder, left.min(MAKER_PAUSE));
+        }
+        Ok(())
+    }
+}
+
+/// Kills it if it is one, and waits a moment for its end.
+fn end_maker(pid: Option<i32>, limit: Duration) {
+    let maker =
+        pid.and_then(Pid::from_raw).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok().zip(Some(pid)));
+    let limit = Timespec::try_from(limit).ok();
+    let Some((maker, pid)) = maker else {
+        // It has just begun, or just ended.
+        let _ = rustix::event::poll(&mut [], limit.as_ref());
+        return;
+    };
+    let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+    if line.split(|byte| *byte == 0).nth(1) == Some(MAKER_ARGUMENT.as_bytes()) {
+        let _ = pidfd_send_signal(&maker, Signal::KILL);
+    }
+    let _ = rustix::event::poll(&mut [PollFd::new(&maker, PollFlags::IN)], limit.as_ref());
+}
+
+impl Template {
+    /// One that is being made has a name that begins with a dot; one that is being removed has no description.
+    fn read(directory: &Path) -> Option<Self> {
+        let id = directory.file_name()?.to_str().filter(|name| !name.starts_with('.'))?.to_owned();
+        let description = directory.join(INFO_FILE);
+        let info = serde_json::from_slice(&fs::read(&description).ok()?).ok()?;
+        let used = fs::metadata(&description).ok()?.modified().ok()?;
+        let sizes = fs::read_dir(directory).ok()?.flatten().filter_map(|entry| entry.metadata().ok());
+        Some(Self {
+            id,
+            info,
+            used,
+            bytes: sizes.map(|metadata| metadata.blocks() * 512).sum(),
+            directory: directory.to_owned(),
+        })
+    }
+
+    /// The description first: without it there is no template, whatever becomes of the rest.
+    fn remove(&self) -> Result<()> {
+        let failed = |error| Error::io("remove", &self.directory, error);
+        match fs::remove_file(self.directory.join(INFO_FILE)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        fs::remove_dir_all(&self.directory).map_err(failed)
+    }
+}

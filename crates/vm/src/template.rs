@@ -1,0 +1,531 @@
+//! Virtual machines that have booted already: saved once, and started from again and again.
+//!
+//! ```text
+//!   absent ─ make: boot without disks, until the agent waits ─▶ stop, save ─▶ partial ─ synced, renamed ─▶ there
+//!   there ─ find: what it was made of and its files are as they were ─▶ a clone of it runs
+//!   there ─ files differ, its clone does not answer, room is needed, unused for a month ─▶ absent
+//! ```
+//!
+//! A template is a file with the guest's memory and one with the state of its devices. Clones map the memory
+//! privately: what none of them has changed is in the host's page cache, once for all. In the saved guest the
+//! agent waits for its configuration, and no random number has been given to anybody; entropy, time, names and the
+//! program come with the configuration, as after a boot.
+//!
+//! The guest knows its disks already. What it had in their places were large empty ones, of which it has kept
+//! nothing; it reads what is there when it mounts them. The writable disk of a new instance is mounted already: the
+//! disk was saved with the memory, and the instance gets a copy. An instance that is started again has its own, and
+//! a template of another kind, in which that place is empty too.
+//!
+//! Its name is made of all that it depends on: kernel, first files (the agent among them), QEMU, accelerator, the
+//! host's CPU, memory, CPUs and places for disks. So a change of any of these makes another template.
+//!
+//! Invariants:
+//! 1. A clone cannot change the template: it never has a descriptor that its memory could be written by.
+//! 2. A template that has a name is whole and on disk.
+//! 3. Templates are made one at a time, by a process that nobody waits for and that waits for nobody; what a killed
+//!    one left half-made is removed by the next.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use proa_protocol::frame::{Decoder, Frame, Kind};
+use proa_protocol::message::{Request, Response};
+use proa_protocol::template::{INFO_FILE, TemplateInfo};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::accelerator::Accelerator;
+use crate::kernel::Kernel;
+use crate::machine::{Disk, Hypervisor, Logs, Machine, Origin, guest_memory};
+use crate::qemu::{MAX_DEVICES, Qemu};
+use crate::qmp::Qmp;
+use crate::store::{Store, identity, publish, short_hex};
+use crate::{DEFAULT_DISK, VmError, VmSpec, disk, initramfs, user};
+
+/// Changes when templates made before shall not be used any more.
+const FORMAT: &str = "3";
+const DIRECTORY: &str = "templates";
+const LOCK: &str = "templates.lock";
+const MEMORY: &str = "memory";
+const STATE: &str = "state";
+const DISK: &str = "disk";
+/// Beside the templates: why one could not be made, on this boot of the host.
+const FAILED: &str = ".failed";
+/// Templates kept, and for how long one is kept that nobody uses.
+const KEPT: usize = 8;
+const UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The state of devices is some hundred KiB.
+const MOST_STATE: u64 = 64 << 20;
+/// Clocks of two boots of one host are measured as different as this, in parts of a million.
+const CLOCK_TOLERANCE: u64 = 500;
+/// How long a guest is left alone before it is saved, to come to rest.
+const REST: Duration = Duration::from_millis(300);
+/// The fewest places for layers.
+const FEWEST_PLACES: usize = 4;
+/// How long its boot may take: nobody waits for it, and it gets what others leave of the CPU.
+const BOOT_LIMIT: Duration = Duration::from_secs(300);
+
+/// What a template is made for; plain data, to be handed to the process that makes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateRequest {
+    /// As in [`VmSpec`].
+    pub kernel: Option<PathBuf>,
+    /// As in [`VmSpec`].
+    pub agent: PathBuf,
+    /// As in [`VmSpec`].
+    pub store: PathBuf,
+    /// As in [`VmSpec`].
+    pub memory: u64,
+    /// As in [`VmSpec`].
+    pub cpus: u32,
+    /// Number of layers that it shall have places for.
+    pub layers: usize,
+    /// Whether its guest has the writable disk mounted.
+    pub mounted: bool,
+}
+
+/// A template that is there and fits, ready to be cloned.
+pub(crate) struct Template {
+    pub memory: File,
+    pub state: File,
+    pub places: usize,
+    /// The writable disk as it was when the guest was saved, where that had it mounted.
+    pub disk: Option<PathBuf>,
+    /// For [`discard`].
+    pub directory: PathBuf,
+}
+
+/// All that a template depends on.
+pub(crate) struct Shape<'a> {
+    pub qemu: &'a Qemu,
+    pub kernel: &'a Kernel,
+    pub initramfs: &'a Path,
+    pub accelerator: &'a Accelerator,
+    /// Bytes.
+    pub memory: u64,
+    pub cpus: u32,
+    pub layers: usize,
+    pub mounted: bool,
+}
+
+/// Whether a guest of this kind wants its writable disk mounted already: that is a new one of the usual size.
+pub(crate) fn mounts(spec: &VmSpec) -> bool {
+    spec.rw_size == 0 && !spec.rw_disk.exists()
+}
+
+/// Places for layers in a template that fits so many; few kinds of templates fit all images.
+pub(crate) fn places(layers: usize) -> usize {
+    layers.next_power_of_two().clamp(FEWEST_PLACES, MAX_DEVICES - 2).max(layers)
+}
+
+impl Shape<'_> {
+    fn key(&self) -> Result<String, VmError> {
+        let program = self.qemu.program();
+        let qemu = fs::metadata(program).map(|metadata| identity(program, &metadata));
+        let parts = [
+            FORMAT.to_owned(),
+            self.kernel.name(),
+            // Its name is a checksum; where the store is does not matter.
+            self.initramfs.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            qemu.map_err(VmError::io(program))?,
+            match self.accelerator {
+                Accelerator::Kvm { .. } => "kvm".to_owned(),
+                Accelerator::Emulation { .. } => "emulation".to_owned(),
+            },
+            describe_cpu(),
+            format!("{} {} {} {}", self.memory, self.cpus, places(self.layers), self.mounted),
+        ];
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update(part);
+            hash.update([0]);
+        }
+        Ok(short_hex(hash))
+    }
+
+    fn tsc_khz(&self) -> u64 {
+        match self.accelerator {
+            Accelerator::Kvm { .. } => 0,
+            Accelerator::Emulation { tsc_khz } => *tsc_khz,
+        }
+    }
+}
+
+/// Model, microcode and features of the host's first CPU.
+fn describe_cpu() -> String {
+    // The kernel writes as much of it as is read; on a host with many CPUs all of it would take long.
+    let mut bytes = Vec::new();
+    if let Ok(file) = File::open("/proc/cpuinfo") {
+        let _ = file.take(8192).read_to_end(&mut bytes);
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let wanted = ["vendor_id", "cpu family", "model", "stepping", "microcode", "flags"];
+    let fixed = |line: &&str| wanted.iter().any(|name| line.starts_with(name));
+    first.lines().filter(fixed).collect::<Vec<_>>().join("\n")
+}
+
+impl Template {
+    /// The template for this shape. One whose files are not what was saved is removed, with a line to `notice`.
+    pub fn find(
+        store: &Store,
+        shape: &Shape,
+        notice: &mut dyn FnMut(String),
+    ) -> Result<Option<Self>, VmError> {
+        let directory = store.path(DIRECTORY).join(shape.key()?);
+        let Some(info) = store.read_json::<TemplateInfo>(directory.join(INFO_FILE)) else { return Ok(None) };
+        if info.tsc_khz.abs_diff(shape.tsc_khz()) > shape.tsc_khz() * CLOCK_TOLERANCE / 1_000_000 {
+            return Ok(None);
+        }
+        match Self::open(&directory, &info) {
+            Ok(template) => {
+                template.mark_used();
+                Ok(Some(template))
+            }
+            Err(error) => {
+                notice(format!("a virtual machine's template cannot be used: {error}; booting instead"));
+                discard(&directory);
+                Ok(None)
+            }
+        }
+    }
+
+    fn open(directory: &Path, info: &TemplateInfo) -> io::Result<Self> {
+        let memory = File::open(directory.join(MEMORY))?;
+        if identity(Path::new(MEMORY), &memory.metadata()?) != info.memory_identity {
+            return Err(io::Error::other("its memory was changed or replaced"));
+        }
+        let disk = info.disk_identity.as_ref().map(|_| directory.join(DISK));
+        let found = disk.as_ref().map(|path| fs::metadata(path).map(|data| identity(Path::new(DISK), &data)));
+        if found.transpose()? != info.disk_identity {
+            return Err(io::Error::other("its disk was changed or replaced"));
+        }
+        let mut state = File::open(directory.join(STATE))?;
+        let mut bytes = Vec::new();
+        (&state).take(MOST_STATE).read_to_end(&mut bytes)?;
+        if hex(&Sha256::digest(&bytes)) != info.state_sha256 {
+            return Err(io::Error::other("its state was changed or replaced"));
+        }
+        state.rewind()?;
+        Ok(Self { memory, state, places: info.places, disk, directory: directory.to_owned() })
+    }
+
+    /// The time of its description is the time of its last use.
+    fn mark_used(&self) {
+        let description = File::options().write(true).open(self.directory.join(INFO_FILE));
+        // Where it fails, the template is taken to be older than it is.
+        let _ = description.and_then(|file| file.set_modified(SystemTime::now()));
+    }
+}
+
+/// Removes a template; clones that run keep what they have of it.
+pub(crate) fn discard(directory: &Path) {
+    // Without its description it is none any more, whatever becomes of the rest.
+    let _ = fs::remove_file(directory.join(INFO_FILE));
+    let _ = fs::remove_dir_all(directory);
+}
+
+/// Whether one should be made for this shape: not if that has failed since the host's boot.
+pub(crate) fn is_wanted(store: &Store, shape: &Shape) -> Result<bool, VmError> {
+    let marker = store.path(DIRECTORY).join(format!("{}{FAILED}", shape.key()?));
+    let failed = fs::read_to_string(marker).is_ok_and(|text| text.starts_with(&boot_id()));
+    Ok(!failed)
+}
+
+impl TemplateRequest {
+    /// What would fit a guest of this kind.
+    pub(crate) fn of(spec: &VmSpec) -> Self {
+        Self {
+            kernel: spec.kernel.clone(),
+            agent: spec.agent.clone(),
+            store: fs::canonicalize(&spec.store).unwrap_or_else(|_| spec.store.clone()),
+            memory: spec.memory,
+            cpus: spec.cpus,
+            layers: spec.layers.len(),
+            mounted: mounts(spec),
+        }
+    }
+
+    /// Makes the template, unless it is there, or another is being made: then the next instance that boots asks for
+    /// it again. Takes as long as a boot.
+    ///
+    /// # Errors
+    /// A part is missing, or the guest did not boot; that is remembered, so that the next instance does not try it
+    /// again.
+    pub fn make(&self) -> Result<(), VmError> {
+        let store = Store::open(&self.store)?;
+        let Some(_lock) = lock(&store)? else { return Ok(()) };
+        let spec = VmSpec {
+            kernel: self.kernel.clone(),
+            agent: self.agent.clone(),
+            store: self.store.clone(),
+            ..VmSpec::default()
+        };
+        let mut quiet = |_| {};
+        let qemu = Qemu::find()?;
+        let kernel = Kernel::find(&store, self.kernel.as_deref(), &[], &mut quiet)?;
+        let initramfs = initramfs::find(&store, &kernel, &spec)?;
+        let accelerator = Accelerator::find(&store, &mut quiet)?;
+        let shape = Shape {
+            qemu: &qemu,
+            kernel: &kernel,
+            initramfs: &initramfs,
+            accelerator: &accelerator,
+            memory: guest_memory(self.memory),
+            cpus: self.cpus.max(1),
+            layers: self.layers,
+            mounted: self.mounted,
+        };
+        let key = shape.key()?;
+        if Template::find(&store, &shape, &mut quiet)?.is_some() {
+            return Ok(());
+        }
+        let marker = store.path(DIRECTORY).join(format!("{key}{FAILED}"));
+        let made = make(&store, &shape, &key);
+        match &made {
+            Ok(()) => drop(fs::remove_file(&marker)),
+            Err(error) => drop(fs::write(&marker, format!("{}\n{error}\n", boot_id()))),
+        }
+        remove_surplus(&store);
+        made
+    }
+}
+
+/// Nothing where somebody else has it.
+fn lock(store: &Store) -> Result<Option<File>, VmError> {
+    let directory = store.path(DIRECTORY);
+    if !directory.is_dir() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .map_err(VmError::io(&directory))?;
+    }
+    let path = store.path(LOCK);
+    let file =
+        File::options().create(true).append(true).mode(0o600).open(&path).map_err(VmError::io(&path))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return Ok(None),
+        Err(errno) => return Err(VmError::io(&path)(errno.into())),
+    }
+    let id = std::process::id().to_string();
+    file.set_len(0).and_then(|()| (&file).write_all(id.as_bytes())).map_err(VmError::io(&path))?;
+    Ok(Some(file))
+}
+
+/// Under the lock: everything that is half-made is nobody's.
+fn make(store: &Store, shape: &Shape, key: &str) -> Result<(), VmError> {
+    let partial = store.path(DIRECTORY).join(".new");
+    let _ = fs::remove_dir_all(&partial);
+    fs::DirBuilder::new().mode(0o700).create(&partial).map_err(VmError::io(&partial))?;
+    let state = save(store, shape, &partial, &format!("template-{key}")).inspect_err(|_| {
+        // The room is wanted back; what stays is removed by the next.
+        let _ = fs::remove_dir_all(&partial);
+    })?;
+    let memory_identity = settle(&partial, MEMORY)?;
+    let disk_identity = shape.mounted.then(|| settle(&partial, DISK)).transpose()?;
+    let info = TemplateInfo {
+        kernel: shape.kernel.name(),
+        memory: shape.memory,
+        cpus: shape.cpus,
+        places: places(shape.layers),
+        created_ns: now_ns(),
+        tsc_khz: shape.tsc_khz(),
+        memory_identity,
+        disk_identity,
+        state_sha256: state,
+    };
+    let description = partial.join(INFO_FILE);
+    let text = serde_json::to_vec_pretty(&info).map_err(|error| VmError::io(&description)(error.into()))?;
+    fs::write(&description, text).map_err(VmError::io(&description))?;
+    File::open(&description).and_then(|file| file.sync_all()).map_err(VmError::io(&description))?;
+    let target = store.path(DIRECTORY).join(key);
+    discard(&target);
+    publish(&partial, &target)
+}
+
+/// Takes a file back from the VMM's user and sees it to the disk; its identity from now on.
+fn settle(directory: &Path, name: &str) -> Result<String, VmError> {
+    let path = directory.join(name);
+    let failed = VmError::io(&path);
+    let settle = || {
+        let file = File::open(&path)?;
+        rustix::fs::fchown(&file, Some(rustix::process::geteuid()), Some(rustix::process::getegid()))?;
+        file.sync_all()?;
+        Ok(identity(Path::new(name), &file.metadata()?))
+    };
+    settle().map_err(failed)
+}
+
+/// Boots the guest with its memory in `directory`, stops it and saves its state there; the state's checksum.
+fn save(store: &Store, shape: &Shape, directory: &Path, id: &str) -> Result<String, VmError> {
+    let disk = directory.join(DISK);
+    let disk = shape.mounted.then(|| disk::open(store, &disk, DEFAULT_DISK)).transpose()?;
+    let memory = directory.join(MEMORY);
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&memory)
+        .map_err(VmError::io(&memory))?;
+    file.set_len(shape.memory).map_err(VmError::io(&memory))?;
+    let identity = user::identity(id, shape.accelerator).map_err(VmError::io(&memory))?;
+    let user = rustix::process::Uid::from_raw(identity.id);
+    rustix::fs::fchown(&file, Some(user), None).map_err(|errno| VmError::io(&memory)(errno.into()))?;
+    let run_dir = directory.join("view");
+    fs::create_dir(&run_dir).map_err(VmError::io(&run_dir))?;
+
+    let socket = || UnixStream::pair().map_err(VmError::io("socketpair"));
+    let ((agent, agent_end), (control, control_end)) = (socket()?, socket()?);
+    let logs = Logs::new()?;
+    let mut disks = vec![Disk::writable(disk.map(OwnedFd::from))];
+    disks.extend((1..=places(shape.layers)).map(Disk::place));
+    let origin = Origin::Template { memory, control: control_end.into() };
+    let machine = Machine {
+        id: id.to_owned(),
+        run_dir: run_dir.clone(),
+        kernel: shape.kernel.image(),
+        initramfs: shape.initramfs.to_owned(),
+        memory: shape.memory,
+        cpus: shape.cpus,
+        words: Vec::new(),
+        accelerator: shape.accelerator.clone(),
+        disks,
+        shares: Vec::new(),
+        agent: agent_end.into(),
+        console: logs.console()?,
+        errors: logs.errors()?,
+        origin,
+    };
+    let vmm = shape.qemu.launch(&machine)?;
+    drop(machine);
+    prepare(&agent, shape.mounted).map_err(|why| logs.explain(why))?;
+    rest(&agent);
+    let path = directory.join(STATE);
+    let state = File::create_new(&path).map_err(VmError::io(&path))?;
+    Qmp::connect(control)?.save(state.as_fd())?;
+    drop(vmm);
+    fs::remove_dir(&run_dir).map_err(VmError::io(&run_dir))?;
+    state.sync_all().map_err(VmError::io(&path))?;
+    let bytes = fs::read(&path).map_err(VmError::io(&path))?;
+    Ok(hex(&Sha256::digest(&bytes)))
+}
+
+/// Until the agent of a guest that boots has answered that it is prepared; else why it has not.
+fn prepare(mut stream: &UnixStream, mount: bool) -> Result<(), String> {
+    let told = |error: io::Error| error.to_string();
+    Request::Prepare { mount }.frame(0).write_to(&mut stream).map_err(told)?;
+    let deadline = Instant::now() + BOOT_LIMIT;
+    let mut decoder = Decoder::new();
+    let mut bytes = [0; 4096];
+    loop {
+        match decoder.next_frame() {
+            Ok(Some(frame)) => return understand(&frame),
+            Ok(None) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).unwrap_or_default();
+        match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return Err(format!("no answer within {} s", BOOT_LIMIT.as_secs())),
+            Ok(_) => {}
+            Err(errno) => return Err(errno.to_string()),
+        }
+        match stream.read(&mut bytes).map_err(told)? {
+            0 => return Err("the virtual machine ended".to_owned()),
+            count => decoder.push(&bytes[..count]),
+        }
+    }
+}
+
+/// Leaves the guest alone for a moment; its agent has nothing to say.
+fn rest(stream: &UnixStream) {
+    let moment = Timespec::try_from(REST).unwrap_or_default();
+    let _ = poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&moment));
+}
+
+fn understand(frame: &Frame) -> Result<(), String> {
+    match (frame.kind, Response::parse(&frame.payload)) {
+        (Kind::Response, Ok(Response::Ok)) => Ok(()),
+        (Kind::Response, Ok(Response::Error { message, .. })) => Err(message),
+        _ => Err("the agent gave another answer than was asked for".to_owned()),
+    }
+}
+
+/// Removes what is too old or too much, the longest unused first.
+fn remove_surplus(store: &Store) {
+    let Ok(entries) = fs::read_dir(store.path(DIRECTORY)) else { return };
+    let mut templates: Vec<(SystemTime, PathBuf)> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let used = fs::metadata(entry.path().join(INFO_FILE)).ok()?.modified().ok()?;
+            Some((used, entry.path()))
+        })
+        .collect();
+    templates.sort();
+    let surplus = templates.len().saturating_sub(KEPT);
+    for (number, (used, path)) in templates.iter().enumerate() {
+        if number < surplus || used.elapsed().is_ok_and(|unused| unused > UNUSED) {
+            discard(path);
+        }
+    }
+}
+
+fn now_ns() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or_default()
+}
+
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_kinds_of_templates_have_places_for_all_images() {
+        let found = [1, 4, 5, 8, 9, 100, 129, 238].map(places);
+        assert_eq!(found, [4, 4, 8, 8, 16, 128, 238, 238]);
+    }
+
+    #[test]
+    fn the_longest_unused_go_first_and_those_of_a_month_ago_all() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = Store::open(scratch.path()).unwrap();
+        let _lock = lock(&store).unwrap();
+        let now = SystemTime::now();
+        let make = |name: &str, age: Duration| {
+            let directory = store.path(DIRECTORY).join(name);
+            fs::create_dir(&directory).unwrap();
+            let description = File::create(directory.join(INFO_FILE)).unwrap();
+            description.set_modified(now - age).unwrap();
+        };
+        for number in 0..KEPT + 2 {
+            make(&format!("t{number}"), Duration::from_secs(60 * number as u64));
+        }
+        make("ancient", UNUSED + Duration::from_secs(60));
+        remove_surplus(&store);
+        let mut left: Vec<String> = fs::read_dir(store.path(DIRECTORY))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, (0..KEPT).map(|number| format!("t{number}")).collect::<Vec<_>>());
+    }
+}
