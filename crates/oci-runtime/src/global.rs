@@ -77,13 +77,13 @@ impl Global {
 
     /// What was asked for and could not be granted.
     pub fn warn(&self, warnings: &[String]) {
-        warnings.iter().for_each(|warning| self.log.write("warning", warning));
+        warnings.iter().for_each(|warning| self.log.tell("warning", warning));
     }
 
     /// For `--debug`.
     pub fn debug(&self, message: &str) {
         if self.debug {
-            self.log.write("debug", message);
+            self.log.tell("debug", message);
         }
     }
 }

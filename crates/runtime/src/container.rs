@@ -22,7 +22,7 @@ use crate::hooks::{self, HookKind};
 use crate::init::{Job, Place};
 use crate::plan::{Common, Plan, ProcessPlan, namespaces};
 use crate::seccomp::Filter;
-use crate::{Error, Result, processes, rootfs, sources};
+use crate::{Error, Result, netdev, processes, rootfs, sources};
 
 mod detached;
 
@@ -236,7 +236,10 @@ impl Container {
         let mut plan = Plan::new(create.id, create.spec, linux)?;
         plan.state.bundle = create.bundle.display().to_string();
         plan.as_written = !create.nodev;
-        let mut warnings = Vec::new();
+        if plan.process.is_none() && detach.is_none_or(|detach| detach.gate.is_none()) {
+            return Err(Error::invalid("the spec has no process"));
+        }
+        let mut warnings = std::mem::take(&mut plan.warnings);
         let at_once = must_join_at_once(&plan, detach.is_some());
         let wanted = Wanted { id: create.id, linux, policy: create.cgroup, at_once };
         let cgroup = Cgroup::create(&wanted, &mut warnings)?;
@@ -293,12 +296,15 @@ impl Container {
         let namespace = open_namespace(self.pid);
         let filter = plan.linux.seccomp.as_ref().map(Filter::new).transpose()?.unwrap_or_default();
         self.cgroup.attach(self.pid)?;
-        // Given early, the word saves a stop; but where hooks run, they answer first.
-        let early = run && !plan.runtime_hooks();
+        // Given early, the word saves a stop; but where there is something to do between, that comes first.
+        let early = run && !plan.waits_for_runtime();
         let word = || go(channel, &filter.for_process(self.pid, &self.oci_state));
         let gone = if early { word() } else { Ok(()) };
         let hooks = plan.hooks.map(|hooks| (hooks, &self.oci_state));
-        let (terminal, warnings) = wait_ready(channel, || runtime_hooks(hooks))?;
+        let (terminal, warnings) = wait_ready(channel, || {
+            netdev::move_all(plan.linux, self.pid)?;
+            runtime_hooks(hooks)
+        })?;
         sent.map_err(|errno| Error::call("sendmsg", errno))?;
         gone?;
         if run && !early {

@@ -57,6 +57,7 @@ pub mod hooks;
 mod init;
 mod inroot;
 mod mini_init;
+mod netdev;
 mod plan;
 mod processes;
 mod rootfs;
@@ -72,4 +73,4 @@ pub use container::{
 pub use error::{Error, Result};
 pub use init::{Phase, STEPS, Step};
 pub use mini_init::{INIT_NAME, init_main};
-pub use plan::{check, knows_mount_option};
+pub use plan::{check, hex_mask, knows_mount_option};

@@ -6,18 +6,18 @@ use std::path::Path;
 use proa_oci::state::State;
 use rustix::mount::{MoveMountFlags, move_mount};
 
-use super::{Init, Place, capabilities};
+use super::{Init, Place, capabilities, program};
 use crate::container::Rootfs;
-use crate::hooks::{self, HookKind};
+use crate::hooks::{self, Around, HookKind};
 use crate::{Error, Result};
 
-/// `prestart` and `createRuntime`, by the parent; then `createContainer`.
+/// `prestart` and `createRuntime`, by the parent, which moves interfaces before; then `createContainer`.
 pub(super) fn before_pivot(init: &mut Init) -> Result<()> {
     let plan = init.plan()?;
-    let Some(own) = plan.hooks else { return Ok(()) };
     if let Some(channel) = init.hooks_channel.take() {
         channel.wait_for_hooks()?;
     }
+    let Some(own) = plan.hooks else { return Ok(()) };
     hooks::run(HookKind::CreateContainer, own, &state(&plan.state))
 }
 
@@ -25,7 +25,8 @@ pub(super) fn before_pivot(init: &mut Init) -> Result<()> {
 pub(super) fn before_program(init: &mut Init) -> Result<()> {
     let Place::New { plan, .. } = &init.job.place else { return Ok(()) };
     let Some(own) = plan.hooks else { return Ok(()) };
-    hooks::run_with(HookKind::StartContainer, own, &state(&plan.state), &|| capabilities::apply(init))
+    let around = Around { prepare: &|| capabilities::apply(init), env: program::environment(init).collect() };
+    hooks::run_with(HookKind::StartContainer, own, &state(&plan.state), &around)
 }
 
 /// As it is seen from inside.

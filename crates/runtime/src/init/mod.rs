@@ -181,7 +181,12 @@ pub const STEPS: &[Step] = {
         step(Container, "mounts", "config: mounts", mounts::run),
         step(Container, "host name", "config: hostname, domainname", names::run),
         step(Container, "sysctl", "config-linux: sysctl", sysctl::run),
-        step(Container, "hooks", "config: hooks.createRuntime, createContainer", hooks::before_pivot),
+        step(
+            Container,
+            "hooks",
+            "config: hooks.createRuntime, createContainer; config-linux: netDevices",
+            hooks::before_pivot,
+        ),
         step(Process, "streams", "config: process.terminal", streams::run),
         step(Container, "masked paths", "config-linux: maskedPaths", masks::masked),
         step(Container, "read-only paths", "config-linux: readonlyPaths", masks::readonly),
@@ -234,7 +239,7 @@ fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
     }
     let enter::Entered { root, proc, sources } = enter::run(job, channel, host_proc)?;
     let hooks_channel = match &job.place {
-        Place::New { plan, .. } if plan.runtime_hooks() => Some(channel.try_clone()?),
+        Place::New { plan, .. } if plan.waits_for_runtime() => Some(channel.try_clone()?),
         _ => None,
     };
     let mut init = Init {
@@ -257,7 +262,7 @@ fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
         init.steps(&[Phase::Process])?;
     }
     if job.detach.is_some_and(|detach| detach.gate.is_some()) {
-        program::look_up(job.process.spec)?;
+        program::look_up(job.process)?;
     }
     use std::os::fd::AsFd;
     let terminal = init.terminal.take();
@@ -278,7 +283,7 @@ fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
     }
     // Standard streams are 0 to 2, and what was asked to be passed follows; nothing else is the program's
     // (CVE-2024-21626). Before the filter, which need not allow it.
-    let first = 3 + job.detach.map_or(0, |detach| detach.preserve_fds);
+    let first = job.detach.and_then(|detach| detach.preserve_fds.last()).map_or(3, |last| last + 1);
     proa_sys::process::close_on_exec_from(first).map_err(|error| Error::call("close_range", error))?;
     init.steps(&[Phase::Last])?;
     Err(Error::internal("the program was not run"))
@@ -287,7 +292,8 @@ fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
 /// Closes what the caller had open: the process may wait long, and must hold no lock, log or pipe of the caller's.
 fn keep_only_own(job: &Job, detach: &Detach, channel: &Channel, streams: &ChildEnds) -> Result<()> {
     use std::os::fd::{AsFd, AsRawFd};
-    let mut keep: Vec<u32> = (0..3 + detach.preserve_fds).chain(streams.numbers()).collect();
+    let mut keep: Vec<u32> =
+        (0..3).chain(detach.preserve_fds.iter().copied()).chain(streams.numbers()).collect();
     keep.push(channel.as_fd().as_raw_fd() as u32);
     keep.extend(detach.gate.as_ref().map(|gate| gate.as_raw_fd() as u32));
     keep.extend(job.init.as_ref().map(|init| init.as_fd().as_raw_fd() as u32));

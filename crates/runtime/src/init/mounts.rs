@@ -225,7 +225,9 @@ pub(super) fn target_dir(root: BorrowedFd, plan: &MountPlan) -> Result<OwnedFd> 
         return inroot::make_dir_all(root, plan.destination, 0o755);
     }
     inroot::make_dir_no_links(root, plan.destination, 0o755).map_err(|errno| match errno {
-        Errno::LOOP => Error::invalid("a symbolic link stands where the kernel's file system belongs"),
+        Errno::LOOP => {
+            Error::invalid("must be mounted on ordinary directory, and a symbolic link stands there")
+        }
         errno => Error::call("open", errno),
     })
 }
