@@ -90,7 +90,7 @@ impl<'a> Wish<'a> {
         pass_listeners(spec.process.as_mut());
         let stdio = self.stdio(&spec)?;
         let (entry, lock) = global.store.claim(self.id)?;
-        let made = self.make(&entry, &spec, &text, stdio);
+        let made = self.make(global, &entry, &spec, &text, stdio);
         match made {
             Ok((container, handles, saved)) => {
                 global.warn(container.warnings());
@@ -106,6 +106,7 @@ impl<'a> Wish<'a> {
 
     fn make(
         &self,
+        global: &Global,
         entry: &Entry,
         spec: &Spec,
         text: &[u8],
@@ -129,13 +130,14 @@ impl<'a> Wish<'a> {
             user: "",
             stdio,
             init: false,
-            cgroup: CgroupPolicy::Auto,
+            cgroup: global.cgroup,
             bundle: &self.bundle,
             nodev: false,
         };
         // Paths in the spec are relative to the bundle.
         rustix::process::chdir(&self.bundle).map_err(|errno| Failure::at(&self.bundle, errno))?;
-        let mut saved = Saved::new(self.id, spec, &self.bundle, rootfs);
+        let systemd = matches!(global.cgroup, CgroupPolicy::Systemd(_));
+        let mut saved = Saved { systemd, ..Saved::new(self.id, spec, &self.bundle, rootfs) };
         let mut written = Ok(());
         let result = Container::create_detached(&create, &detach, |container| {
             saved.pid = container.pid();

@@ -116,6 +116,9 @@ pub enum CgroupPolicy {
     Auto,
     /// Never: for hosts without cgroups. A spec that limits something is refused.
     Disabled,
+    /// A scope that systemd makes, at once; the spec's path is `slice:prefix:name`. By the bus at this address, of the
+    /// system's systemd or, in a user namespace, of the user's.
+    Systemd(&'static str),
 }
 
 /// What [`Container::create`] needs.
@@ -241,7 +244,8 @@ impl Container {
         }
         let mut warnings = std::mem::take(&mut plan.warnings);
         let at_once = must_join_at_once(&plan, detach.is_some());
-        let wanted = Wanted { id: create.id, linux, policy: create.cgroup, at_once };
+        let annotations = &create.spec.annotations;
+        let wanted = Wanted { id: create.id, linux, annotations, policy: create.cgroup, at_once };
         let cgroup = Cgroup::create(&wanted, &mut warnings)?;
         // Device rules that do not hold yet when the program starts could be got round (invariant 11).
         if create.nodev || !cgroup.holds_at_start() {
@@ -268,7 +272,8 @@ impl Container {
             children: Vec::new(),
             warnings,
         };
-        let made = forked(&container).and_then(|()| container.set_up(&create.rootfs, &plan, handles, run));
+        let started = forked(&container).and_then(|()| container.start_scope());
+        let made = started.and_then(|()| container.set_up(&create.rootfs, &plan, handles, run));
         match made.and_then(|handles| if run { container.started().map(|()| handles) } else { Ok(handles) }) {
             Ok(handles) => Ok((container, handles)),
             Err(error) => {
@@ -315,6 +320,11 @@ impl Container {
         self.mount_namespace = Some(namespace?);
         self.filter = filter;
         Ok(handles)
+    }
+
+    /// The first process waits for its root meanwhile.
+    fn start_scope(&mut self) -> Result<()> {
+        self.cgroup.start_scope(self.pid, &mut self.warnings)
     }
 
     fn channel(&self) -> Result<&Channel> {

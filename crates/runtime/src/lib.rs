@@ -66,7 +66,9 @@ mod sources;
 mod stdio;
 mod user;
 
-pub use cgroup::{OomWatch, SubCgroup, cgroup_path, make_cgroup, remove_leftovers, signal_leftovers};
+pub use cgroup::{
+    OomWatch, SubCgroup, cgroup_path, make_cgroup, remove_leftovers, signal_leftovers, update_scope,
+};
 pub use container::{
     CgroupPolicy, Child, Container, Create, Detach, Existing, Handles, Owners, Rootfs, Stdio, signal_number,
 };

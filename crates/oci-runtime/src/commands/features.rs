@@ -120,7 +120,7 @@ fn features(checkpoint: bool) -> Value {
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": ALL_CAPABILITIES,
-            "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false },
+            "cgroup": { "v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": false },
             "seccomp": {
                 "enabled": true,
                 "actions": known(ACTIONS, knows_action),
@@ -133,6 +133,7 @@ fn features(checkpoint: bool) -> Value {
             "selinux": { "enabled": knows_process(|process| process.selinux_label = Some("x".to_owned())) },
             "intelRdt": { "enabled": false },
             "mountExtensions": { "idmap": { "enabled": knows_idmap() } },
+            "netDevices": { "enabled": knows_net_devices() },
         },
         "annotations": { "org.opencontainers.runc.checkpoint.enabled": checkpoint.to_string() },
     })
@@ -187,6 +188,10 @@ fn knows_idmap() -> bool {
             gid_mappings: mappings,
         });
     })
+}
+
+fn knows_net_devices() -> bool {
+    knows(|spec| drop(spec.linux_mut().net_devices.insert("eth0".to_owned(), Default::default())))
 }
 
 #[cfg(test)]

@@ -142,7 +142,8 @@ impl Container {
         let mut plan = Plan::new(existing.id, existing.spec, linux)?;
         plan.state.bundle = existing.bundle.display().to_string();
         let at_once = must_join_at_once(&plan, true);
-        let wanted = Wanted { id: existing.id, linux, policy: existing.cgroup, at_once };
+        let annotations = &existing.spec.annotations;
+        let wanted = Wanted { id: existing.id, linux, annotations, policy: existing.cgroup, at_once };
         Ok(Self {
             pid: existing.pid,
             pidfd,

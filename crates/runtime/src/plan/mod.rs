@@ -10,6 +10,7 @@ pub use mounts::knows_mount_option;
 pub(crate) use mounts::{Bind, Filesystem, FsOption, IdMap, MountPlan, MountSource, change};
 pub(crate) use namespaces::Namespaces;
 pub use numbers::hex_mask;
+pub(crate) use numbers::mask;
 pub(crate) use process::{CapabilityPlan, Label, ProcessPlan};
 
 use proa_oci::runtime::{

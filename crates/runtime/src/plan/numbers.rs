@@ -6,7 +6,7 @@ use crate::{Error, Result};
 const MAX: usize = 8191;
 
 /// The list as a bit mask, in words of 64 bits.
-pub(super) fn mask(what: &str, list: &str) -> Result<Vec<u64>> {
+pub(crate) fn mask(what: &str, list: &str) -> Result<Vec<u64>> {
     let invalid = || Error::invalid(format!("{what}: '{list}' is not a list as 0-3,7"));
     let number = |text: &str| match text.trim().parse::<usize>() {
         Ok(number) if number <= MAX => Ok(number),
