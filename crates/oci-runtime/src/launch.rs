@@ -137,7 +137,8 @@ impl<'a> Wish<'a> {
         // Paths in the spec are relative to the bundle.
         rustix::process::chdir(&self.bundle).map_err(|errno| Failure::at(&self.bundle, errno))?;
         let systemd = matches!(global.cgroup, CgroupPolicy::Systemd(_));
-        let mut saved = Saved { systemd, ..Saved::new(self.id, spec, &self.bundle, rootfs) };
+        let mount_before = proa_runtime::mount_before(spec, &rootfs)?;
+        let mut saved = Saved { systemd, mount_before, ..Saved::new(self.id, spec, &self.bundle, rootfs) };
         let mut written = Ok(());
         let result = Container::create_detached(&create, &detach, |container| {
             saved.pid = container.pid();
@@ -151,11 +152,15 @@ impl<'a> Wish<'a> {
                 )),
             }
         });
-        let (container, handles) = result?;
+        let (container, handles) = result.inspect_err(|_| {
+            // What failed first is what counts.
+            let _ = saved.unmount();
+        })?;
         match self.hand_over(&container, &handles) {
             Ok(()) => Ok((container, handles, saved)),
             Err(failure) => {
                 let _ = container.delete();
+                let _ = saved.unmount();
                 Err(failure)
             }
         }
@@ -267,6 +272,7 @@ impl Launched {
     pub fn abandon(self) {
         // What failed first is what counts.
         let _ = self.container.delete();
+        let _ = self.saved.unmount();
         let _ = self.entry.remove();
     }
 }

@@ -70,6 +70,9 @@ pub struct Saved {
     /// As in the spec.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
+    /// Of a container with the host's mounts, the one that was at its root before it was created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_before: Option<u64>,
     /// systemd has made its cgroup.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub systemd: bool,
@@ -88,6 +91,15 @@ impl Saved {
             annotations: spec.annotations.clone(),
             ..Self::default()
         }
+    }
+
+    /// Undoes its mounts, where it has made them among the host's.
+    ///
+    /// # Errors
+    /// They cannot be undone.
+    pub fn unmount(&self) -> Result<()> {
+        let Some(before) = self.mount_before else { return Ok(()) };
+        Ok(proa_runtime::unmount_root(&self.rootfs, before)?)
     }
 
     /// How its cgroup was made.

@@ -22,7 +22,7 @@ use crate::hooks::{self, HookKind};
 use crate::init::{Job, Place};
 use crate::plan::{Common, Plan, ProcessPlan, namespaces};
 use crate::seccomp::Filter;
-use crate::{Error, Result, netdev, processes, rootfs, sources};
+use crate::{Error, Result, hostroot, netdev, processes, rootfs, sources};
 
 mod detached;
 
@@ -242,6 +242,9 @@ impl Container {
         if plan.process.is_none() && detach.is_none_or(|detach| detach.gate.is_none()) {
             return Err(Error::invalid("the spec has no process"));
         }
+        if !plan.namespaces.has_mount() {
+            hostroot::check(create)?;
+        }
         let mut warnings = std::mem::take(&mut plan.warnings);
         let at_once = must_join_at_once(&plan, detach.is_some());
         let annotations = &create.spec.annotations;
@@ -369,8 +372,11 @@ impl Container {
         detach: Option<&Detach>,
     ) -> Result<(Child, Handles)> {
         let plan = ProcessPlan::new(process)?;
+        // Elsewhere it comes with the mount namespace.
+        let root = (self.namespaces & namespaces::MOUNT == 0).then(|| self.root()).transpose()?;
         let place = Place::Existing {
             pidfd: self.pidfd.as_fd(),
+            root: root.as_ref().map(AsFd::as_fd),
             namespaces: self.namespaces & !namespaces::PID,
             listener: self.filter.listener.as_ref().map(|listener| listener.path.as_str()),
             common: &self.common,

@@ -54,6 +54,7 @@ mod error;
 mod fork;
 pub mod gate;
 pub mod hooks;
+mod hostroot;
 mod init;
 mod inroot;
 mod mini_init;
@@ -73,6 +74,7 @@ pub use container::{
     CgroupPolicy, Child, Container, Create, Detach, Existing, Handles, Owners, Rootfs, Stdio, signal_number,
 };
 pub use error::{Error, Result};
+pub use hostroot::{mount_before, unmount_root};
 pub use init::{Phase, STEPS, Step};
 pub use mini_init::{INIT_NAME, init_main};
 pub use plan::{check, hex_mask, knows_mount_option};

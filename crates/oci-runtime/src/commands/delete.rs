@@ -66,6 +66,7 @@ pub fn remove(
     // Whoever is about to put processes into the cgroup sees that they have ended, and goes.
     let _cgroup = entry.lock_cgroup()?;
     proa_runtime::remove_leftovers(&entry.id, spec, saved.map_or(CgroupPolicy::Auto, Saved::cgroup))?;
+    saved.map_or(Ok(()), Saved::unmount)?;
     entry.remove()?;
     if let (Some(own), Some(saved)) = (&spec.hooks, saved) {
         let state = State {

@@ -79,6 +79,72 @@ fn a_container_without_a_process_can_be_created_and_not_started() {
     bundle.assert_gone();
 }
 
+fn among_the_hosts_mounts(script: &str) -> Bundle {
+    Bundle::shell(script).with(|spec| {
+        spec.hostname = None;
+        let linux = spec.linux_mut();
+        linux.namespaces.clear();
+        (linux.masked_paths, linux.readonly_paths) = Default::default();
+    })
+}
+
+#[test]
+fn a_container_may_have_the_hosts_namespaces() {
+    let mounts = || {
+        let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let fields = |line: &str| {
+            line.split(" - ")
+                .next()
+                .unwrap_or_default()
+                .split(' ')
+                .skip(4)
+                .map(ToOwned::to_owned)
+                .collect::<Vec<_>>()
+        };
+        text.lines().map(fields).filter(|fields| fields[0] == "/").collect::<Vec<_>>()
+    };
+    let before = mounts();
+    let script =
+        "echo in $(readlink /proc/self/ns/mnt) $(ls /); trap 'exit 0' TERM; while :; do sleep 0.05; done";
+    let bundle = among_the_hosts_mounts(script);
+    bundle.start();
+    assert_eq!(mounts(), before, "the host's root is as it was, propagation and all");
+    let own = fs::read_link("/proc/self/ns/mnt").unwrap();
+    wait("output", || bundle.out().ends_with('\n'));
+    let out = bundle.out();
+    assert!(out.contains(own.to_str().unwrap()) && out.contains("bin") && !out.contains("boot"), "{out}");
+    // What joins is in the same root.
+    assert_eq!(bundle.ok(&["exec", &bundle.id, "ls", "/"]), "bin\ndev\netc\nproc\nroot\nsys\ntmp\n");
+    let seen = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let rootfs = bundle.path("rootfs");
+    let own = seen.lines().filter(|line| line.contains(rootfs.to_str().unwrap()));
+    assert!(own.clone().count() > 3 && own.clone().all(|line| !line.contains("shared:")), "{seen}");
+    bundle.ok(&["kill", &bundle.id, "TERM"]);
+    bundle.wait_status("stopped");
+    bundle.ok(&["delete", &bundle.id]);
+    bundle.assert_gone();
+    let left: Vec<_> = fs::read_dir(rootfs.join("proc")).unwrap().collect();
+    assert!(left.is_empty(), "nothing is left below the mount: {left:?}");
+    // Nor of one that fails on the way, or is run.
+    let bundle = among_the_hosts_mounts("true").with(|spec| {
+        spec.mounts.push(proa_oci::runtime::Mount {
+            destination: "/x".into(),
+            kind: Some("no-such-file-system".into()),
+            ..Default::default()
+        });
+    });
+    assert!(!bundle.run(&[]).status.success());
+    bundle.assert_gone();
+    let bundle = among_the_hosts_mounts("echo done");
+    assert_eq!(stdout(&bundle.run(&[])), "done\n");
+    bundle.assert_gone();
+    let masked =
+        among_the_hosts_mounts("true").with(|spec| spec.linux_mut().masked_paths.push("/proc/keys".into()));
+    let run = masked.run(&[]);
+    assert!(String::from_utf8_lossy(&run.stderr).contains("need a mount namespace"), "{run:?}");
+    assert_eq!(mounts(), before);
+}
+
 #[test]
 fn warnings_are_on_standard_error_or_in_the_log() {
     let bundle = Bundle::program(&["/bin/true"]).with(|spec| {
@@ -275,7 +341,6 @@ fn wrong_requests_are_refused_in_one_line() {
     let output = bundle.run(&[]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("ociVersion '2.0.0'"));
     assert!(bundle.fails(&["state", "../x"]).contains("cannot be a container id"));
-    assert!(bundle.fails(&["--systemd-cgroup", "list"]).contains("cgroupfs"));
     assert!(bundle.fails(&["what"]).contains("unknown command"));
     assert!(bundle.fails(&["kill", "x", "SIGWHAT"]).contains("does not exist"));
 }

@@ -34,16 +34,21 @@ fn state(state: &State) -> State {
     State { pid: rustix::process::getpid().as_raw_pid() as u32, ..state.clone() }
 }
 
-/// Where the root must be attached before `pivot_root`: hooks look for it at its own path.
+/// Where the root must be attached before `pivot_root`: hooks look for it at its own path, and among the host's mounts
+/// it has no other.
 pub(super) fn root_place<'a>(init: &Init<'a>) -> &'a Path {
     match &init.job.place {
-        Place::New { plan, rootfs: Rootfs::Directory(path), .. } if plan.hooks.is_some() => path,
+        Place::New { plan, rootfs: Rootfs::Directory(path), .. }
+            if plan.hooks.is_some() || !plan.namespaces.has_mount() =>
+        {
+            path
+        }
         _ => Path::new("/"),
     }
 }
 
 /// Attaches the root at a place of the host's tree.
-pub(super) fn attach_root(root: &OwnedFd, place: &Path) -> Result<()> {
+pub(crate) fn attach_root(root: &OwnedFd, place: &Path) -> Result<()> {
     move_mount(root.as_fd(), c"", rustix::fs::CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(|errno| Error::at(place, errno).context("attach the root"))
 }

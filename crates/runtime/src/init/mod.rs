@@ -46,6 +46,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use proa_sys::clone::{ExitOnDrop, exit_now};
 use proa_sys::seal::Sealed;
 
+pub(crate) use self::hooks::attach_root as attach_at;
 use crate::cgroup::View;
 use crate::channel::{Channel, Go};
 use crate::container::{Detach, Rootfs, Stdio};
@@ -89,6 +90,8 @@ pub(crate) enum Place<'a> {
     Existing {
         /// The container's first process.
         pidfd: BorrowedFd<'a>,
+        /// The container's root directory, where it has the host's mounts.
+        root: Option<BorrowedFd<'a>>,
         /// Which namespaces to join.
         namespaces: u64,
         /// Socket of the seccomp listener.
@@ -297,8 +300,9 @@ fn keep_only_own(job: &Job, detach: &Detach, channel: &Channel, streams: &ChildE
     keep.push(channel.as_fd().as_raw_fd() as u32);
     keep.extend(detach.gate.as_ref().map(|gate| gate.as_raw_fd() as u32));
     keep.extend(job.init.as_ref().map(|init| init.as_fd().as_raw_fd() as u32));
-    if let Place::Existing { pidfd, .. } = &job.place {
+    if let Place::Existing { pidfd, root, .. } = &job.place {
         keep.push(pidfd.as_raw_fd() as u32);
+        keep.extend(root.map(|root| root.as_raw_fd() as u32));
     }
     // SAFETY: this is the child of a fork, which uses what is kept and never returns, so that no destructor of
     // what the caller held runs here.

@@ -67,6 +67,12 @@ impl<'a> Plan<'a> {
                 "a host name can only be set in a UTS namespace of the container's own",
             ));
         }
+        let covers_paths = !linux.masked_paths.is_empty() || !linux.readonly_paths.is_empty();
+        if covers_paths && !namespaces.has_mount() {
+            return Err(Error::invalid(
+                "maskedPaths and readonlyPaths need a mount namespace of the container's own",
+            ));
+        }
         let mut warnings = Vec::new();
         Ok(Self {
             id,
