@@ -98,6 +98,7 @@ impl<'a> Wish<'a> {
             }
             Err(failure) => {
                 // What failed first is what counts.
+                forget_scope(self.id, &spec, global.cgroup);
                 let _ = entry.remove();
                 Err(failure)
             }
@@ -267,11 +268,20 @@ pub fn write_pid_file(path: &Path, pid: u32) -> Result<()> {
         .map_err(|error| Failure::at(path, error).context("--pid-file"))
 }
 
+/// Has systemd forget what it may have made for a container that failed.
+fn forget_scope(id: &str, spec: &Spec, cgroup: CgroupPolicy) {
+    if cgroup != CgroupPolicy::Auto {
+        // What failed first is what counts.
+        let _ = proa_runtime::remove_leftovers(id, spec, cgroup);
+    }
+}
+
 impl Launched {
     /// Undoes all.
     pub fn abandon(self) {
         // What failed first is what counts.
         let _ = self.container.delete();
+        forget_scope(&self.entry.id, &self.spec, self.saved.cgroup());
         let _ = self.saved.unmount();
         let _ = self.entry.remove();
     }

@@ -11,7 +11,7 @@ use crate::support::{Bundle, PROGRAM, stdout, wait};
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/programs/machine.sh");
 
 /// The running system. Its processes are in a cgroup of its own, in all hierarchies.
-struct Machine {
+pub struct Machine {
     child: Child,
     /// Its systemd, by our number.
     pid: String,
@@ -19,12 +19,13 @@ struct Machine {
     _scratch: tempfile::TempDir,
 }
 
-fn is_unified() -> bool {
+pub fn is_unified() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
 impl Machine {
-    fn boot(layout: &str, bundle: &Bundle) -> Self {
+    /// Boots it with `v1` or `v2`; `shared` is a directory of the host's that it sees.
+    pub fn boot(layout: &str, shared: &Path) -> Self {
         assert!(Path::new("/lib/systemd/systemd").exists(), "install systemd and dbus: this test boots them");
         let scratch = tempfile::Builder::new().prefix("proa-machine-").tempdir().unwrap();
         let cgroups = own_cgroups(scratch.path());
@@ -32,7 +33,7 @@ impl Machine {
         let enter = "for dir in $CGROUPS; do echo $$ > $dir/cgroup.procs; done; exec unshare \"$@\"";
         let mut command = Command::new("sh");
         command.args(["-c", enter, "sh", "-Cmpfuin", "--kill-child", "sh", SCRIPT]);
-        command.arg(scratch.path()).arg(layout).arg(programs).arg(bundle.path(""));
+        command.arg(scratch.path()).arg(layout).arg(programs).arg(shared);
         let list: Vec<_> = cgroups.iter().map(|dir| dir.to_str().unwrap()).collect();
         command.env("CGROUPS", list.join(" ")).stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.spawn().unwrap();
@@ -46,11 +47,17 @@ impl Machine {
         machine
     }
 
+    /// The beginning of a command line that is run in it.
+    pub fn entry(&self) -> Vec<String> {
+        let line =
+            ["nsenter", "-t", &self.pid, "-m", "-p", "-u", "-i", "-n", "-C", "-r", "-w", "--", "env", "-i"];
+        line.iter().chain(&["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]).map(ToString::to_string).collect()
+    }
+
     /// Runs a command in it.
     fn command(&self, args: &[&str]) -> Output {
-        let mut command = Command::new("nsenter");
-        command.args(["-t", &self.pid, "-m", "-p", "-u", "-i", "-n", "-C", "-r", "-w", "--"]).args(args);
-        let output = command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output().unwrap();
+        let entry = self.entry();
+        let output = Command::new(&entry[0]).args(&entry[1..]).args(args).output().unwrap();
         assert!(output.status.success() || args[0] == "sh", "{args:?}: {output:?}");
         output
     }
@@ -64,7 +71,7 @@ impl Machine {
     }
 
     /// A property of a unit.
-    fn property(&self, unit: &str, name: &str) -> String {
+    pub fn property(&self, unit: &str, name: &str) -> String {
         let told = self.command(&["systemctl", "show", "--value", "-p", name, unit]);
         stdout(&told).trim().to_owned()
     }
@@ -166,7 +173,7 @@ fn a_real_systemd_makes_scopes_on_cgroup_v2() {
     if !is_unified() && !Path::new("/sys/fs/cgroup/unified").exists() {
         return;
     }
-    let machine = Machine::boot("v2", &bundle);
+    let machine = Machine::boot("v2", &bundle.path(""));
     run(&machine, &bundle);
     assert_runs(&machine);
     assert_goes(&machine);
@@ -180,7 +187,7 @@ fn a_real_systemd_knows_the_limits() {
         resources.memory = Some(Memory { limit: Some(64 << 20), ..Memory::default() });
         resources.pids = Some(Pids { limit: 33 });
     });
-    let machine = Machine::boot(layout, &bundle);
+    let machine = Machine::boot(layout, &bundle.path(""));
     run(&machine, &bundle);
     assert_runs(&machine);
     let memory = if is_unified() { "MemoryMax" } else { "MemoryLimit" };

@@ -6,7 +6,7 @@ use proa_oci::runtime::Spec;
 use proa_sys::userns;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{MOUNT, cgroup_path, delegated, is_unified, pause_ms, pids, remove_dir, try_write};
+use super::{MOUNT, cgroup_path, delegated, is_unified, pause_ms, pids, remove_dir, systemd, try_write};
 use crate::Result;
 use crate::container::CgroupPolicy;
 
@@ -20,11 +20,14 @@ const ROUNDS: usize = 50;
 /// A cgroup cannot be removed.
 pub fn remove_leftovers(id: &str, spec: &Spec, policy: CgroupPolicy) -> Result<()> {
     let path = cgroup_path(id, spec, policy)?;
-    for root in roots(policy).into_iter().filter(|root| root.join(&path).is_dir()) {
-        kill_all(&root.join(&path));
-        remove_dir(&root, &path)?;
+    let found = || roots(policy).into_iter().filter(|root| root.join(&path).is_dir());
+    found().for_each(|root| kill_all(&root.join(&path)));
+    if let CgroupPolicy::Systemd(address) = policy {
+        // Where it cannot be reached, it has nothing to forget.
+        let _ =
+            systemd::stop(id, spec.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref()), address);
     }
-    Ok(())
+    found().try_for_each(|root| remove_dir(&root, &path))
 }
 
 /// Sends a signal to what is still in the cgroups of a container whose first process has ended.

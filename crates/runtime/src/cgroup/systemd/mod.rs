@@ -6,7 +6,8 @@
 //!
 //! systemd puts the first process into the scope while it waits for its root, so what it sees of its cgroups and what
 //! holds at its start is the same as without systemd. The scope is delegated (`Delegate=yes`): what is in it is ours,
-//! and from here on it is used like any other cgroup. It goes by itself when its last process has ended.
+//! and from here on it is used like any other cgroup. It goes by itself when its last process has ended; but who
+//! removes a cgroup may do so before systemd has heard of that, and has it stop the scope first.
 
 mod bus;
 mod properties;
@@ -32,6 +33,7 @@ const PROPERTIES: Target = Target { interface: "org.freedesktop.DBus.Properties"
 const JOB_REMOVED: &str = "type='signal',sender='org.freedesktop.systemd1',\
                            interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
+const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 /// What a container is called that its spec gives no name.
 const PREFIX: &str = "proa";
 
@@ -124,9 +126,7 @@ impl Scope {
     }
 
     fn start_unit(&mut self) -> Result<()> {
-        self.bus.listen(JOB_REMOVED)?;
-        // It tells of jobs only where somebody wants to hear.
-        self.bus.call(&MANAGER, "Subscribe", "", Writer::default())?;
+        listen(&mut self.bus)?;
         let job = match self.transient() {
             Err(CallError::Refused(name, _)) if name == UNIT_EXISTS => {
                 // One that failed keeps its name until it is forgotten; one that runs is somebody's.
@@ -137,9 +137,7 @@ impl Scope {
             }
             other => other?,
         };
-        let job = job.texts.into_iter().next().unwrap_or_default();
-        let result = self.bus.wait(|message| result_of(message, &job))?;
-        match result.as_str() {
+        match wait_for(&mut self.bus, job)?.as_str() {
             "done" => Ok(()),
             other => Err(Error::internal(format!("systemd did not start it: {other}"))),
         }
@@ -153,6 +151,35 @@ impl Scope {
         // No other units.
         body.array(8, |_| {});
         self.bus.call(&MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", body)
+    }
+}
+
+fn listen(bus: &mut Bus) -> Result<()> {
+    bus.listen(JOB_REMOVED)?;
+    // It tells of jobs only where somebody wants to hear.
+    bus.call(&MANAGER, "Subscribe", "", Writer::default())?;
+    Ok(())
+}
+
+/// Waits for the end of a job that was the answer to a call.
+fn wait_for(bus: &mut Bus, answer: Message) -> Result<String> {
+    let job = answer.texts.into_iter().next().unwrap_or_default();
+    bus.wait(|message| result_of(message, &job))
+}
+
+/// Has systemd forget a scope whose processes have ended.
+pub(super) fn stop(id: &str, asked: Option<&str>, address: &str) -> Result<()> {
+    let unit = unit(id, asked)?;
+    let mut bus = connect(address)?;
+    listen(&mut bus)?;
+    let mut body = Writer::default();
+    body.text(&unit.name);
+    body.text("replace");
+    match bus.call(&MANAGER, "StopUnit", "ss", body) {
+        Ok(job) => wait_for(&mut bus, job).map(drop),
+        // It has noticed by itself.
+        Err(CallError::Refused(name, _)) if name == NO_SUCH_UNIT => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
