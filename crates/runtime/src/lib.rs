@@ -19,10 +19,10 @@
 //!
 //! | first process ([`STEPS`]) | the caller's process |
 //! | --- | --- |
-//! | joins namespaces, makes the network namespace, `lo` up | writes id maps; mounts the root file system, detached |
+//! | joins namespaces, makes the network namespace, `lo` up | has systemd make its scope, if so asked; writes id maps; mounts the root file system, detached |
 //! | takes the root, makes a `/proc` of its own | compiles the system call filter |
 //! | bind sources, mounts, devices, console | joins the cgroup (v1, if something is limited) |
-//! | masked and read-only paths, sysctl, names | waits, or runs [`hooks`] |
+//! | masked and read-only paths, sysctl, names | waits, or moves interfaces and runs [`hooks`] |
 //! | `pivot_root`, limits, working directory, user | |
 //! | waits for the word, then filter, capabilities, `exec` | waits for the `exec` or the error |
 //!
