@@ -45,7 +45,7 @@ pub fn finish(root: &Path, record: &Record) -> Result<InstanceState, Error> {
     }
     let config = record.config();
     if let Ok(config) = &config {
-        proa_runtime::remove_leftovers(&config.id, &config.spec)?;
+        proa_runtime::remove_leftovers(&config.id, &config.spec, proa_runtime::CgroupPolicy::Auto)?;
     }
     record.remove_run_files();
     let finished = InstanceState {

@@ -10,7 +10,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use proa_oci::runtime::{NamespaceKind, Spec};
 use serde::{Deserialize, Serialize};
@@ -103,7 +103,7 @@ impl Criu {
         if let Some(name) = REFUSED.iter().find(|name| parsed.get(name).is_some()) {
             return Err(Failure::new(format!("--{name} is not supported")));
         }
-        let program = parsed.get("criu").filter(|name| !name.is_empty()).unwrap_or("criu").to_owned();
+        let program = program(parsed).to_owned();
         let path = |name| parsed.get(name).filter(|path| !path.is_empty()).map(absolute).transpose();
         let images = path("image-path")?.map_or_else(|| absolute("checkpoint"), Ok)?;
         let work = path("work-path")?.unwrap_or_else(|| images.clone());
@@ -130,9 +130,7 @@ impl Criu {
     }
 
     fn must_be_there(&self) -> Result<()> {
-        let mut version = Command::new(&self.program);
-        version.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        match version.status() {
+        match version(&self.program) {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let text = format!("{} is not there: install criu, or name it with --criu", self.program);
@@ -181,6 +179,21 @@ impl Criu {
             .unwrap_or_else(|| output.status.to_string());
         Err(Failure::new(format!("criu {} failed: {why}; see {}", self.action, log.display())))
     }
+}
+
+/// The program that `--criu` names, or the one in the path.
+fn program(parsed: &Parsed) -> &str {
+    parsed.get("criu").filter(|name| !name.is_empty()).unwrap_or("criu")
+}
+
+fn version(program: &str) -> std::io::Result<ExitStatus> {
+    let mut version = Command::new(program);
+    version.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()
+}
+
+/// Whether there is a criu that runs.
+pub fn is_there(parsed: &Parsed) -> bool {
+    version(program(parsed)).is_ok_and(|status| status.success())
 }
 
 /// The error that counts in what criu wrote: the first, but for that of a limit that it can do without. Those

@@ -1,6 +1,9 @@
 //! Options of every command, and where they lead.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use proa_runtime::CgroupPolicy;
 
 use crate::args::{Opt, Parsed, flag, value};
 use crate::error::{Failure, Result};
@@ -24,6 +27,8 @@ pub const OPTIONS: &[Opt] = &[
 /// Where containers are kept by root, and below the directory that a login gives an ordinary user.
 const ROOT: &str = "/run/proa-runtime";
 const ROOTLESS: &str = "proa-runtime";
+/// Where root's systemd is reached.
+const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
 
 /// What the global options say.
 #[derive(Debug)]
@@ -32,6 +37,8 @@ pub struct Global {
     pub store: Store,
     /// Where failures are told.
     pub log: Log,
+    /// How cgroups of new containers are made.
+    pub cgroup: CgroupPolicy,
     debug: bool,
 }
 
@@ -50,12 +57,6 @@ impl Global {
     /// # Errors
     /// One of them cannot be followed.
     pub fn new(parsed: &Parsed, log: Log) -> Result<Self> {
-        if parsed.is("systemd-cgroup") {
-            return Err(Failure::new(
-                "--systemd-cgroup is not supported: use the cgroupfs driver (podman --cgroup-manager cgroupfs, \
-                 docker --exec-opt native.cgroupdriver=cgroupfs, containerd SystemdCgroup = false)",
-            ));
-        }
         match parsed.get("rootless") {
             None | Some("auto" | "true" | "false") => {}
             Some(other) => {
@@ -72,20 +73,35 @@ impl Global {
             None => default_root(parsed.get("rootless"))?,
         };
         let debug = parsed.is("debug") || parsed.get("log-level") == Some("debug");
-        Ok(Self { store: Store::new(root), log, debug })
+        let cgroup = if parsed.is("systemd-cgroup") { systemd() } else { CgroupPolicy::Auto };
+        Ok(Self { store: Store::new(root), log, cgroup, debug })
     }
 
     /// What was asked for and could not be granted.
     pub fn warn(&self, warnings: &[String]) {
-        warnings.iter().for_each(|warning| self.log.write("warning", warning));
+        warnings.iter().for_each(|warning| self.log.tell("warning", warning));
     }
 
     /// For `--debug`.
     pub fn debug(&self, message: &str) {
         if self.debug {
-            self.log.write("debug", message);
+            self.log.tell("debug", message);
         }
     }
+}
+
+/// Cgroups by systemd, and the bus to reach it by: root's, or that of the user whose root we are.
+pub fn systemd() -> CgroupPolicy {
+    static ADDRESS: OnceLock<String> = OnceLock::new();
+    CgroupPolicy::Systemd(ADDRESS.get_or_init(|| {
+        let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let of_system = || given("DBUS_SYSTEM_BUS_ADDRESS").unwrap_or_else(|| SYSTEM_BUS.to_owned());
+        if proa_sys::userns::is_initial() {
+            return of_system();
+        }
+        let of_login = || given("XDG_RUNTIME_DIR").map(|dir| format!("unix:path={dir}/bus"));
+        given("DBUS_SESSION_BUS_ADDRESS").or_else(of_login).unwrap_or_else(of_system)
+    }))
 }
 
 fn default_root(rootless: Option<&str>) -> Result<PathBuf> {

@@ -36,7 +36,7 @@ pub struct Wish<'a> {
     bundle: PathBuf,
     console_socket: Option<PathBuf>,
     pid_file: Option<PathBuf>,
-    preserve_fds: u32,
+    preserve_fds: Vec<u32>,
     no_pivot: bool,
     no_new_keyring: bool,
 }
@@ -90,7 +90,7 @@ impl<'a> Wish<'a> {
         pass_listeners(spec.process.as_mut());
         let stdio = self.stdio(&spec)?;
         let (entry, lock) = global.store.claim(self.id)?;
-        let made = self.make(&entry, &spec, &text, stdio);
+        let made = self.make(global, &entry, &spec, &text, stdio);
         match made {
             Ok((container, handles, saved)) => {
                 global.warn(container.warnings());
@@ -98,6 +98,7 @@ impl<'a> Wish<'a> {
             }
             Err(failure) => {
                 // What failed first is what counts.
+                forget_scope(self.id, &spec, global.cgroup);
                 let _ = entry.remove();
                 Err(failure)
             }
@@ -106,6 +107,7 @@ impl<'a> Wish<'a> {
 
     fn make(
         &self,
+        global: &Global,
         entry: &Entry,
         spec: &Spec,
         text: &[u8],
@@ -117,7 +119,7 @@ impl<'a> Wish<'a> {
         let gate = if self.gated { Some(gate::listen(entry.dir())?) } else { None };
         let detach = Detach {
             gate,
-            preserve_fds: self.preserve_fds,
+            preserve_fds: self.preserve_fds.clone(),
             no_pivot: self.no_pivot,
             no_new_keyring: self.no_new_keyring,
             ..Detach::default()
@@ -129,13 +131,15 @@ impl<'a> Wish<'a> {
             user: "",
             stdio,
             init: false,
-            cgroup: CgroupPolicy::Auto,
+            cgroup: global.cgroup,
             bundle: &self.bundle,
             nodev: false,
         };
         // Paths in the spec are relative to the bundle.
         rustix::process::chdir(&self.bundle).map_err(|errno| Failure::at(&self.bundle, errno))?;
-        let mut saved = Saved::new(self.id, spec, &self.bundle, rootfs);
+        let systemd = matches!(global.cgroup, CgroupPolicy::Systemd(_));
+        let mount_before = proa_runtime::mount_before(spec, &rootfs)?;
+        let mut saved = Saved { systemd, mount_before, ..Saved::new(self.id, spec, &self.bundle, rootfs) };
         let mut written = Ok(());
         let result = Container::create_detached(&create, &detach, |container| {
             saved.pid = container.pid();
@@ -149,11 +153,15 @@ impl<'a> Wish<'a> {
                 )),
             }
         });
-        let (container, handles) = result?;
+        let (container, handles) = result.inspect_err(|_| {
+            // What failed first is what counts.
+            let _ = saved.unmount();
+        })?;
         match self.hand_over(&container, &handles) {
             Ok(()) => Ok((container, handles, saved)),
             Err(failure) => {
                 let _ = container.delete();
+                let _ = saved.unmount();
                 Err(failure)
             }
         }
@@ -168,9 +176,16 @@ impl<'a> Wish<'a> {
     }
 
     fn stdio(&self, spec: &Spec) -> Result<Stdio> {
-        let process = spec.process.as_ref().ok_or_else(|| Failure::new("config.json has no process"))?;
+        let Some(process) = &spec.process else {
+            return if self.gated { Ok(Stdio::Inherit) } else { Err(no_process()) };
+        };
         terminal(process, self.console_socket.is_some(), self.foreground)
     }
+}
+
+/// What a container without a program to run is told by its start; created it can be.
+pub fn no_process() -> Failure {
+    Failure::new("config.json has no process: there is nothing to start")
 }
 
 /// What a process has for standard streams.
@@ -212,20 +227,20 @@ pub fn check_version(spec: &Spec) -> Result<()> {
     Err(Failure::new(format!("ociVersion '{}' is not supported: 1.0.0 and later 1.x are", spec.oci_version)))
 }
 
-/// Descriptors that the program gets: those of socket activation, then those of `--preserve-fds`.
+/// Descriptors that the program gets: of socket activation, and of `--preserve-fds` those that we were started with.
+/// Ours, which may get the other numbers, are close-on-exec.
 ///
 /// # Errors
-/// One of them is not open: then one of ours would get its number.
-pub fn preserved(parsed: &Parsed) -> Result<u32> {
+/// A socket is missing, or the number makes no sense.
+pub fn preserved(parsed: &Parsed) -> Result<Vec<u32>> {
     let asked: u32 = parsed.number("preserve-fds")?.unwrap_or(0);
     let all = listeners().checked_add(asked).filter(|all| *all <= 1 << 16);
     let all = all.ok_or_else(|| Failure::usage("--preserve-fds: too many"))?;
-    for number in 3..3 + all {
-        if !proa_sys::inherited::is_there(number) {
-            return Err(Failure::new(format!("--preserve-fds: descriptor {number} is not open")));
-        }
+    let open: Vec<u32> = (3..3 + all).filter(|number| proa_sys::inherited::is_there(*number)).collect();
+    match (3..3 + listeners()).find(|number| !open.contains(number)) {
+        Some(number) => Err(Failure::new(format!("LISTEN_FDS: descriptor {number} is not open"))),
+        None => Ok(open),
     }
-    Ok(all)
 }
 
 fn listeners() -> u32 {
@@ -253,11 +268,21 @@ pub fn write_pid_file(path: &Path, pid: u32) -> Result<()> {
         .map_err(|error| Failure::at(path, error).context("--pid-file"))
 }
 
+/// Has systemd forget what it may have made for a container that failed.
+fn forget_scope(id: &str, spec: &Spec, cgroup: CgroupPolicy) {
+    if cgroup != CgroupPolicy::Auto {
+        // What failed first is what counts.
+        let _ = proa_runtime::remove_leftovers(id, spec, cgroup);
+    }
+}
+
 impl Launched {
     /// Undoes all.
     pub fn abandon(self) {
         // What failed first is what counts.
         let _ = self.container.delete();
+        forget_scope(&self.entry.id, &self.spec, self.saved.cgroup());
+        let _ = self.saved.unmount();
         let _ = self.entry.remove();
     }
 }

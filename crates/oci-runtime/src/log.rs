@@ -1,4 +1,5 @@
-//! `--log`: what engines read when a command failed, in runc's two formats.
+//! `--log`: what engines read when a command failed, in runc's two formats. Without it, warnings and what `--debug`
+//! tells are on standard error, where errors are anyway.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -38,7 +39,16 @@ impl Log {
         Ok(Self { path, format })
     }
 
-    /// Writes a line: `level` is `error`, `warning` or `debug`. That it cannot be written changes nothing.
+    /// Writes a line for whoever reads along: `level` is `warning` or `debug`.
+    #[expect(clippy::print_stderr, reason = "a command line tool's warnings")]
+    pub fn tell(&self, level: &str, message: &str) {
+        match &self.path {
+            Some(_) => self.write(level, message),
+            None => eprintln!("proa-runtime: {level}: {}", message.replace('\n', "; ")),
+        }
+    }
+
+    /// Writes a line into the file, if there is one. That it cannot be written changes nothing.
     pub fn write(&self, level: &str, message: &str) {
         let Some(path) = &self.path else { return };
         let line = line(self.format, level, message, &crate::clock::now());

@@ -90,7 +90,7 @@ const COMMANDS: &[Command] = {
         command("resume", &[], Most(1), pause::resume),
         command("update", &[update::OPTIONS], Most(1), update::run),
         command("events", &[events::OPTIONS], Most(1), events::run),
-        command("features", &[], Most(0), |_, _| features::run()),
+        command("features", &[], Most(0), |_, parsed| features::run(parsed)),
         command("spec", &[spec::ROOTLESS, spec::OPTIONS], Most(0), |_, parsed| spec::run(parsed)),
         command("checkpoint", &[checkpoint::SHARED, checkpoint::OPTIONS], Most(1), checkpoint::run),
         command("restore", &[checkpoint::SHARED, restore::OPTIONS], Most(1), restore::run),

@@ -38,6 +38,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::error::{Failure, Result};
+use crate::global::systemd;
 
 /// The format of `state.json`.
 const VERSION: u32 = 1;
@@ -69,6 +70,12 @@ pub struct Saved {
     /// As in the spec.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
+    /// Of a container with the host's mounts, the one that was at its root before it was created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_before: Option<u64>,
+    /// systemd has made its cgroup.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub systemd: bool,
 }
 
 impl Saved {
@@ -84,6 +91,20 @@ impl Saved {
             annotations: spec.annotations.clone(),
             ..Self::default()
         }
+    }
+
+    /// Undoes its mounts, where it has made them among the host's.
+    ///
+    /// # Errors
+    /// They cannot be undone.
+    pub fn unmount(&self) -> Result<()> {
+        let Some(before) = self.mount_before else { return Ok(()) };
+        Ok(proa_runtime::unmount_root(&self.rootfs, before)?)
+    }
+
+    /// How its cgroup was made.
+    pub fn cgroup(&self) -> CgroupPolicy {
+        if self.systemd { systemd() } else { CgroupPolicy::Auto }
     }
 }
 
@@ -342,7 +363,7 @@ impl Entry {
             pid: saved.pid,
             start_ticks: saved.start_ticks,
             bundle: &saved.bundle,
-            cgroup: CgroupPolicy::Auto,
+            cgroup: saved.cgroup(),
         };
         Ok((Container::open(&existing)?, spec))
     }
@@ -452,6 +473,8 @@ mod tests {
         );
         let saved: Saved = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&saved).unwrap(), text);
-        assert_eq!((saved.pid, saved.start_ticks), (7, 9));
+        assert_eq!((saved.pid, saved.start_ticks, saved.systemd), (7, 9, false));
+        let text = serde_json::to_string(&Saved { systemd: true, ..saved }).unwrap();
+        assert!(text.ends_with(r#","systemd":true}"#), "{text}");
     }
 }

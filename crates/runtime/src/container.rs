@@ -22,7 +22,7 @@ use crate::hooks::{self, HookKind};
 use crate::init::{Job, Place};
 use crate::plan::{Common, Plan, ProcessPlan, namespaces};
 use crate::seccomp::Filter;
-use crate::{Error, Result, processes, rootfs, sources};
+use crate::{Error, Result, hostroot, netdev, processes, rootfs, sources};
 
 mod detached;
 
@@ -116,6 +116,9 @@ pub enum CgroupPolicy {
     Auto,
     /// Never: for hosts without cgroups. A spec that limits something is refused.
     Disabled,
+    /// A scope that systemd makes, at once; the spec's path is `slice:prefix:name`. By the bus at this address, of the
+    /// system's systemd or, in a user namespace, of the user's.
+    Systemd(&'static str),
 }
 
 /// What [`Container::create`] needs.
@@ -236,9 +239,16 @@ impl Container {
         let mut plan = Plan::new(create.id, create.spec, linux)?;
         plan.state.bundle = create.bundle.display().to_string();
         plan.as_written = !create.nodev;
-        let mut warnings = Vec::new();
+        if plan.process.is_none() && detach.is_none_or(|detach| detach.gate.is_none()) {
+            return Err(Error::invalid("the spec has no process"));
+        }
+        if !plan.namespaces.has_mount() {
+            hostroot::check(create)?;
+        }
+        let mut warnings = std::mem::take(&mut plan.warnings);
         let at_once = must_join_at_once(&plan, detach.is_some());
-        let wanted = Wanted { id: create.id, linux, policy: create.cgroup, at_once };
+        let annotations = &create.spec.annotations;
+        let wanted = Wanted { id: create.id, linux, annotations, policy: create.cgroup, at_once };
         let cgroup = Cgroup::create(&wanted, &mut warnings)?;
         // Device rules that do not hold yet when the program starts could be got round (invariant 11).
         if create.nodev || !cgroup.holds_at_start() {
@@ -265,7 +275,8 @@ impl Container {
             children: Vec::new(),
             warnings,
         };
-        let made = forked(&container).and_then(|()| container.set_up(&create.rootfs, &plan, handles, run));
+        let started = forked(&container).and_then(|()| container.start_scope());
+        let made = started.and_then(|()| container.set_up(&create.rootfs, &plan, handles, run));
         match made.and_then(|handles| if run { container.started().map(|()| handles) } else { Ok(handles) }) {
             Ok(handles) => Ok((container, handles)),
             Err(error) => {
@@ -293,12 +304,15 @@ impl Container {
         let namespace = open_namespace(self.pid);
         let filter = plan.linux.seccomp.as_ref().map(Filter::new).transpose()?.unwrap_or_default();
         self.cgroup.attach(self.pid)?;
-        // Given early, the word saves a stop; but where hooks run, they answer first.
-        let early = run && !plan.runtime_hooks();
+        // Given early, the word saves a stop; but where there is something to do between, that comes first.
+        let early = run && !plan.waits_for_runtime();
         let word = || go(channel, &filter.for_process(self.pid, &self.oci_state));
         let gone = if early { word() } else { Ok(()) };
         let hooks = plan.hooks.map(|hooks| (hooks, &self.oci_state));
-        let (terminal, warnings) = wait_ready(channel, || runtime_hooks(hooks))?;
+        let (terminal, warnings) = wait_ready(channel, || {
+            netdev::move_all(plan.linux, self.pid)?;
+            runtime_hooks(hooks)
+        })?;
         sent.map_err(|errno| Error::call("sendmsg", errno))?;
         gone?;
         if run && !early {
@@ -309,6 +323,11 @@ impl Container {
         self.mount_namespace = Some(namespace?);
         self.filter = filter;
         Ok(handles)
+    }
+
+    /// The first process waits for its root meanwhile.
+    fn start_scope(&mut self) -> Result<()> {
+        self.cgroup.start_scope(self.pid, &mut self.warnings)
     }
 
     fn channel(&self) -> Result<&Channel> {
@@ -353,8 +372,11 @@ impl Container {
         detach: Option<&Detach>,
     ) -> Result<(Child, Handles)> {
         let plan = ProcessPlan::new(process)?;
+        // Elsewhere it comes with the mount namespace.
+        let root = (self.namespaces & namespaces::MOUNT == 0).then(|| self.root()).transpose()?;
         let place = Place::Existing {
             pidfd: self.pidfd.as_fd(),
+            root: root.as_ref().map(AsFd::as_fd),
             namespaces: self.namespaces & !namespaces::PID,
             listener: self.filter.listener.as_ref().map(|listener| listener.path.as_str()),
             common: &self.common,

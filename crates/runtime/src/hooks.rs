@@ -9,8 +9,9 @@
 //! | `poststop` | the runtime | its own namespaces | is a warning |
 //!
 //! A hook has the arguments and the environment that the spec gives it and nothing else: what an image or a user
-//! puts into the container's environment never reaches it (CVE-2025-23266). Its standard input is the container's
-//! state; what it writes is shown when it fails.
+//! puts into the container's environment never reaches it (CVE-2025-23266). But `startContainer` is the container's
+//! own affair, with no more rights than its program: a hook of this kind without an environment has the program's, as
+//! in runc. Its standard input is the container's state; what it writes is shown when it fails.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -91,16 +92,19 @@ impl HookKind {
 /// # Errors
 /// A hook could not be run, failed, or took longer than its timeout.
 pub fn run(kind: HookKind, hooks: &Hooks, state: &State) -> Result<()> {
-    run_with(kind, hooks, state, &|| Ok(()))
+    run_with(kind, hooks, state, &Around { prepare: &|| Ok(()), env: Vec::new() })
 }
 
-/// The same, where each process first does something.
-pub(crate) fn run_with(
-    kind: HookKind,
-    hooks: &Hooks,
-    state: &State,
-    prepare: &dyn Fn() -> Result<()>,
-) -> Result<()> {
+/// What hooks run in.
+pub(crate) struct Around<'a> {
+    /// What each process does first.
+    pub prepare: &'a dyn Fn() -> Result<()>,
+    /// The environment of one that the spec gives none.
+    pub env: Vec<String>,
+}
+
+/// The same, in the given surroundings.
+pub(crate) fn run_with(kind: HookKind, hooks: &Hooks, state: &State, around: &Around) -> Result<()> {
     let hooks = kind.of(hooks);
     if hooks.is_empty() {
         return Ok(());
@@ -108,7 +112,7 @@ pub(crate) fn run_with(
     let state = State { status: kind.status(), ..state.clone() }.to_json();
     let mut failed = Vec::new();
     for hook in hooks {
-        let result = run_one(hook, &state, prepare)
+        let result = run_one(hook, &state, around)
             .map_err(|error| error.context(format!("{} hook {}", kind.name(), hook.path)));
         match result {
             Ok(()) => {}
@@ -140,12 +144,13 @@ pub(crate) fn check(hooks: &Hooks) -> Result<()> {
     Ok(())
 }
 
-fn run_one(hook: &Hook, state: &str, prepare: &dyn Fn() -> Result<()>) -> Result<()> {
+fn run_one(hook: &Hook, state: &str, around: &Around) -> Result<()> {
     let invalid = |error| Error::call("hook", std::io::Error::from(error));
     let path = CString::new(hook.path.as_str()).map_err(invalid)?;
     let name = hook.args.is_empty().then_some(&hook.path);
     let args = StringArray::new(name.into_iter().chain(&hook.args).map(String::as_str)).map_err(invalid)?;
-    let env = StringArray::new(hook.env.iter().map(String::as_str)).map_err(invalid)?;
+    let inherited = around.env.iter().filter(|_| hook.env.is_empty()).map(String::as_str);
+    let env = StringArray::new(hook.env.iter().map(String::as_str).chain(inherited)).map_err(invalid)?;
     let input = memory_file(state.as_bytes())?;
     let output = memory_file(b"")?;
     // SAFETY: this crate's callers have one thread (invariant 4); its documentation asks for that.
@@ -153,7 +158,7 @@ fn run_one(hook: &Hook, state: &str, prepare: &dyn Fn() -> Result<()>) -> Result
     match forked.map_err(|error| Error::call("clone3", error))? {
         Fork::Child => {
             let _guard = ExitOnDrop;
-            let error = match prepare() {
+            let error = match (around.prepare)() {
                 Ok(()) => become_hook(&path, &args, &env, input.as_fd(), output.as_fd()),
                 Err(error) => error,
             };

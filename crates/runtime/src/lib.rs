@@ -19,10 +19,10 @@
 //!
 //! | first process ([`STEPS`]) | the caller's process |
 //! | --- | --- |
-//! | joins namespaces, makes the network namespace, `lo` up | writes id maps; mounts the root file system, detached |
+//! | joins namespaces, makes the network namespace, `lo` up | has systemd make its scope, if so asked; writes id maps; mounts the root file system, detached |
 //! | takes the root, makes a `/proc` of its own | compiles the system call filter |
 //! | bind sources, mounts, devices, console | joins the cgroup (v1, if something is limited) |
-//! | masked and read-only paths, sysctl, names | waits, or runs [`hooks`] |
+//! | masked and read-only paths, sysctl, names | waits, or moves interfaces and runs [`hooks`] |
 //! | `pivot_root`, limits, working directory, user | |
 //! | waits for the word, then filter, capabilities, `exec` | waits for the `exec` or the error |
 //!
@@ -54,9 +54,11 @@ mod error;
 mod fork;
 pub mod gate;
 pub mod hooks;
+mod hostroot;
 mod init;
 mod inroot;
 mod mini_init;
+mod netdev;
 mod plan;
 mod processes;
 mod rootfs;
@@ -65,11 +67,14 @@ mod sources;
 mod stdio;
 mod user;
 
-pub use cgroup::{OomWatch, SubCgroup, cgroup_path, make_cgroup, remove_leftovers, signal_leftovers};
+pub use cgroup::{
+    OomWatch, SubCgroup, cgroup_path, make_cgroup, remove_leftovers, signal_leftovers, update_scope,
+};
 pub use container::{
     CgroupPolicy, Child, Container, Create, Detach, Existing, Handles, Owners, Rootfs, Stdio, signal_number,
 };
 pub use error::{Error, Result};
+pub use hostroot::{mount_before, unmount_root};
 pub use init::{Phase, STEPS, Step};
 pub use mini_init::{INIT_NAME, init_main};
-pub use plan::{check, knows_mount_option};
+pub use plan::{check, hex_mask, knows_mount_option};

@@ -67,7 +67,7 @@ pub fn run(global: &Global, parsed: &Parsed) -> Result<u8> {
         let inode = fs::metadata(&path).map_err(|error| Failure::at(path, error))?.ino();
         criu.arg("--external", format!("net[{inode}]:{NETWORK}"));
     }
-    Beside::new(proa_runtime::cgroup_path(&entry.id, &spec)?, streams).save(&criu.images)?;
+    Beside::new(proa_runtime::cgroup_path(&entry.id, &spec, saved.cgroup())?, streams).save(&criu.images)?;
     criu.run()?;
     Ok(0)
 }

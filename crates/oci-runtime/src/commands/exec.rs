@@ -66,6 +66,11 @@ fn exec(global: &Global, parsed: &Parsed) -> Result<u8> {
     let wish = Detach { preserve_fds: preserved(parsed)?, sub_cgroups, ..Detach::default() };
     let foreground = if detach { None } else { Some(Foreground::new()?) };
     let (child, handles) = container.exec_detached(&spec, &process, stdio, &wish)?;
+    if let Some(initial) = process.exec_cpu_affinity.as_ref().and_then(|affinity| affinity.initial.as_deref())
+    {
+        global.debug(&format!("initial CPU affinity: {}", proa_runtime::hex_mask(initial)?));
+    }
+    global.warn(&child.warnings);
     hand_over(&child, &handles, socket, pid_file).inspect_err(|_| {
         // It may have ended.
         let _ = child.signal(9);

@@ -5,6 +5,8 @@ use proa_oci::runtime::{Hooks, IdMapping, Mount, Process, SPEC_VERSION, Seccomp,
 use proa_runtime::seccomp;
 use serde_json::{Value, json};
 
+use crate::args::Parsed;
+use crate::criu;
 use crate::error::Result;
 use crate::out;
 
@@ -105,11 +107,11 @@ const ARCHITECTURES: &[&str] = &["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM", "SCMP_ARC
 ///
 /// # Errors
 /// Nobody reads.
-pub fn run() -> Result<u8> {
-    out::json(&features())
+pub fn run(parsed: &Parsed) -> Result<u8> {
+    out::json(&features(criu::is_there(parsed)))
 }
 
-fn features() -> Value {
+fn features(checkpoint: bool) -> Value {
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": SPEC_VERSION,
@@ -118,7 +120,7 @@ fn features() -> Value {
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": ALL_CAPABILITIES,
-            "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false },
+            "cgroup": { "v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": false },
             "seccomp": {
                 "enabled": true,
                 "actions": known(ACTIONS, knows_action),
@@ -131,8 +133,9 @@ fn features() -> Value {
             "selinux": { "enabled": knows_process(|process| process.selinux_label = Some("x".to_owned())) },
             "intelRdt": { "enabled": false },
             "mountExtensions": { "idmap": { "enabled": knows_idmap() } },
+            "netDevices": { "enabled": knows_net_devices() },
         },
-        "annotations": { "org.opencontainers.runc.checkpoint.enabled": "true" },
+        "annotations": { "org.opencontainers.runc.checkpoint.enabled": checkpoint.to_string() },
     })
 }
 
@@ -187,13 +190,18 @@ fn knows_idmap() -> bool {
     })
 }
 
+fn knows_net_devices() -> bool {
+    knows(|spec| drop(spec.linux_mut().net_devices.insert("eth0".to_owned(), Default::default())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_is_told_is_what_is_done() {
-        let features = features();
+        let features = features(false);
+        assert_eq!(features["annotations"]["org.opencontainers.runc.checkpoint.enabled"], "false");
         let has = |pointer: &str, name: &str| {
             features.pointer(pointer).unwrap().as_array().unwrap().iter().any(|known| known == name)
         };

@@ -1,11 +1,12 @@
 //! `kill`: sends a signal to the first process, or to all.
 
+use proa_runtime::CgroupPolicy;
 use rustix::process::Signal;
 
 use crate::args::{Opt, Parsed, flag};
 use crate::error::{Failure, Result};
 use crate::global::Global;
-use crate::store::Status;
+use crate::store::{Saved, Status};
 
 /// Its options.
 pub const OPTIONS: &[Opt] = &[flag("all").or('a')];
@@ -33,7 +34,8 @@ pub fn run(global: &Global, parsed: &Parsed) -> Result<u8> {
         // Others than the first may live on, where they share the host's process ids.
         if all {
             let signal = proa_runtime::signal_number(signal)?;
-            return Ok(proa_runtime::signal_leftovers(&entry.id, &spec, signal).map(|()| 0)?);
+            let cgroup = saved.as_ref().map_or(CgroupPolicy::Auto, Saved::cgroup);
+            return Ok(proa_runtime::signal_leftovers(&entry.id, &spec, cgroup, signal).map(|()| 0)?);
         }
         return Err(Failure::new(format!("container '{}' is not running", entry.id)));
     };

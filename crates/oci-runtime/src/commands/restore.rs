@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use proa_oci::runtime::Spec;
-use proa_runtime::{Container, remove_leftovers};
+use proa_runtime::{CgroupPolicy, Container, remove_leftovers};
 use rustix::mount::{MountPropagationFlags, mount_bind_recursive, mount_change};
 
 use crate::args::{Opt, Parsed, flag, value};
@@ -42,6 +42,9 @@ const MOUNT_NAMESPACE: u64 = 0x0002_0000;
 /// # Errors
 /// There is no criu, or it cannot make the container: nothing is left then.
 pub fn run(global: &Global, parsed: &Parsed) -> Result<u8> {
+    if global.cgroup != CgroupPolicy::Auto {
+        return Err(Failure::new("restore works with the cgroupfs driver only: leave out --systemd-cgroup"));
+    }
     let bundle = parsed.get("bundle").filter(|path| !path.is_empty()).unwrap_or(".");
     let bundle = absolute(bundle)?;
     let text = read_config(&bundle)?;
@@ -63,7 +66,7 @@ pub fn run(global: &Global, parsed: &Parsed) -> Result<u8> {
     });
     let saved = made.inspect_err(|_| {
         // What failed first is what counts.
-        let _ = remove_leftovers(&entry.id, &spec);
+        let _ = remove_leftovers(&entry.id, &spec, CgroupPolicy::Auto);
         let _ = entry.remove();
     })?;
     drop(lock);
@@ -80,7 +83,7 @@ fn make(
     mut criu: Criu,
 ) -> Result<Saved> {
     let beside = Beside::read(&criu.images)?;
-    let cgroup = proa_runtime::cgroup_path(&entry.id, spec)?;
+    let cgroup = proa_runtime::cgroup_path(&entry.id, spec, CgroupPolicy::Auto)?;
     if cgroup != beside.cgroup {
         let (old, new) = (beside.cgroup.display(), cgroup.display());
         let text =

@@ -5,6 +5,7 @@ use proa_runtime::Container;
 use crate::args::Parsed;
 use crate::error::{Failure, Result};
 use crate::global::Global;
+use crate::launch::no_process;
 use crate::store::Status;
 
 /// Runs it.
@@ -24,7 +25,10 @@ pub fn run(global: &Global, parsed: &Parsed) -> Result<u8> {
         }
     }
     // Opened before: a program may end at once.
-    let (container, _) = entry.container(saved.as_ref())?;
+    let (container, spec) = entry.container(saved.as_ref())?;
+    if spec.process.is_none() {
+        return Err(no_process());
+    }
     proa_runtime::gate::start(entry.dir())?;
     let hooked = container.as_ref().map_or(Ok(()), Container::run_poststart_hooks);
     if let (Err(error), Some(container)) = (hooked, container) {

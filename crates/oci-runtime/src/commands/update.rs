@@ -3,11 +3,12 @@
 use std::io::Read;
 
 use proa_oci::runtime::{BlockIo, Cpu, Memory, Pids, Resources};
+use proa_runtime::CgroupPolicy;
 
 use crate::args::{Opt, Parsed, value};
 use crate::error::{Failure, Result};
 use crate::global::Global;
-use crate::store::Status;
+use crate::store::{Saved, Status};
 
 /// Its options.
 pub const OPTIONS: &[Opt] = &[
@@ -47,12 +48,13 @@ pub fn run(global: &Global, parsed: &Parsed) -> Result<u8> {
     let _cgroup = entry.lock_cgroup()?;
     let saved = entry.saved()?;
     let status = entry.status(saved.as_ref(), Some(&lock))?;
-    let (container, _) = entry.container(saved.as_ref())?;
+    let (container, spec) = entry.container(saved.as_ref())?;
     let Some(mut container) = container.filter(|_| status != Status::Stopped) else {
         return Err(Failure::new(format!("container '{}' is not running", entry.id)));
     };
     global.warn(&container.update(&resources)?);
-    Ok(0)
+    let cgroup = saved.as_ref().map_or(CgroupPolicy::Auto, Saved::cgroup);
+    Ok(proa_runtime::update_scope(&entry.id, &spec, cgroup, &resources).map(|()| 0)?)
 }
 
 /// The resources of a spec, from a file or with `-` from standard input.

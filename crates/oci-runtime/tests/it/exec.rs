@@ -33,6 +33,20 @@ fn a_process_joins_the_container() {
 }
 
 #[test]
+fn debug_tells_of_the_cpus_that_a_process_starts_on() {
+    let bundle = Bundle::program(&["/bin/sleep", "1000"]).with_process(|process| {
+        process.exec_cpu_affinity =
+            Some(proa_oci::runtime::CpuAffinity { initial: Some("0".into()), after: None });
+    });
+    bundle.start();
+    let output =
+        bundle.output(&["--debug", "exec", &bundle.id, "grep", "Cpus_allowed_list", "/proc/self/status"]);
+    assert_eq!(stdout(&output), "Cpus_allowed_list:\t0\n", "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("initial CPU affinity: 0x1\n"), "{output:?}");
+    assert!(bundle.output(&["exec", &bundle.id, "true"]).stderr.is_empty());
+}
+
+#[test]
 fn a_process_may_come_from_a_file_and_stay() {
     let bundle = Bundle::program(&["/bin/sleep", "1000"]);
     bundle.start();

@@ -1,6 +1,6 @@
 //! The program driven as engines drive it: bundles and its command line; then by the engines themselves.
 //!
-//! Needs root, Debian's busybox-static, podman, docker.io, containerd and criu; fails clearly without.
+//! Needs root, Debian's busybox-static, podman, docker.io, containerd, criu, systemd and dbus; fails clearly without.
 
 mod support;
 
@@ -9,4 +9,6 @@ mod crash;
 mod engines;
 mod exec;
 mod life;
+mod machine;
+mod systemd;
 mod tell;

@@ -50,6 +50,11 @@ fn features_and_version_are_told() {
     let features: Value = serde_json::from_str(&bundle.ok(&["features"])).unwrap();
     assert_eq!(features["ociVersionMin"], "1.0.0");
     assert_eq!(features["linux"]["cgroup"]["v2"], true);
+    let checkpoint = |criu: &str| {
+        let features: Value = serde_json::from_str(&bundle.ok(&["--criu", criu, "features"])).unwrap();
+        features["annotations"]["org.opencontainers.runc.checkpoint.enabled"].clone()
+    };
+    assert_eq!([checkpoint("/bin/true"), checkpoint("/no/such/criu")], ["true", "false"]);
     let version = bundle.ok(&["--version"]);
     assert!(version.starts_with("proa-runtime version ") && version.contains("\nspec: 1."), "{version}");
     assert_eq!(bundle.ok(&["-v"]), version);

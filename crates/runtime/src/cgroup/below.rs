@@ -71,7 +71,9 @@ impl Cgroup {
             return Ok(None);
         }
         match self {
-            Self::None => Err(Error::unsupported("the container has no cgroup, and so none below it")),
+            Self::None | Self::Scope(_) => {
+                Err(Error::unsupported("the container has no cgroup, and so none below it"))
+            }
             Self::V1(cgroup) => below_v1(cgroup, wishes).map(Some),
             Self::V2(cgroup) => below_v2(cgroup, wishes).map(Some),
         }

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 /// Devices that every container has, whatever its rules say: null, zero, full, random, urandom; tty, console,
 /// ptmx; terminals.
-const ALWAYS: &[(i64, Option<i64>)] = &[
+pub(super) const ALWAYS: &[(i64, Option<i64>)] = &[
     (1, Some(3)),
     (1, Some(5)),
     (1, Some(7)),

@@ -6,8 +6,9 @@ use proa_oci::runtime::Spec;
 use proa_sys::userns;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{MOUNT, delegated, is_unified, pause_ms, pids, relative_path, remove_dir, try_write};
+use super::{MOUNT, cgroup_path, delegated, is_unified, pause_ms, pids, remove_dir, systemd, try_write};
 use crate::Result;
+use crate::container::CgroupPolicy;
 
 /// How often processes are looked for again: one may fork while it is being killed.
 const ROUNDS: usize = 50;
@@ -17,25 +18,26 @@ const ROUNDS: usize = 50;
 ///
 /// # Errors
 /// A cgroup cannot be removed.
-pub fn remove_leftovers(id: &str, spec: &Spec) -> Result<()> {
-    let asked = spec.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref());
-    let path = relative_path(id, asked)?;
-    for root in roots().into_iter().filter(|root| root.join(&path).is_dir()) {
-        kill_all(&root.join(&path));
-        remove_dir(&root, &path)?;
+pub fn remove_leftovers(id: &str, spec: &Spec, policy: CgroupPolicy) -> Result<()> {
+    let path = cgroup_path(id, spec, policy)?;
+    let found = || roots(policy).into_iter().filter(|root| root.join(&path).is_dir());
+    found().for_each(|root| kill_all(&root.join(&path)));
+    if let CgroupPolicy::Systemd(address) = policy {
+        // Where it cannot be reached, it has nothing to forget.
+        let _ =
+            systemd::stop(id, spec.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref()), address);
     }
-    Ok(())
+    found().try_for_each(|root| remove_dir(&root, &path))
 }
 
 /// Sends a signal to what is still in the cgroups of a container whose first process has ended.
 ///
 /// # Errors
 /// The cgroup's path makes no sense.
-pub fn signal_leftovers(id: &str, spec: &Spec, signal: Signal) -> Result<()> {
-    let asked = spec.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref());
-    let path = relative_path(id, asked)?;
+pub fn signal_leftovers(id: &str, spec: &Spec, policy: CgroupPolicy, signal: Signal) -> Result<()> {
+    let path = cgroup_path(id, spec, policy)?;
     let mut members: Vec<(PathBuf, u32)> = Vec::new();
-    for dir in roots().into_iter().map(|root| root.join(&path)) {
+    for dir in roots(policy).into_iter().map(|root| root.join(&path)) {
         let new = pids(&dir, "cgroup.procs").into_iter();
         let new: Vec<_> = new.filter(|pid| members.iter().all(|(_, known)| known != pid)).collect();
         members.extend(new.into_iter().map(|pid| (dir.clone(), pid)));
@@ -44,9 +46,9 @@ pub fn signal_leftovers(id: &str, spec: &Spec, signal: Signal) -> Result<()> {
     Ok(())
 }
 
-fn roots() -> Vec<PathBuf> {
+fn roots(policy: CgroupPolicy) -> Vec<PathBuf> {
     let mount = Path::new(MOUNT);
-    if !userns::is_initial() {
+    if !userns::is_initial() && !matches!(policy, CgroupPolicy::Systemd(_)) {
         return delegated::find().into_iter().collect();
     }
     if is_unified(mount) {

@@ -16,6 +16,7 @@ mod delegated;
 mod devices;
 mod leftovers;
 mod oom;
+mod systemd;
 mod v1;
 mod v2;
 
@@ -23,7 +24,9 @@ pub(crate) use below::Below;
 pub use below::SubCgroup;
 pub use leftovers::{remove_leftovers, signal_leftovers};
 pub use oom::OomWatch;
+pub use systemd::update_scope;
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -48,6 +51,8 @@ pub(crate) enum Cgroup {
     V1(v1::Cgroup),
     /// cgroup v2.
     V2(v2::Cgroup),
+    /// One of the two, once systemd has made it.
+    Scope(Box<systemd::Scope>),
 }
 
 /// What the container sees of its cgroups.
@@ -73,6 +78,7 @@ impl View {
 pub(crate) struct Wanted<'a> {
     pub id: &'a str,
     pub linux: &'a Linux,
+    pub annotations: &'a BTreeMap<String, String>,
     pub policy: CgroupPolicy,
     /// The container must be in its cgroup before its program starts, though nothing is limited.
     pub at_once: bool,
@@ -90,6 +96,9 @@ impl Cgroup {
             } else {
                 Ok(Self::None)
             };
+        }
+        if let CgroupPolicy::Systemd(address) = wanted.policy {
+            return Ok(Self::Scope(Box::new(systemd::Scope::plan(wanted, address, resources)?)));
         }
         let path = relative_path(wanted.id, wanted.linux.cgroups_path.as_deref())?;
         if !userns::is_initial() {
@@ -112,6 +121,9 @@ impl Cgroup {
         if wanted.policy == CgroupPolicy::Disabled {
             return Ok(Self::None);
         }
+        if let CgroupPolicy::Systemd(address) = wanted.policy {
+            return systemd::reopen(wanted, address, resources);
+        }
         let path = relative_path(wanted.id, wanted.linux.cgroups_path.as_deref())?;
         if !userns::is_initial() {
             let known = delegated::find().ok().filter(|dir| dir.join(&path).is_dir());
@@ -128,8 +140,17 @@ impl Cgroup {
     pub(crate) fn reopen_late(&mut self) -> Result<()> {
         match self {
             Self::V1(cgroup) => cgroup.reopen_late(),
-            Self::None | Self::V2(_) => Ok(()),
+            Self::None | Self::V2(_) | Self::Scope(_) => Ok(()),
         }
+    }
+
+    /// Has systemd make it around the first process, where that is who makes it.
+    pub(crate) fn start_scope(&mut self, pid: u32, warnings: &mut Vec<String>) -> Result<()> {
+        match std::mem::replace(self, Self::None) {
+            Self::Scope(scope) => *self = scope.start(pid, warnings)?,
+            other => *self = other,
+        }
+        Ok(())
     }
 
     /// Whether its rules are in force before the program starts.
@@ -154,6 +175,7 @@ impl Cgroup {
             Self::None => Vec::new(),
             Self::V1(cgroup) => cgroup.paths(),
             Self::V2(cgroup) => vec![(String::new(), cgroup.dir())],
+            Self::Scope(scope) => scope.cgroup.paths(),
         }
     }
 
@@ -191,6 +213,7 @@ impl Cgroup {
             Self::None => View::Nothing,
             Self::V1(cgroup) => cgroup.view(),
             Self::V2(_) => View::Unified,
+            Self::Scope(scope) => scope.cgroup.view(),
         }
     }
 
@@ -198,7 +221,7 @@ impl Cgroup {
     pub(crate) fn fork_target(&self) -> Result<Option<OwnedFd>> {
         match self {
             Self::V2(cgroup) => cgroup.open().map(Some),
-            Self::None | Self::V1(_) => Ok(None),
+            Self::None | Self::V1(_) | Self::Scope(_) => Ok(None),
         }
     }
 
@@ -206,7 +229,7 @@ impl Cgroup {
     pub(crate) fn attach(&self, pid: u32) -> Result<()> {
         match self {
             Self::V1(cgroup) => cgroup.attach(pid),
-            Self::None | Self::V2(_) => Ok(()),
+            Self::None | Self::V2(_) | Self::Scope(_) => Ok(()),
         }
     }
 
@@ -214,7 +237,7 @@ impl Cgroup {
     pub(crate) fn make_late(&mut self) -> Result<bool> {
         match self {
             Self::V1(cgroup) => cgroup.make_late(),
-            Self::None | Self::V2(_) => Ok(false),
+            Self::None | Self::V2(_) | Self::Scope(_) => Ok(false),
         }
     }
 
@@ -222,7 +245,7 @@ impl Cgroup {
     pub(crate) fn move_in(&self, members: impl FnMut() -> Vec<u32>) -> Result<()> {
         match self {
             Self::V1(cgroup) => cgroup.move_in(members),
-            Self::None | Self::V2(_) => Ok(()),
+            Self::None | Self::V2(_) | Self::Scope(_) => Ok(()),
         }
     }
 
@@ -235,7 +258,7 @@ impl Cgroup {
         warnings: &mut Vec<String>,
     ) -> Result<()> {
         match self {
-            Self::None => Err(Error::unsupported("limits need cgroups, and there are none")),
+            Self::None | Self::Scope(_) => Err(Error::unsupported("limits need cgroups, and there are none")),
             Self::V1(cgroup) => cgroup.update(resources, members, warnings),
             Self::V2(cgroup) => cgroup.update(resources, warnings),
         }
@@ -244,7 +267,7 @@ impl Cgroup {
     /// The processes in it, ours numbers; `None` where there is no cgroup yet.
     pub(crate) fn processes(&self) -> Option<Vec<u32>> {
         match self {
-            Self::None => None,
+            Self::None | Self::Scope(_) => None,
             Self::V1(cgroup) => cgroup.processes(),
             Self::V2(cgroup) => Some(cgroup.processes()),
         }
@@ -253,7 +276,7 @@ impl Cgroup {
     /// Fills in what it knows; `false` where it knows nothing yet.
     pub(crate) fn stats(&self, stats: &mut Stats) -> bool {
         match self {
-            Self::None => false,
+            Self::None | Self::Scope(_) => false,
             Self::V1(cgroup) => cgroup.stats(stats),
             Self::V2(cgroup) => {
                 cgroup.stats(stats);
@@ -265,7 +288,7 @@ impl Cgroup {
     /// Whether the kernel killed something in it for memory.
     pub(crate) fn oom_killed(&self) -> bool {
         match self {
-            Self::None => false,
+            Self::None | Self::Scope(_) => false,
             Self::V1(cgroup) => cgroup.oom_kills() > 0,
             Self::V2(cgroup) => cgroup.oom_kills() > 0,
         }
@@ -274,7 +297,7 @@ impl Cgroup {
     /// Tells when memory runs out, where it is limited.
     pub(crate) fn watch_oom(&self) -> Option<OomWatch> {
         match self {
-            Self::None => None,
+            Self::None | Self::Scope(_) => None,
             Self::V1(cgroup) => cgroup.watch_oom(),
             Self::V2(cgroup) => cgroup.watch_oom(),
         }
@@ -283,7 +306,7 @@ impl Cgroup {
     /// Freezes or thaws all processes, and waits until that is so.
     pub(crate) fn freeze(&self, frozen: bool) -> Result<()> {
         match self {
-            Self::None => Err(Error::unsupported("pausing needs cgroups")),
+            Self::None | Self::Scope(_) => Err(Error::unsupported("pausing needs cgroups")),
             Self::V1(cgroup) => cgroup.freeze(frozen),
             Self::V2(cgroup) => cgroup.freeze(frozen),
         }
@@ -293,14 +316,14 @@ impl Cgroup {
     pub(crate) fn kill(&self) -> bool {
         match self {
             Self::V2(cgroup) => cgroup.kill(),
-            Self::None | Self::V1(_) => false,
+            Self::None | Self::V1(_) | Self::Scope(_) => false,
         }
     }
 
     /// Removes it, with what the container made below it. It must be empty of processes.
     pub(crate) fn remove(&self) -> Result<()> {
         match self {
-            Self::None => Ok(()),
+            Self::None | Self::Scope(_) => Ok(()),
             Self::V1(cgroup) => cgroup.remove(),
             Self::V2(cgroup) => cgroup.remove(),
         }
@@ -311,8 +334,12 @@ impl Cgroup {
 ///
 /// # Errors
 /// The spec's path makes no sense.
-pub fn cgroup_path(id: &str, spec: &Spec) -> Result<PathBuf> {
-    relative_path(id, spec.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref()))
+pub fn cgroup_path(id: &str, spec: &Spec, policy: CgroupPolicy) -> Result<PathBuf> {
+    let asked = spec.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref());
+    match policy {
+        CgroupPolicy::Systemd(address) => systemd::path(id, asked, address),
+        CgroupPolicy::Auto | CgroupPolicy::Disabled => relative_path(id, asked),
+    }
 }
 
 /// Makes the cgroup of a container, whose processes somebody else makes; [`remove_leftovers`] undoes it. Returns
@@ -324,7 +351,8 @@ pub fn make_cgroup(id: &str, spec: &Spec) -> Result<Vec<String>> {
     let none = Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&none);
     let mut warnings = Vec::new();
-    Cgroup::create(&Wanted { id, linux, policy: CgroupPolicy::Auto, at_once: true }, &mut warnings)?;
+    let (policy, annotations) = (CgroupPolicy::Auto, &spec.annotations);
+    Cgroup::create(&Wanted { id, linux, annotations, policy, at_once: true }, &mut warnings)?;
     Ok(warnings)
 }
 
@@ -355,7 +383,7 @@ fn relative_path(id: &str, asked: Option<&str>) -> Result<PathBuf> {
     if asked.contains(':') {
         if Path::new("/run/systemd/system").is_dir() {
             return Err(Error::unsupported(format!(
-                "cgroupsPath '{asked}': systemd owns that place: use a plain path (cgroupfs)"
+                "cgroupsPath '{asked}': systemd owns that place: use --systemd-cgroup, or a plain path (cgroupfs)"
             )));
         }
         return systemd_path(&asked);
@@ -372,6 +400,12 @@ fn systemd_path(asked: &str) -> Result<PathBuf> {
     let parts: Vec<&str> = asked.split(':').collect();
     let [slice, prefix, name] = parts[..] else { return Err(invalid()) };
     let slice = if slice.is_empty() { "system.slice" } else { slice };
+    slice_path(slice, prefix, name).map_err(|_| invalid())
+}
+
+/// Where a unit of this slice is.
+fn slice_path(slice: &str, prefix: &str, name: &str) -> Result<PathBuf> {
+    let invalid = || Error::invalid(format!("'{slice}', '{name}': not a slice and a unit of systemd's"));
     let stem = slice.strip_suffix(".slice").ok_or_else(invalid)?;
     let mut path = PathBuf::new();
     // `-.slice` is the root.
@@ -428,8 +462,11 @@ fn make_parents(root: &Path, path: &Path) -> Result<()> {
 /// Removes a cgroup directory, those below it, and the parents that are empty then.
 fn remove_dir(root: &Path, path: &Path) -> Result<()> {
     remove_tree(&root.join(path)).map_err(|errno| Error::at(root.join(path), errno))?;
+    let is_systemds = |dir: &Path| {
+        dir.extension().is_some_and(|kind| kind == "slice") && Path::new("/run/systemd/system").is_dir()
+    };
     for parent in path.ancestors().skip(1).filter(|part| !part.as_os_str().is_empty()) {
-        if rustix::fs::rmdir(root.join(parent)).is_err() {
+        if is_systemds(parent) || rustix::fs::rmdir(root.join(parent)).is_err() {
             break;
         }
     }

@@ -17,6 +17,8 @@ use crate::{Error, Result};
 /// Controllers that every container joins: they count, freeze or guard. Those that only limit (`cpuset`,
 /// `hugetlb`) are joined where they are asked for.
 const ALWAYS: &[&str] = &["cpu", "cpuacct", "memory", "devices", "freezer", "blkio", "pids"];
+/// systemd's own hierarchies, on a host with v1 or with both.
+const SYSTEMD: &[&str] = &["systemd", "unified"];
 /// A limit beyond any machine: what the kernel reports for none.
 const UNLIMITED: u64 = 1 << 62;
 
@@ -86,6 +88,34 @@ impl Cgroup {
         }
         cgroup.reopen_late()?;
         Ok(Some(cgroup))
+    }
+
+    /// A scope of systemd's, which knows its processes by hierarchies without controllers.
+    pub(super) fn reopen_scope(mount: &Path, path: &Path, resources: &Resources) -> Result<Self> {
+        let mut hierarchies = find_hierarchies(mount, resources)?;
+        hierarchies.extend(
+            SYSTEMD
+                .iter()
+                .filter(|name| mount.join(name).join("cgroup.procs").exists())
+                .map(ToString::to_string),
+        );
+        if hierarchies.is_empty() {
+            return Err(Error::unsupported(format!("limits need cgroups, and {} has none", mount.display())));
+        }
+        let state = State::Joined { at_once: true };
+        Ok(Self { mount: mount.to_owned(), path: path.to_owned(), hierarchies, state })
+    }
+
+    /// Makes what systemd has not made, and sets what is to hold.
+    pub(super) fn adopt(&self, resources: &Resources, warnings: &mut Vec<String>) -> Result<()> {
+        for name in &self.hierarchies {
+            let mount = self.mount.join(name);
+            if !mount.join(&self.path).is_dir() {
+                make_dir(&mount, &self.path)?;
+            }
+        }
+        self.limit_devices(&resources.devices)?;
+        self.limit(resources, warnings)
     }
 
     pub(super) fn reopen_late(&mut self) -> Result<()> {

@@ -58,6 +58,17 @@ impl Cgroup {
         limits::set(&self.dir(), resources, warnings)
     }
 
+    /// Sets what is to hold in a cgroup that systemd has made.
+    pub(super) fn adopt(&self, resources: &Resources, warnings: &mut Vec<String>) -> Result<()> {
+        // systemd hands down what its properties need; there are controllers that it has none for.
+        self.hand_down(true);
+        limits::set(&self.dir(), resources, warnings)?;
+        if resources.devices.is_empty() {
+            return Ok(());
+        }
+        devices::attach(self.open()?.as_fd(), &resources.devices)
+    }
+
     /// As it is after [`Cgroup::create`] in another process.
     pub(super) fn reopen(mount: &Path, path: &Path) -> Self {
         Self { mount: mount.to_owned(), path: path.to_owned() }

@@ -37,8 +37,9 @@ const LATE_JOIN_MS: i64 = 50;
 pub struct Detach {
     /// Where the first process waits for `start`; without it, it runs its program once it is released.
     pub gate: Option<OwnedFd>,
-    /// How many descriptors from 3 up the program gets.
-    pub preserve_fds: u32,
+    /// Descriptors beside the standard streams that the program gets, in rising order. They are not close-on-exec;
+    /// all else of the caller's is.
+    pub preserve_fds: Vec<u32>,
     /// Keep the root of the mount namespace, for hosts that run from a ramdisk.
     pub no_pivot: bool,
     /// Stay in the session keyring.
@@ -141,7 +142,8 @@ impl Container {
         let mut plan = Plan::new(existing.id, existing.spec, linux)?;
         plan.state.bundle = existing.bundle.display().to_string();
         let at_once = must_join_at_once(&plan, true);
-        let wanted = Wanted { id: existing.id, linux, policy: existing.cgroup, at_once };
+        let annotations = &existing.spec.annotations;
+        let wanted = Wanted { id: existing.id, linux, annotations, policy: existing.cgroup, at_once };
         Ok(Self {
             pid: existing.pid,
             pidfd,

@@ -46,6 +46,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use proa_sys::clone::{ExitOnDrop, exit_now};
 use proa_sys::seal::Sealed;
 
+pub(crate) use self::hooks::attach_root as attach_at;
 use crate::cgroup::View;
 use crate::channel::{Channel, Go};
 use crate::container::{Detach, Rootfs, Stdio};
@@ -89,6 +90,8 @@ pub(crate) enum Place<'a> {
     Existing {
         /// The container's first process.
         pidfd: BorrowedFd<'a>,
+        /// The container's root directory, where it has the host's mounts.
+        root: Option<BorrowedFd<'a>>,
         /// Which namespaces to join.
         namespaces: u64,
         /// Socket of the seccomp listener.
@@ -181,7 +184,12 @@ pub const STEPS: &[Step] = {
         step(Container, "mounts", "config: mounts", mounts::run),
         step(Container, "host name", "config: hostname, domainname", names::run),
         step(Container, "sysctl", "config-linux: sysctl", sysctl::run),
-        step(Container, "hooks", "config: hooks.createRuntime, createContainer", hooks::before_pivot),
+        step(
+            Container,
+            "hooks",
+            "config: hooks.createRuntime, createContainer; config-linux: netDevices",
+            hooks::before_pivot,
+        ),
         step(Process, "streams", "config: process.terminal", streams::run),
         step(Container, "masked paths", "config-linux: maskedPaths", masks::masked),
         step(Container, "read-only paths", "config-linux: readonlyPaths", masks::readonly),
@@ -234,7 +242,7 @@ fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
     }
     let enter::Entered { root, proc, sources } = enter::run(job, channel, host_proc)?;
     let hooks_channel = match &job.place {
-        Place::New { plan, .. } if plan.runtime_hooks() => Some(channel.try_clone()?),
+        Place::New { plan, .. } if plan.waits_for_runtime() => Some(channel.try_clone()?),
         _ => None,
     };
     let mut init = Init {
@@ -257,7 +265,7 @@ fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
         init.steps(&[Phase::Process])?;
     }
     if job.detach.is_some_and(|detach| detach.gate.is_some()) {
-        program::look_up(job.process.spec)?;
+        program::look_up(job.process)?;
     }
     use std::os::fd::AsFd;
     let terminal = init.terminal.take();
@@ -278,7 +286,7 @@ fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
     }
     // Standard streams are 0 to 2, and what was asked to be passed follows; nothing else is the program's
     // (CVE-2024-21626). Before the filter, which need not allow it.
-    let first = 3 + job.detach.map_or(0, |detach| detach.preserve_fds);
+    let first = job.detach.and_then(|detach| detach.preserve_fds.last()).map_or(3, |last| last + 1);
     proa_sys::process::close_on_exec_from(first).map_err(|error| Error::call("close_range", error))?;
     init.steps(&[Phase::Last])?;
     Err(Error::internal("the program was not run"))
@@ -287,12 +295,14 @@ fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
 /// Closes what the caller had open: the process may wait long, and must hold no lock, log or pipe of the caller's.
 fn keep_only_own(job: &Job, detach: &Detach, channel: &Channel, streams: &ChildEnds) -> Result<()> {
     use std::os::fd::{AsFd, AsRawFd};
-    let mut keep: Vec<u32> = (0..3 + detach.preserve_fds).chain(streams.numbers()).collect();
+    let mut keep: Vec<u32> =
+        (0..3).chain(detach.preserve_fds.iter().copied()).chain(streams.numbers()).collect();
     keep.push(channel.as_fd().as_raw_fd() as u32);
     keep.extend(detach.gate.as_ref().map(|gate| gate.as_raw_fd() as u32));
     keep.extend(job.init.as_ref().map(|init| init.as_fd().as_raw_fd() as u32));
-    if let Place::Existing { pidfd, .. } = &job.place {
+    if let Place::Existing { pidfd, root, .. } = &job.place {
         keep.push(pidfd.as_raw_fd() as u32);
+        keep.extend(root.map(|root| root.as_raw_fd() as u32));
     }
     // SAFETY: this is the child of a fork, which uses what is kept and never returns, so that no destructor of
     // what the caller held runs here.

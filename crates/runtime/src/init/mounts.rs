@@ -41,10 +41,11 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
     let mut sources = std::mem::take(&mut init.sources).into_iter();
     let mut nodes = None;
     let mut has_proc = false;
+    let anew = plan.as_written && !plan.takes_sources();
     for plan in &plan.mounts {
         let made = match &plan.source {
             MountSource::Bind(_) => {
-                sources.next().map_or(Ok(()), |source| bind(init.root.as_fd(), plan, &source))
+                sources.next().map_or(Ok(()), |source| bind(init.root.as_fd(), plan, source, anew))
             }
             MountSource::Cgroup => cgroup::mount(init.root.as_fd(), plan, cgroups),
             MountSource::New(new) if new.kind == "proc" && !has_proc => {
@@ -178,9 +179,13 @@ fn has_group(gid: Option<&str>) -> bool {
     userns::is_initial() || gid.and_then(|gid| gid.parse().ok()).is_none_or(userns::maps_group)
 }
 
-/// A clone of a host path over a file or directory of the container.
-fn bind(root: BorrowedFd, plan: &MountPlan, source: &OwnedFd) -> Result<()> {
+/// A clone of a host path over a file or directory of the container. Since Linux 6.8 mounts are listed in the order in
+/// which they were made, and who reads the list takes the last of a place for the one on top: so one that was taken
+/// before the others is made `anew`, where the kernel can (6.15).
+fn bind(root: BorrowedFd, plan: &MountPlan, taken: OwnedFd, anew: bool) -> Result<()> {
     let MountSource::Bind(Bind { recursive, propagation, .. }) = plan.source else { return Ok(()) };
+    let again = if anew { rootfs::clone_handle(taken.as_fd(), recursive).ok() } else { None };
+    let source = &again.unwrap_or(taken);
     // Propagation holds for all that comes with it; attributes for the mount alone, unless they begin with `r`.
     if recursive {
         set(source, true, &MountAttr { propagation, ..plan.recursive })?;
@@ -225,7 +230,9 @@ pub(super) fn target_dir(root: BorrowedFd, plan: &MountPlan) -> Result<OwnedFd> 
         return inroot::make_dir_all(root, plan.destination, 0o755);
     }
     inroot::make_dir_no_links(root, plan.destination, 0o755).map_err(|errno| match errno {
-        Errno::LOOP => Error::invalid("a symbolic link stands where the kernel's file system belongs"),
+        Errno::LOOP => {
+            Error::invalid("must be mounted on ordinary directory, and a symbolic link stands there")
+        }
         errno => Error::call("open", errno),
     })
 }

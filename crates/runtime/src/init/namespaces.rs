@@ -9,7 +9,7 @@ use rustix::thread::{
     set_thread_res_gid, set_thread_res_uid,
 };
 
-use super::{Job, Place};
+use super::{Job, Place, pivot};
 use crate::plan::{Namespaces, namespaces as flags};
 use crate::{Error, Result};
 
@@ -24,9 +24,14 @@ pub(super) fn run(job: &Job) -> Result<()> {
             }
             unshare(plan.namespaces.unshare_first())
         }
-        Place::Existing { pidfd, namespaces, .. } => {
-            let kinds = ThreadNameSpaceType::from_bits_retain(*namespaces as u32);
-            move_into_thread_name_spaces(*pidfd, kinds).map_err(|errno| Error::call("setns", errno))?;
+        Place::Existing { pidfd, namespaces, root, .. } => {
+            if let Some(root) = root {
+                pivot::enter(*root)?;
+            }
+            if *namespaces != 0 {
+                let kinds = ThreadNameSpaceType::from_bits_retain(*namespaces as u32);
+                move_into_thread_name_spaces(*pidfd, kinds).map_err(|errno| Error::call("setns", errno))?;
+            }
             if namespaces & flags::USER == 0 { Ok(()) } else { become_root() }
         }
     }

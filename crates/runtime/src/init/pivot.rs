@@ -1,6 +1,6 @@
 //! The root becomes `/`, and the host's tree goes away with all its mounts.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use proa_sys::mount::{self, MountAttr, PRIVATE, RDONLY};
 use rustix::mount::{UnmountFlags, unmount};
@@ -19,18 +19,26 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
         let _ = inroot::make_dir_all(init.root.as_fd(), &init.job.process.spec.cwd, 0o755);
         set(MountAttr { set: RDONLY, ..MountAttr::default() }, false)?;
     }
-    fchdir(&init.root).map_err(|errno| Error::call("fchdir", errno))?;
-    if init.job.detach.is_some_and(|detach| detach.no_pivot) {
-        // The root of a ramdisk cannot be pivoted away from: it stays, below ours, out of reach.
-        rustix::process::chroot(".").map_err(|errno| Error::call("chroot", errno))?;
+    // The root of a ramdisk cannot be pivoted away from: it stays, below ours, out of reach.
+    let no_pivot = init.job.detach.is_some_and(|detach| detach.no_pivot);
+    if no_pivot || !init.plan()?.namespaces.has_mount() {
+        enter(init.root.as_fd())?;
     } else {
+        fchdir(&init.root).map_err(|errno| Error::call("fchdir", errno))?;
         pivot()?;
+        chdir(c"/").map_err(|errno| Error::at("/", errno))?;
     }
-    chdir(c"/").map_err(|errno| Error::at("/", errno))?;
     if propagation != PRIVATE {
         set(MountAttr { propagation, ..MountAttr::default() }, recursive)?;
     }
     Ok(())
+}
+
+/// Makes a directory the root of this process alone.
+pub(super) fn enter(root: BorrowedFd) -> Result<()> {
+    fchdir(root).map_err(|errno| Error::call("fchdir", errno))?;
+    rustix::process::chroot(".").map_err(|errno| Error::call("chroot", errno))?;
+    chdir(c"/").map_err(|errno| Error::at("/", errno))
 }
 
 fn pivot() -> Result<()> {

@@ -11,11 +11,15 @@ use rustix::io::Errno;
 
 use super::Init;
 use crate::mini_init::INIT_NAME;
+use crate::plan::ProcessPlan;
 use crate::{Error, Result, error};
 
 pub(super) fn run(init: &mut Init) -> Result<()> {
     let process = init.job.process.spec;
-    let env = environment(init)?;
+    if init.job.process.is_none() {
+        return Err(Error::invalid("the spec has no process: there is nothing to start"));
+    }
+    let env = StringArray::new(environment(init)).map_err(|error| Error::call("environment", error))?;
     proa_sys::process::reset_signals();
     if let Some(own) = &init.job.init {
         let program = find(process)?;
@@ -44,12 +48,12 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
     Err(refused.map_or_else(|| not_found(&process.args[0]), |(path, error)| cannot_run(&path, &error)))
 }
 
-fn environment(init: &Init) -> Result<StringArray> {
+/// What the program finds in its environment.
+pub(super) fn environment(init: &Init) -> impl Iterator<Item = String> {
     let env = &init.job.process.spec.env;
     let has_home = env.iter().any(|entry| entry.starts_with("HOME="));
     let home = (!has_home).then(|| format!("HOME={}", init.identity.home));
-    StringArray::new(env.iter().map(String::as_str).chain(home.as_deref()))
-        .map_err(|error| Error::call("environment", error))
+    env.iter().cloned().chain(home)
 }
 
 /// Where the program may be: itself if it has a slash, else the absolute directories of its `PATH`.
@@ -81,8 +85,11 @@ fn find(process: &proa_oci::runtime::Process) -> Result<String> {
 }
 
 /// Whoever creates a container that is to wait for its start hears then already of a program that is not there.
-pub(super) fn look_up(process: &proa_oci::runtime::Process) -> Result<()> {
-    match find(process) {
+pub(super) fn look_up(process: &ProcessPlan) -> Result<()> {
+    if process.is_none() {
+        return Ok(());
+    }
+    match find(process.spec) {
         Err(error) if error.kind() == ErrorKind::CommandNotFound => Err(error.context("start")),
         // Why else it may not be run is the kernel's to say.
         _ => Ok(()),

@@ -3,11 +3,14 @@
 use rustix::mount::{MountPropagationFlags, mount_change};
 
 use super::{Init, hooks};
-use crate::{Error, Result, sources};
+use crate::{Error, Result, hostroot, sources};
 
 pub(super) fn run(init: &mut Init) -> Result<()> {
     if init.sources.is_empty() {
         init.sources = sources::take(init.plan()?)?;
+    }
+    if !init.plan()?.namespaces.has_mount() {
+        return hostroot::attach(&init.root, hooks::root_place(init));
     }
     leave_peers()?;
     // Over everything, or where hooks look for it: `pivot` then drops what lies under it.

@@ -9,6 +9,8 @@ mod process;
 pub use mounts::knows_mount_option;
 pub(crate) use mounts::{Bind, Filesystem, FsOption, IdMap, MountPlan, MountSource, change};
 pub(crate) use namespaces::Namespaces;
+pub use numbers::hex_mask;
+pub(crate) use numbers::mask;
 pub(crate) use process::{CapabilityPlan, Label, ProcessPlan};
 
 use proa_oci::runtime::{
@@ -17,7 +19,7 @@ use proa_oci::runtime::{
 use proa_oci::state::State;
 use proa_sys::mount;
 
-use crate::{Error, Result, hooks};
+use crate::{Error, Result, hooks, netdev};
 
 /// What the first process of a container sets up.
 #[derive(Debug)]
@@ -48,6 +50,10 @@ pub(crate) struct Plan<'a> {
     pub common: Common,
     /// The first process.
     pub process: ProcessPlan<'a>,
+    /// SELinux label of what is mounted.
+    mount_label: Option<&'a str>,
+    /// What of the mounts was asked for and has no effect.
+    pub warnings: Vec<String>,
 }
 
 impl<'a> Plan<'a> {
@@ -55,13 +61,19 @@ impl<'a> Plan<'a> {
     pub(crate) fn new(id: &'a str, spec: &'a Spec, linux: &'a Linux) -> Result<Self> {
         refuse_unsupported(linux)?;
         spec.hooks.as_ref().map_or(Ok(()), hooks::check)?;
-        let process = spec.process.as_ref().ok_or_else(|| Error::invalid("the spec has no process"))?;
         let namespaces = Namespaces::new(linux)?;
         if (spec.hostname.is_some() || spec.domainname.is_some()) && !has_own(linux, NamespaceKind::Uts) {
             return Err(Error::invalid(
                 "a host name can only be set in a UTS namespace of the container's own",
             ));
         }
+        let covers_paths = !linux.masked_paths.is_empty() || !linux.readonly_paths.is_empty();
+        if covers_paths && !namespaces.has_mount() {
+            return Err(Error::invalid(
+                "maskedPaths and readonlyPaths need a mount namespace of the container's own",
+            ));
+        }
+        let mut warnings = Vec::new();
         Ok(Self {
             id,
             linux,
@@ -73,14 +85,16 @@ impl<'a> Plan<'a> {
                 ..State::default()
             },
             names: [spec.hostname.as_deref(), spec.domainname.as_deref()],
-            mounts: mounts(spec, &namespaces)?,
+            mounts: mounts(spec, &namespaces, &mut warnings)?,
             namespaces,
             propagation: propagation(linux.rootfs_propagation.as_deref())?,
             nodev: false,
             as_written: false,
             readonly_root: spec.root.as_ref().is_some_and(|root| root.readonly),
             common: Common::new(linux)?,
-            process: ProcessPlan::new(process)?,
+            process: spec.process.as_ref().map_or_else(ProcessPlan::none, ProcessPlan::new)?,
+            mount_label: mount_label(linux, &mut warnings),
+            warnings,
         })
     }
 }
@@ -125,7 +139,7 @@ impl Plan<'_> {
 
     /// The SELinux label of what is mounted.
     pub(crate) fn label(&self) -> Option<&str> {
-        self.linux.mount_label.as_deref().filter(|label| !label.is_empty())
+        self.mount_label
     }
 
     /// Whether a file system is told what it is made from.
@@ -153,9 +167,11 @@ impl Plan<'_> {
         self.namespaces.has_user() || self.mounts.iter().any(|mount| mount.idmap.is_some())
     }
 
-    /// Whether there are hooks that the runtime runs before `pivot_root`.
-    pub(crate) fn runtime_hooks(&self) -> bool {
-        self.hooks.is_some_and(|hooks| !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty())
+    /// Whether the runtime has something to do before `pivot_root`, when the namespaces are there: its hooks, or
+    /// interfaces to move.
+    pub(crate) fn waits_for_runtime(&self) -> bool {
+        let has_hooks = |hooks: &Hooks| !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty();
+        self.hooks.is_some_and(has_hooks) || !self.linux.net_devices.is_empty()
     }
 }
 
@@ -178,8 +194,13 @@ pub(crate) fn namespace(linux: &Linux, kind: NamespaceKind) -> Option<&Namespace
     linux.namespaces.iter().find(|namespace| namespace.kind == kind)
 }
 
-fn mounts<'a>(spec: &'a Spec, namespaces: &Namespaces) -> Result<Vec<MountPlan<'a>>> {
-    let mounts = spec.mounts.iter().map(MountPlan::new).collect::<Result<Vec<_>>>()?;
+fn mounts<'a>(
+    spec: &'a Spec,
+    namespaces: &Namespaces,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<MountPlan<'a>>> {
+    let mounts =
+        spec.mounts.iter().map(|mount| MountPlan::new(mount, warnings)).collect::<Result<Vec<_>>>()?;
     let lacks_map = |mount: &&MountPlan| mount.idmap.as_ref().is_some_and(|map| map.maps[0].is_empty());
     match mounts.iter().find(lacks_map) {
         Some(mount) if !namespaces.has_user() => Err(Error::invalid(format!(
@@ -196,14 +217,7 @@ fn refuse_unsupported(linux: &Linux) -> Result<()> {
     if linux.intel_rdt.is_some() {
         return refuse("intelRdt is");
     }
-    if !linux.net_devices.is_empty() {
-        return refuse("netDevices (moving interfaces into the container) are");
-    }
-    if let Some(label) = linux.mount_label.as_deref().filter(|label| !label.is_empty())
-        && !process::has_selinux()
-    {
-        return Err(process::no_selinux(label));
-    }
+    netdev::check(linux)?;
     if let Some(device) =
         linux.devices.iter().find(|device| !matches!(device.kind.as_str(), "c" | "u" | "b" | "p"))
     {
@@ -213,6 +227,17 @@ fn refuse_unsupported(linux: &Linux) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// A label of files confines nothing by itself: without SELinux no file has one, and nobody asks for it. That of a
+/// process is another matter.
+fn mount_label<'a>(linux: &'a Linux, warnings: &mut Vec<String>) -> Option<&'a str> {
+    let label = linux.mount_label.as_deref().filter(|label| !label.is_empty())?;
+    if process::has_selinux() {
+        return Some(label);
+    }
+    warnings.push(format!("mountLabel '{label}' has no effect: the kernel has no SELinux, or it is off"));
+    None
 }
 
 fn personality(personality: &Personality) -> Result<u64> {
@@ -287,13 +312,8 @@ mod tests {
             spec.hooks = Some(Hooks { poststop: vec![hook], ..Hooks::default() });
         });
         assert!(hooks.contains("poststop hook 'relative'"));
-        assert!(refused(|spec| spec.process = None).contains("no process"));
         assert!(refused(|spec| spec.linux_mut().rootfs_propagation = Some("loose".into())).contains("loose"));
-        assert!(refused(|spec| spec.linux_mut().mount_label = Some("x".into())).contains("SELinux"));
         assert!(refused(|spec| spec.linux_mut().intel_rdt = Some(Default::default())).contains("intelRdt"));
-        let moved =
-            |spec: &mut Spec| drop(spec.linux_mut().net_devices.insert("eth0".into(), Default::default()));
-        assert!(refused(moved).contains("netDevices"));
         let policy = |mode: &str, nodes: &str| MemoryPolicy {
             mode: mode.into(),
             nodes: nodes.into(),
@@ -308,6 +328,19 @@ mod tests {
             })
             .contains("host name")
         );
+    }
+
+    #[test]
+    fn a_label_of_mounts_alone_is_warned_of_without_selinux() {
+        if process::has_selinux() {
+            return;
+        }
+        let mut spec = proa_oci::defaults::default_spec();
+        spec.process = None;
+        spec.linux_mut().mount_label = Some("a:b:c".into());
+        let plan = Plan::new("id", &spec, spec.linux.as_ref().unwrap()).unwrap();
+        assert!(plan.label().is_none());
+        assert!(plan.warnings[0].contains("a:b:c") && plan.warnings[0].contains("SELinux"));
     }
 
     #[test]

@@ -75,7 +75,7 @@ pub(crate) struct Filesystem<'a> {
 }
 
 impl<'a> MountPlan<'a> {
-    pub(crate) fn new(mount: &'a Mount) -> Result<Self> {
+    pub(crate) fn new(mount: &'a Mount, warnings: &mut Vec<String>) -> Result<Self> {
         let destination = match mount.destination.trim_end_matches('/') {
             "" if mount.destination.starts_with('/') => "/",
             trimmed => trimmed,
@@ -88,8 +88,12 @@ impl<'a> MountPlan<'a> {
         mount.options.iter().for_each(|option| parsed.add(option));
         let kind = mount.kind.as_deref().filter(|kind| !kind.is_empty()).unwrap_or("bind");
         let is_bind = parsed.bind.is_some() || matches!(kind, "bind" | "none" | "rbind");
-        if is_bind && let Some((name, _)) = parsed.rest.first() {
-            return invalid(format!("option '{name}' is not known for a bind mount"));
+        // The file system is there already, with its own options, and the kernel does not look at these.
+        if is_bind {
+            let ignored = |(name, _): FsOption| {
+                format!("mount {destination}: option '{name}' has no effect on a bind mount")
+            };
+            warnings.extend(parsed.rest.drain(..).map(ignored));
         }
         if parsed.copy_up && (is_bind || kind != "tmpfs") {
             return invalid("tmpcopyup is for a tmpfs".to_owned());
@@ -249,6 +253,10 @@ fn attribute(option: &str) -> Option<(u64, u64)> {
 mod tests {
     use super::*;
 
+    fn planned(mount: &Mount) -> Result<MountPlan<'_>> {
+        MountPlan::new(mount, &mut Vec::new())
+    }
+
     fn mount(kind: &str, options: &[&str]) -> Mount {
         Mount {
             destination: "/data".into(),
@@ -262,7 +270,7 @@ mod tests {
     #[test]
     fn options_find_their_place() {
         let tmpfs = mount("tmpfs", &["nosuid", "strictatime", "mode=755", "size=1k", "ro"]);
-        let plan = MountPlan::new(&tmpfs).unwrap();
+        let plan = planned(&tmpfs).unwrap();
         assert_eq!(
             plan.attr,
             MountAttr { set: NOSUID | STRICTATIME | RDONLY, clear: ATIME, ..MountAttr::default() }
@@ -270,7 +278,7 @@ mod tests {
         let MountSource::New(new) = plan.source else { panic!() };
         assert_eq!(new.options, [("mode", Some("755")), ("size", Some("1k"))]);
         let bind = mount("bind", &["rbind", "rro", "rshared"]);
-        let plan = MountPlan::new(&bind).unwrap();
+        let plan = planned(&bind).unwrap();
         assert_eq!(plan.recursive.set, RDONLY);
         assert_eq!(
             plan.source,
@@ -282,7 +290,7 @@ mod tests {
     fn nodev_unless_asked_otherwise() {
         let attr = |kind: &str, options: &[&str]| {
             let mount = mount(kind, options);
-            let mut plan = MountPlan::new(&mount).unwrap();
+            let mut plan = planned(&mount).unwrap();
             plan.bind_devices();
             (plan.attr.set & NODEV, plan.recursive.set & NODEV)
         };
@@ -295,11 +303,11 @@ mod tests {
     #[test]
     fn file_systems_of_any_kind() {
         let ext4 = mount("ext4", &["sync", "data=journal", "rslave", "norelatime", "silent"]);
-        let MountSource::New(new) = MountPlan::new(&ext4).unwrap().source else { panic!() };
+        let MountSource::New(new) = planned(&ext4).unwrap().source else { panic!() };
         assert_eq!((new.kind, new.source, new.propagation), ("ext4", Some("/src"), Some(SLAVE)));
         assert_eq!(new.options, [("sync", None), ("data", Some("journal"))]);
         let remount = mount("tmpfs", &["remount", "ro", "size=1k"]);
-        let plan = MountPlan::new(&remount).unwrap();
+        let plan = planned(&remount).unwrap();
         assert_eq!(plan.source, MountSource::Remount(vec![("size", Some("1k"))]));
         assert_eq!(plan.attr.set, RDONLY);
     }
@@ -308,19 +316,28 @@ mod tests {
     fn id_maps_belong_to_bind_mounts() {
         let map = || vec![IdMapping { container_id: 0, host_id: 1000, size: 1 }];
         let mapped = Mount { uid_mappings: map(), gid_mappings: map(), ..mount("bind", &["ridmap"]) };
-        let plan = MountPlan::new(&mapped).unwrap();
+        let plan = planned(&mapped).unwrap();
         assert!(plan.idmap.is_some_and(|idmap| idmap.recursive && idmap.maps[0][0].host_id == 1000));
         let half = Mount { uid_mappings: map(), ..mount("bind", &[]) };
-        assert!(MountPlan::new(&half).unwrap_err().to_string().contains("both"));
+        assert!(planned(&half).unwrap_err().to_string().contains("both"));
         let tmpfs = mount("tmpfs", &["idmap"]);
-        assert!(MountPlan::new(&tmpfs).unwrap_err().to_string().contains("bind"));
+        assert!(planned(&tmpfs).unwrap_err().to_string().contains("bind"));
     }
 
     #[test]
-    fn unknown_things_are_refused() {
-        assert!(MountPlan::new(&mount("bind", &["sise=3"])).unwrap_err().to_string().contains("sise"));
-        assert!(MountPlan::new(&mount("bind", &["tmpcopyup"])).is_err());
-        assert!(MountPlan::new(&Mount { destination: "/".into(), ..mount("bind", &[]) }).is_err());
-        assert!(MountPlan::new(&Mount { source: None, ..mount("bind", &[]) }).is_err());
+    fn options_of_other_file_systems_are_warned_of_on_bind_mounts() {
+        let mut warnings = Vec::new();
+        let bind = mount("bind", &["ro", "mode=755", "sise=3"]);
+        let plan = MountPlan::new(&bind, &mut warnings).unwrap();
+        assert_eq!(plan.attr.set, RDONLY);
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[0].contains("/data") && warnings[0].contains("'mode'"), "{warnings:?}");
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert!(planned(&mount("bind", &["tmpcopyup"])).is_err());
+        assert!(planned(&Mount { destination: "/".into(), ..mount("bind", &[]) }).is_err());
+        assert!(planned(&Mount { source: None, ..mount("bind", &[]) }).is_err());
     }
 }

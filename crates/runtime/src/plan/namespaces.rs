@@ -60,11 +60,6 @@ impl<'a> Namespaces<'a> {
                 (None, _) => result.at_clone |= flag(*kind),
             }
         }
-        if result.all & NEWNS == 0 {
-            return Err(Error::unsupported(
-                "a container without a mount namespace of its own is not supported: add one to the spec",
-            ));
-        }
         if result.all & NEWUSER == 0 && !(linux.uid_mappings.is_empty() && linux.gid_mappings.is_empty()) {
             return Err(Error::invalid("uidMappings and gidMappings need a user namespace"));
         }
@@ -76,6 +71,11 @@ impl<'a> Namespaces<'a> {
             return Err(Error::invalid("timeOffsets need a new time namespace"));
         }
         Ok(result)
+    }
+
+    /// Whether the container has mounts of its own, and not the host's.
+    pub(crate) fn has_mount(&self) -> bool {
+        self.all & NEWNS != 0
     }
 
     /// Whether a new user namespace is made.
@@ -162,8 +162,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        use NamespaceKind::{Mount, Pid, User};
-        assert!(Namespaces::new(&linux(&[(Pid, None)])).is_err());
+        use NamespaceKind::{Mount, User};
         assert!(Namespaces::new(&linux(&[(Mount, None), (Mount, None)])).is_err());
         assert!(Namespaces::new(&linux(&[(Mount, None), (User, None)])).is_err());
         let mut mapped = linux(&[(Mount, None)]);

@@ -6,7 +6,7 @@ use crate::{Error, Result};
 const MAX: usize = 8191;
 
 /// The list as a bit mask, in words of 64 bits.
-pub(super) fn mask(what: &str, list: &str) -> Result<Vec<u64>> {
+pub(crate) fn mask(what: &str, list: &str) -> Result<Vec<u64>> {
     let invalid = || Error::invalid(format!("{what}: '{list}' is not a list as 0-3,7"));
     let number = |text: &str| match text.trim().parse::<usize>() {
         Ok(number) if number <= MAX => Ok(number),
@@ -25,6 +25,15 @@ pub(super) fn mask(what: &str, list: &str) -> Result<Vec<u64>> {
     Ok(words)
 }
 
+/// The list as one hexadecimal number.
+///
+/// # Errors
+/// It is not a list of numbers.
+pub fn hex_mask(list: &str) -> Result<String> {
+    let digits: String = mask("CPUs", list)?.iter().rev().map(|word| format!("{word:016x}")).collect();
+    Ok(format!("0x{}", Some(digits.trim_start_matches('0')).filter(|rest| !rest.is_empty()).unwrap_or("0")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,6 +43,10 @@ mod tests {
         assert_eq!(mask("x", "0-3,7").unwrap(), [0x8f]);
         assert_eq!(mask("x", "64, 1").unwrap(), [2, 1]);
         assert!(mask("x", "").unwrap().is_empty());
+        assert_eq!(
+            ["0,1", "65", ""].map(|list| hex_mask(list).unwrap()),
+            ["0x3", "0x20000000000000000", "0x0"]
+        );
         for list in ["3-1", "a", "-1", "0-", "99999999", "1-9999"] {
             assert!(mask("x", list).is_err(), "{list}");
         }

@@ -1,5 +1,7 @@
 //! The process: capabilities, limits and scheduling by number.
 
+use std::sync::LazyLock;
+
 use proa_oci::defaults::ALL_CAPABILITIES;
 use proa_oci::runtime::{Capabilities, CpuAffinity, IoPriority, Process, Scheduler};
 use proa_sys::process::SchedAttr;
@@ -53,11 +55,28 @@ pub(crate) struct CapabilityPlan {
     pub ambient: u64,
 }
 
+/// What a container without a process is set up as; nothing of it is ever run.
+static NONE: LazyLock<Process> = LazyLock::new(|| Process { cwd: "/".to_owned(), ..Process::default() });
+
 impl<'a> ProcessPlan<'a> {
+    /// For a container that is created and never started.
+    pub(crate) fn none() -> Result<Self> {
+        Self::of_any(&NONE)
+    }
+
+    /// Whether there is a program to run.
+    pub(crate) fn is_none(&self) -> bool {
+        self.spec.args.is_empty()
+    }
+
     pub(crate) fn new(spec: &'a Process) -> Result<Self> {
         if spec.args.first().is_none_or(String::is_empty) {
             return Err(Error::invalid("no command: the image has none and none was given"));
         }
+        Self::of_any(spec)
+    }
+
+    fn of_any(spec: &'a Process) -> Result<Self> {
         if !spec.cwd.starts_with('/') {
             return Err(Error::invalid(format!("working directory '{}' is not an absolute path", spec.cwd)));
         }
@@ -88,14 +107,23 @@ impl CapabilityPlan {
     /// What cannot be granted is left out with a warning, as the specification asks: names that nobody knows, and what
     /// no process could hold.
     fn new(names: &Capabilities, warnings: &mut Vec<String>) -> Self {
+        let mut unknown = Vec::new();
         let mut plan = Self {
-            bounding: bits(&names.bounding, warnings),
-            effective: bits(&names.effective, warnings),
-            permitted: bits(&names.permitted, warnings),
-            inheritable: bits(&names.inheritable, warnings),
-            ambient: bits(&names.ambient, warnings),
+            bounding: bits(&names.bounding, &mut unknown),
+            effective: bits(&names.effective, &mut unknown),
+            permitted: bits(&names.permitted, &mut unknown),
+            inheritable: bits(&names.inheritable, &mut unknown),
+            ambient: bits(&names.ambient, &mut unknown),
         };
+        if !unknown.is_empty() {
+            // Suites look for this line, which is runc's.
+            let names = unknown.join(" ");
+            warnings.push(format!("ignoring unknown or unavailable capabilities: [{names}]"));
+        }
         leave_out(&mut plan.effective, plan.permitted, "effective, but not permitted", warnings);
+        // The kernel's word for it, which whoever knows it looks for.
+        let why = "inheritable, but not in the bounding set (operation not permitted)";
+        leave_out(&mut plan.inheritable, plan.bounding, why, warnings);
         let allowed = plan.permitted & plan.inheritable;
         leave_out(&mut plan.ambient, allowed, "ambient, but not permitted and inheritable", warnings);
         plan
@@ -111,17 +139,13 @@ fn leave_out(set: &mut u64, allowed: u64, what: &str, warnings: &mut Vec<String>
     *set &= allowed;
 }
 
-fn bits(names: &[String], warnings: &mut Vec<String>) -> u64 {
+fn bits<'a>(names: &'a [String], unknown: &mut Vec<&'a str>) -> u64 {
     let mut bits = 0;
     for name in names {
         match ALL_CAPABILITIES.iter().position(|known| known == name) {
             Some(number) => bits |= 1 << number,
-            None => {
-                let warning = format!("{name} not granted: no such capability is known");
-                if !warnings.contains(&warning) {
-                    warnings.push(warning);
-                }
-            }
+            None if unknown.contains(&name.as_str()) => {}
+            None => unknown.push(name),
         }
     }
     bits
@@ -295,12 +319,19 @@ mod tests {
         let capabilities = Capabilities {
             permitted: names(&["CAP_CHOWN", "CAP_OF_TOMORROW"]),
             effective: names(&["CAP_CHOWN", "CAP_KILL", "CAP_OF_TOMORROW"]),
+            inheritable: names(&["CAP_CHOWN"]),
+            ambient: names(&["CAP_CHOWN"]),
             ..Capabilities::default()
         };
         let spec = Process { capabilities: Some(capabilities), ..process() };
         let plan = ProcessPlan::new(&spec).unwrap();
         assert_eq!((plan.capabilities.permitted, plan.capabilities.effective), (1, 1));
-        assert_eq!(plan.warnings.len(), 2, "{:?}", plan.warnings);
-        assert!(plan.warnings[0].contains("CAP_OF_TOMORROW") && plan.warnings[1].contains("CAP_KILL"));
+        assert_eq!((plan.capabilities.inheritable, plan.capabilities.ambient), (0, 0));
+        assert_eq!(plan.warnings.len(), 4, "{:?}", plan.warnings);
+        for (warning, part) in
+            plan.warnings.iter().zip(["[CAP_OF_TOMORROW]", "CAP_KILL", "bounding", "ambient"])
+        {
+            assert!(warning.contains(part), "{:?}", plan.warnings);
+        }
     }
 }

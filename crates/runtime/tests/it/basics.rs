@@ -287,7 +287,7 @@ fn what_cannot_be_done_is_refused() {
     assert!(refused(|spec| process(spec).cwd = "/bin/sh".into()).starts_with("working directory: /bin/sh"));
     let unknown = Fixture::shell("true")
         .with(|spec| process(spec).capabilities.as_mut().unwrap().bounding.push("CAP_FLY".into()));
-    assert_eq!(unknown.run().warnings, ["CAP_FLY not granted: no such capability is known"]);
+    assert_eq!(unknown.run().warnings, ["ignoring unknown or unavailable capabilities: [CAP_FLY]"]);
     assert!(
         refused(|spec| {
             spec.linux_mut().namespaces.retain(|namespace| namespace.kind != NamespaceKind::Uts);

@@ -11,6 +11,7 @@ use crate::support::{Fixture, finish, process};
 crate::tests![
     all_kinds_in_their_order_and_place,
     the_images_environment_reaches_no_hook,
+    a_hook_inside_without_an_environment_has_the_programs,
     a_hook_that_fails_ends_the_container,
     a_hook_that_takes_too_long_is_killed,
     a_root_is_where_hooks_look_for_it,
@@ -102,6 +103,31 @@ fn the_images_environment_reaches_no_hook() {
         let known: Vec<_> = text.lines().filter(|line| !line.starts_with("PWD=")).collect();
         assert_eq!(known, ["B=of the hook", "PATH=/usr/bin:/bin"], "{name}");
     }
+}
+
+fn a_hook_inside_without_an_environment_has_the_programs() {
+    let run = |env: &[&str]| {
+        let fixture = Fixture::shell("cat /tmp/env");
+        let outside = fixture.dir.path().join("outside");
+        let without = |script: String| Hook { env: Vec::new(), ..hook(&script) };
+        let inside = Hook {
+            env: env.iter().map(ToString::to_string).collect(),
+            ..hook("echo own=$OWN of-program=$ONE > /tmp/env")
+        };
+        let fixture = fixture.with(|spec| {
+            process(spec).env.push("ONE=two".into());
+            spec.hooks = Some(Hooks {
+                create_container: vec![without(format!("echo of-program=$ONE > {}", outside.display()))],
+                start_container: vec![inside],
+                ..Hooks::default()
+            });
+        });
+        let stdout = fixture.run().stdout;
+        assert_eq!(std::fs::read_to_string(outside).unwrap(), "of-program=\n");
+        stdout
+    };
+    assert_eq!(run(&[]), "own= of-program=two\n");
+    assert_eq!(run(&["OWN=yes"]), "own=yes of-program=\n");
 }
 
 fn a_hook_that_fails_ends_the_container() {

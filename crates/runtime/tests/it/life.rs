@@ -283,5 +283,5 @@ fn a_parent_that_dies_takes_what_waits_with_it() {
     );
     assert_eq!(end.unwrap().unwrap().exit_status(), Some(125));
     // Its cgroup, which on v2 it had already, is for whoever repairs.
-    proa_runtime::remove_leftovers(&fixture.id, &fixture.spec).unwrap();
+    proa_runtime::remove_leftovers(&fixture.id, &fixture.spec, proa_runtime::CgroupPolicy::Auto).unwrap();
 }

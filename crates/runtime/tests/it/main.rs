@@ -16,6 +16,7 @@ mod limits;
 mod listener;
 mod lsm;
 mod mounts;
+mod netdev;
 mod process;
 mod seccomp;
 mod userns;
@@ -50,6 +51,7 @@ fn main() {
         listener::TESTS,
         lsm::TESTS,
         mounts::TESTS,
+        netdev::TESTS,
         process::TESTS,
         seccomp::TESTS,
         userns::TESTS,

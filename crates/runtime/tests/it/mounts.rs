@@ -8,6 +8,7 @@ use proa_oci::runtime::{Device, IdMapping, Mount, Pids};
 use crate::support::{Fixture, finish, tempdir};
 
 crate::tests![
+    mounts_are_listed_in_the_order_of_the_spec,
     an_id_mapped_volume,
     recursive_attributes,
     a_tmpfs_that_begins_with_what_it_covers,
@@ -239,4 +240,33 @@ fn the_kernels_files_are_not_covered() {
         let error = fixture.fails().to_string();
         assert!(error.contains("/proc cannot be covered") || error.contains("no such file"), "{error}");
     }
+}
+
+/// Whoever reads the list takes the last of a place for the one on top.
+fn mounts_are_listed_in_the_order_of_the_spec() {
+    let mut fixture = Fixture::shell("grep -o ' /data[^ ]* ' /proc/self/mountinfo").with(|spec| {
+        let mount = |kind: &str, place: &str, source: &str| Mount {
+            destination: place.into(),
+            kind: Some(kind.into()),
+            source: Some(source.into()),
+            options: vec!["rbind".to_owned()].into_iter().filter(|_| kind == "bind").collect(),
+            ..Mount::default()
+        };
+        spec.mounts.extend([
+            mount("tmpfs", "/data-1", "tmpfs"),
+            mount("bind", "/data-2", "/etc"),
+            mount("tmpfs", "/data-3", "tmpfs"),
+            mount("bind", "/data-3", "/etc"),
+        ]);
+    });
+    fixture.nodev = false;
+    let listed = fixture.run().stdout;
+    let version = rustix::system::uname();
+    let mut numbers = version.release().to_str().unwrap().split(['.', '-']).map(|part| part.parse::<u32>());
+    let version = (numbers.next().unwrap().unwrap(), numbers.next().unwrap().unwrap());
+    // Between the two versions the order is that of the taking.
+    if !((6, 8)..(6, 15)).contains(&version) {
+        assert_eq!(listed, " /data-1 \n /data-2 \n /data-3 \n /data-3 \n");
+    }
+    assert!(listed.contains("/data-2"), "{listed}");
 }

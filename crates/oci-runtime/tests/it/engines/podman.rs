@@ -1,6 +1,7 @@
 use std::fs;
 
 use super::{Engine, drive};
+use crate::machine::{Machine, is_unified};
 use crate::support::PROGRAM;
 
 #[test]
@@ -18,6 +19,32 @@ fn podman_runs_its_containers_by_it() {
     podman.ok(&["import", "--quiet", podman.image_tar().to_str().unwrap(), "busybox"]);
     drive(&podman, &["--network=none", "--ulimit=host"], true);
     podman.ok(&["system", "reset", "--force"]);
+}
+
+/// As on a host with systemd, where this is podman's own choice.
+#[test]
+fn podman_has_its_scopes_made_by_systemd() {
+    let mut podman = Engine::new("podman");
+    let tar = podman.image_tar();
+    let config = podman.path("containers.conf");
+    fs::write(&config, "[containers]\ndefault_ulimits = []\n").unwrap();
+    let machine = Machine::boot(if is_unified() { "v2" } else { "v1" }, &podman.path(""));
+    podman.line = machine.entry();
+    podman.line.extend([format!("CONTAINERS_CONF={}", config.display()), "podman".to_owned()]);
+    let options =
+        ["root", "runroot", "tmpdir"].map(|name| format!("--{name}={}", podman.path(name).display()));
+    podman.options(&options.each_ref().map(String::as_str));
+    podman.options(&["--cgroup-manager=systemd", "--events-backend=file", "--storage-driver=vfs"]);
+    podman.options(&["--runtime", PROGRAM]);
+    podman.ok(&["import", "--quiet", tar.to_str().unwrap(), "busybox"]);
+    let run = ["run", "-d", "--name=scoped", "--network=none", "--ulimit=host", "--pids-limit=33", "busybox"];
+    let id = podman.ok(&[&run[..], &["/bin/sleep", "1000"]].concat());
+    let unit = format!("libpod-{}.scope", id.trim());
+    assert_eq!(machine.property(&unit, "ActiveState"), "active");
+    assert_eq!(machine.property(&unit, "TasksMax"), "33");
+    podman.ok(&["rm", "--force", "--time=0", "scoped"]);
+    // All that is left of podman goes with the machine.
+    drive(&podman, &["--network=none", "--ulimit=host"], true);
 }
 
 /// As an ordinary user, who is root in a user namespace of podman's. The user has no cgroup here, so nothing is
