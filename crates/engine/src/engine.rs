@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proa_image::{RemoveHooks, Store};
 use proa_oci::reference::Digest;
@@ -24,7 +24,11 @@ use crate::{names, rootless, trees};
 const LOCK_FILE: &str = "lock";
 
 /// Longest that a monitor may take to end after its instance has.
-const MONITOR_END: Duration = Duration::from_secs(60);
+pub(crate) const MONITOR_END: Duration = Duration::from_secs(60);
+/// After how long of waiting for a monitor it is looked whether it is not about to end at all.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Between attempts at the lock of a monitor that is about to let go of it.
+const TRY_AGAIN: Duration = Duration::from_micros(200);
 
 /// One root, open.
 #[derive(Debug)]
@@ -150,7 +154,7 @@ impl Engine {
 
     /// Looks at what an instance does, and first finishes what a crash left: a state that says `running` with no
     /// monitor behind it, or an instance that was to go when it ended. `None` if it is gone.
-    fn observe(&self, record: Record) -> Result<Option<Instance>> {
+    pub(crate) fn observe(&self, record: Record) -> Result<Option<Instance>> {
         let mut state = self.read_state(&record.id)?;
         if matches!(state.status, Status::Running | Status::Paused) {
             match self.try_lock(&record.id) {
@@ -207,7 +211,10 @@ impl Engine {
             // Another command repairs it at this moment, or it was started again.
             Err(_) if self.read_state(id).is_ok_and(|state| state.status == Status::Exited) => Ok(()),
             Err(error) => match self.try_lock(id) {
-                Ok(None) => monitor::wait_lock(&self.paths, id).map(drop),
+                Ok(None) => match self.settle(id) {
+                    Ok(_) | Err(Error::NoSuchInstance(_) | Error::Conflict { .. }) => Ok(()),
+                    Err(error) => Err(error),
+                },
                 Err(Error::NoSuchInstance(_)) => Ok(()),
                 Ok(Some(_)) | Err(_) => Err(error),
             },
@@ -283,16 +290,30 @@ impl Engine {
     /// Waits for a monitor that is ending, and returns the proof that there is none.
     ///
     /// # Errors
-    /// There is one that does not end; [`Error::NoSuchInstance`] where the instance was removed meanwhile.
+    /// There is one that does not end, since the instance was started meanwhile or for no good reason;
+    /// [`Error::NoSuchInstance`] where the instance was removed meanwhile.
     pub(crate) fn settle(&self, id: &str) -> Result<monitor::Lock> {
-        if let Some(lock) = self.try_lock(id)? {
-            return Ok(lock);
+        let deadline = Instant::now() + MONITOR_END;
+        loop {
+            if let Some(lock) = self.try_lock(id)? {
+                return Ok(lock);
+            }
+            let connected = monitor::connect(&self.paths, id, self.notice)?;
+            let closed = connected.map(|mut channel| channel.wait_close(LOOK_AGAIN)).transpose()?;
+            if closed == Some(false) && self.runs(id)? {
+                return Err(Error::conflict(format!("instance {} is running", names::short(id)), ""));
+            }
+            if Instant::now() >= deadline {
+                return Err(does_not_end(id));
+            }
+            // Without a connection it does not listen any more, or not yet.
+            std::thread::sleep(TRY_AGAIN);
         }
-        if let Some(mut channel) = monitor::connect(&self.paths, id, self.notice)? {
-            self.wait_monitor(&mut channel)?;
-        }
-        let lock = monitor::wait_lock(&self.paths, id)?;
-        self.of_a_known(id, lock.ok_or_else(|| Error::MonitorGone(names::short(id).to_owned()))?)
+    }
+
+    /// Whether an instance that has a monitor runs.
+    fn runs(&self, id: &str) -> Result<bool> {
+        Ok(matches!(self.read_state(id)?.status, Status::Running | Status::Paused))
     }
 
     /// Whether an instance has a monitor: it runs, starts, ends, or its files are being worked on.
@@ -314,10 +335,7 @@ impl Engine {
         if channel.wait_close(MONITOR_END)? {
             return Ok(());
         }
-        Err(Error::conflict(
-            format!("the monitor of instance {} does not end", names::short(channel.instance())),
-            "`proa system stop` ends everything of this root",
-        ))
+        Err(does_not_end(channel.instance()))
     }
 
     /// Removes an instance that does not run.
@@ -346,6 +364,14 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// A monitor that ought to end.
+pub(crate) fn does_not_end(id: &str) -> Error {
+    Error::conflict(
+        format!("the monitor of instance {} does not end", names::short(id)),
+        "`proa system stop` ends everything of this root",
+    )
 }
 
 /// An instance that must run does not.

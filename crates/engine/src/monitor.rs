@@ -134,22 +134,10 @@ pub struct Lock {
 /// # Errors
 /// The lock's file cannot be opened.
 pub fn try_lock(paths: &Paths, id: &str) -> Result<Option<Lock>> {
-    lock(paths, id, FlockOperation::NonBlockingLockExclusive)
-}
-
-/// Takes the monitor's lock, waiting for it. Only for a monitor that is known to be ending.
-///
-/// # Errors
-/// The lock's file cannot be opened.
-pub fn wait_lock(paths: &Paths, id: &str) -> Result<Option<Lock>> {
-    lock(paths, id, FlockOperation::LockExclusive)
-}
-
-fn lock(paths: &Paths, id: &str, operation: FlockOperation) -> Result<Option<Lock>> {
     let directory = paths.instance_run(id);
     loop {
         let file = open_lock(&directory)?;
-        match flock(&file, operation) {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             // Whoever held it may have removed the instance, and this file with it.
             Ok(()) if proa_sys::lock::is_unlinked(&file) => {}
             Ok(()) => return Ok(Some(Lock { _file: file })),
