@@ -11,6 +11,7 @@ use proa_oci::reference::Digest;
 use proa_protocol::instance::{
     CONFIG_FILE, InstanceConfig, InstanceState, STATE_FILE, Status, layer_mount_dir,
 };
+use rustix::event::Timespec;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::channel::Channel;
@@ -28,7 +29,7 @@ pub(crate) const MONITOR_END: Duration = Duration::from_secs(60);
 /// After how long of waiting for a monitor it is looked whether it is not about to end at all.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Between attempts at the lock of a monitor that is about to let go of it.
-const TRY_AGAIN: Duration = Duration::from_micros(200);
+const TRY_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000 };
 
 /// One root, open.
 #[derive(Debug)]
@@ -307,7 +308,7 @@ impl Engine {
                 return Err(does_not_end(id));
             }
             // Without a connection it does not listen any more, or not yet.
-            std::thread::sleep(TRY_AGAIN);
+            pause();
         }
     }
 
@@ -364,6 +365,11 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// A file's lock has no event to wait for beside others, so it is asked for again.
+fn pause() {
+    let _ = rustix::event::poll(&mut [], Some(&TRY_AGAIN));
 }
 
 /// A monitor that ought to end.
