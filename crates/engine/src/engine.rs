@@ -11,6 +11,7 @@ use proa_oci::reference::Digest;
 use proa_protocol::instance::{
     CONFIG_FILE, InstanceConfig, InstanceState, STATE_FILE, Status, layer_mount_dir,
 };
+use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::fs::{FlockOperation, flock};
 
@@ -158,6 +159,9 @@ impl Engine {
     pub(crate) fn observe(&self, record: Record) -> Result<Option<Instance>> {
         let mut state = self.read_state(&record.id)?;
         if matches!(state.status, Status::Running | Status::Paused) {
+            if monitor::is_there(&self.paths, &record.id)? {
+                return Ok(Some(Instance { record, state }));
+            }
             match self.try_lock(&record.id) {
                 Ok(None) => return Ok(Some(Instance { record, state })),
                 Ok(Some(lock)) => drop(lock),
@@ -228,7 +232,7 @@ impl Engine {
     /// The file cannot be read.
     pub fn read_state(&self, id: &str) -> Result<InstanceState> {
         let path = self.paths.instance(id).join(STATE_FILE);
-        match std::fs::read(&path) {
+        match read_short(&path) {
             Ok(bytes) => InstanceState::parse(&bytes)
                 .map_err(|error| Error::io("read", &path, std::io::Error::other(error))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(InstanceState::default()),
@@ -388,6 +392,21 @@ pub(crate) fn not_running(record: &Record) -> Error {
     )
 }
 
+/// Reads a file that fits in one read, as a listing does for each instance.
+fn read_short(path: &Path) -> std::io::Result<Vec<u8>> {
+    const SHORT: usize = 1024;
+    let file = File::open(path)?;
+    let mut bytes = Vec::with_capacity(SHORT);
+    // Only the end of a file makes a read shorter than what was asked for.
+    loop {
+        let room = bytes.capacity() - bytes.len();
+        if rustix::io::retry_on_intr(|| rustix::io::read(&file, spare_capacity(&mut bytes)))? < room {
+            return Ok(bytes);
+        }
+        bytes.reserve(SHORT);
+    }
+}
+
 fn parse_json<T: serde::de::DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| Error::io("read", path, std::io::Error::other(error)))
 }
@@ -409,5 +428,22 @@ impl RemoveHooks for Engine {
     fn before_layer_delete(&self, diff_id: &Digest) -> std::io::Result<()> {
         let mounted = layer_mount_dir(&self.paths.run, diff_id.as_str());
         proa_sys::layer_mount::unmount(&mounted).map_err(std::io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_any_length_are_read_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        for length in [0, 1, 1023, 1024, 1025, 5000] {
+            let bytes: Vec<u8> = (0..length).map(|index| index as u8).collect();
+            std::fs::write(&path, &bytes).unwrap();
+            assert_eq!(read_short(&path).unwrap(), bytes, "{length}");
+        }
+        assert!(read_short(&directory.path().join("none")).is_err());
     }
 }

@@ -148,6 +148,26 @@ pub fn try_lock(paths: &Paths, id: &str) -> Result<Option<Lock>> {
     }
 }
 
+/// Whether an instance has a monitor. Makes no file, and is quick where there is one.
+///
+/// # Errors
+/// The lock's file cannot be opened.
+pub fn is_there(paths: &Paths, id: &str) -> Result<bool> {
+    let path = paths.instance_run(id).join(LOCK_FILE);
+    let failed = |error| Error::io("lock", &path, error);
+    match File::open(&path) {
+        Ok(file) => {
+            match rustix::io::retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {
+                Ok(()) => Ok(false),
+                Err(Errno::WOULDBLOCK) => Ok(true),
+                Err(errno) => Err(failed(errno.into())),
+            }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
+}
+
 fn open_lock(directory: &Path) -> Result<File> {
     let path = directory.join(LOCK_FILE);
     loop {
