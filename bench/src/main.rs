@@ -1,7 +1,7 @@
 //! Proa, its peers and the physical limit, timed in one interleaved run on one machine.
 //!
 //! ```text
-//! cargo xtask dist && cargo run --release -p proa-bench -- [run|exec|memory|idle|pull|vm|all] [rounds]
+//! cargo xtask dist && cargo run --release -p proa-bench -- [run|lifecycle|rootless|exec|memory|idle|pull|vm|all] [rounds]
 //! ```
 //!
 //! Only ratios taken in one run mean anything: machines differ, and one machine differs from hour to hour.
@@ -11,9 +11,11 @@
 mod exec;
 mod idle;
 mod isolate;
+mod lifecycle;
 mod measure;
 mod memory;
 mod pull;
+mod rootless;
 mod run;
 mod setup;
 mod vm;
@@ -34,6 +36,8 @@ fn main() -> Result<()> {
     }
     match what {
         "run" => run::bench(&setup, rounds.unwrap_or(20)),
+        "lifecycle" => lifecycle::bench(&setup, rounds.unwrap_or(20)),
+        "rootless" => rootless::bench(&setup, rounds.unwrap_or(20)),
         "exec" => exec::bench(&setup, rounds.unwrap_or(20)),
         "memory" => memory::bench(&setup, rounds.unwrap_or(20)),
         "idle" => idle::bench(&setup, rounds.unwrap_or(300)),
@@ -41,11 +45,13 @@ fn main() -> Result<()> {
         "vm" => vm::bench(&setup, rounds.unwrap_or(5)),
         "all" => {
             run::bench(&setup, rounds.unwrap_or(20))?;
+            lifecycle::bench(&setup, rounds.unwrap_or(20))?;
+            rootless::bench(&setup, rounds.unwrap_or(20))?;
             exec::bench(&setup, rounds.unwrap_or(20))?;
             memory::bench(&setup, rounds.unwrap_or(20))?;
             pull::bench(&setup, rounds.unwrap_or(3))?;
             vm::bench(&setup, rounds.unwrap_or(5))
         }
-        _ => bail!("usage: proa-bench [run|exec|memory|idle|pull|vm|all] [rounds]"),
+        _ => bail!("usage: proa-bench [run|lifecycle|rootless|exec|memory|idle|pull|vm|all] [rounds]"),
     }
 }

@@ -21,6 +21,9 @@ use rustix::system::{RebootCommand, reboot};
 
 use crate::error::Error;
 
+/// Exit code where this is not the first process of a guest.
+const NOT_OURS: i32 = 125;
+
 fn main() {
     if std::env::args_os().next().as_deref() == Some(OsStr::new(proa_runtime::INIT_NAME)) {
         proa_runtime::init_main();
@@ -29,7 +32,7 @@ fn main() {
         say(
             "proa-agent is the first process of a guest made by `proa run --isolation vm`; it does nothing else",
         );
-        std::process::exit(125);
+        std::process::exit(NOT_OURS);
     }
     if let Err(error) = run() {
         say(&format!("proa-agent: {error}"));
@@ -38,6 +41,8 @@ fn main() {
     // With `reboot=t` and QEMU's `-no-reboot` a restart ends the machine without needing ACPI.
     let _ = reboot(RebootCommand::Restart);
     let _ = reboot(RebootCommand::PowerOff);
+    // Only the first process of a container comes here, whose image named whoever runs it as its program.
+    std::process::exit(NOT_OURS);
 }
 
 fn run() -> Result<(), Error> {

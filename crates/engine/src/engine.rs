@@ -4,13 +4,15 @@ use std::cell::OnceCell;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proa_image::{RemoveHooks, Store};
 use proa_oci::reference::Digest;
 use proa_protocol::instance::{
     CONFIG_FILE, InstanceConfig, InstanceState, STATE_FILE, Status, layer_mount_dir,
 };
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::channel::Channel;
@@ -24,7 +26,11 @@ use crate::{names, rootless, trees};
 const LOCK_FILE: &str = "lock";
 
 /// Longest that a monitor may take to end after its instance has.
-const MONITOR_END: Duration = Duration::from_secs(60);
+pub(crate) const MONITOR_END: Duration = Duration::from_secs(60);
+/// After how long of waiting for a monitor it is looked whether it is not about to end at all.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Between attempts at the lock of a monitor that is about to let go of it.
+const TRY_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000 };
 
 /// One root, open.
 #[derive(Debug)]
@@ -150,9 +156,12 @@ impl Engine {
 
     /// Looks at what an instance does, and first finishes what a crash left: a state that says `running` with no
     /// monitor behind it, or an instance that was to go when it ended. `None` if it is gone.
-    fn observe(&self, record: Record) -> Result<Option<Instance>> {
+    pub(crate) fn observe(&self, record: Record) -> Result<Option<Instance>> {
         let mut state = self.read_state(&record.id)?;
         if matches!(state.status, Status::Running | Status::Paused) {
+            if monitor::is_there(&self.paths, &record.id)? {
+                return Ok(Some(Instance { record, state }));
+            }
             match self.try_lock(&record.id) {
                 Ok(None) => return Ok(Some(Instance { record, state })),
                 Ok(Some(lock)) => drop(lock),
@@ -207,7 +216,10 @@ impl Engine {
             // Another command repairs it at this moment, or it was started again.
             Err(_) if self.read_state(id).is_ok_and(|state| state.status == Status::Exited) => Ok(()),
             Err(error) => match self.try_lock(id) {
-                Ok(None) => monitor::wait_lock(&self.paths, id).map(drop),
+                Ok(None) => match self.settle(id) {
+                    Ok(_) | Err(Error::NoSuchInstance(_) | Error::Conflict { .. }) => Ok(()),
+                    Err(error) => Err(error),
+                },
                 Err(Error::NoSuchInstance(_)) => Ok(()),
                 Ok(Some(_)) | Err(_) => Err(error),
             },
@@ -220,7 +232,7 @@ impl Engine {
     /// The file cannot be read.
     pub fn read_state(&self, id: &str) -> Result<InstanceState> {
         let path = self.paths.instance(id).join(STATE_FILE);
-        match std::fs::read(&path) {
+        match read_short(&path) {
             Ok(bytes) => InstanceState::parse(&bytes)
                 .map_err(|error| Error::io("read", &path, std::io::Error::other(error))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(InstanceState::default()),
@@ -283,16 +295,30 @@ impl Engine {
     /// Waits for a monitor that is ending, and returns the proof that there is none.
     ///
     /// # Errors
-    /// There is one that does not end; [`Error::NoSuchInstance`] where the instance was removed meanwhile.
+    /// There is one that does not end, since the instance was started meanwhile or for no good reason;
+    /// [`Error::NoSuchInstance`] where the instance was removed meanwhile.
     pub(crate) fn settle(&self, id: &str) -> Result<monitor::Lock> {
-        if let Some(lock) = self.try_lock(id)? {
-            return Ok(lock);
+        let deadline = Instant::now() + MONITOR_END;
+        loop {
+            if let Some(lock) = self.try_lock(id)? {
+                return Ok(lock);
+            }
+            let connected = monitor::connect(&self.paths, id, self.notice)?;
+            let closed = connected.map(|mut channel| channel.wait_close(LOOK_AGAIN)).transpose()?;
+            if closed == Some(false) && self.runs(id)? {
+                return Err(Error::conflict(format!("instance {} is running", names::short(id)), ""));
+            }
+            if Instant::now() >= deadline {
+                return Err(does_not_end(id));
+            }
+            // Without a connection it does not listen any more, or not yet.
+            pause();
         }
-        if let Some(mut channel) = monitor::connect(&self.paths, id, self.notice)? {
-            self.wait_monitor(&mut channel)?;
-        }
-        let lock = monitor::wait_lock(&self.paths, id)?;
-        self.of_a_known(id, lock.ok_or_else(|| Error::MonitorGone(names::short(id).to_owned()))?)
+    }
+
+    /// Whether an instance that has a monitor runs.
+    fn runs(&self, id: &str) -> Result<bool> {
+        Ok(matches!(self.read_state(id)?.status, Status::Running | Status::Paused))
     }
 
     /// Whether an instance has a monitor: it runs, starts, ends, or its files are being worked on.
@@ -314,10 +340,7 @@ impl Engine {
         if channel.wait_close(MONITOR_END)? {
             return Ok(());
         }
-        Err(Error::conflict(
-            format!("the monitor of instance {} does not end", names::short(channel.instance())),
-            "`proa system stop` ends everything of this root",
-        ))
+        Err(does_not_end(channel.instance()))
     }
 
     /// Removes an instance that does not run.
@@ -348,12 +371,40 @@ impl Engine {
     }
 }
 
+/// A file's lock has no event to wait for beside others, so it is asked for again.
+fn pause() {
+    let _ = rustix::event::poll(&mut [], Some(&TRY_AGAIN));
+}
+
+/// A monitor that ought to end.
+pub(crate) fn does_not_end(id: &str) -> Error {
+    Error::conflict(
+        format!("the monitor of instance {} does not end", names::short(id)),
+        "`proa system stop` ends everything of this root",
+    )
+}
+
 /// An instance that must run does not.
 pub(crate) fn not_running(record: &Record) -> Error {
     Error::conflict(
         format!("instance {} is not running", record.name),
         format!("`proa start {}` starts it", record.name),
     )
+}
+
+/// Reads a file that fits in one read, as a listing does for each instance.
+fn read_short(path: &Path) -> std::io::Result<Vec<u8>> {
+    const SHORT: usize = 1024;
+    let file = File::open(path)?;
+    let mut bytes = Vec::with_capacity(SHORT);
+    // Only the end of a file makes a read shorter than what was asked for.
+    loop {
+        let room = bytes.capacity() - bytes.len();
+        if rustix::io::retry_on_intr(|| rustix::io::read(&file, spare_capacity(&mut bytes)))? < room {
+            return Ok(bytes);
+        }
+        bytes.reserve(SHORT);
+    }
 }
 
 fn parse_json<T: serde::de::DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T> {
@@ -377,5 +428,22 @@ impl RemoveHooks for Engine {
     fn before_layer_delete(&self, diff_id: &Digest) -> std::io::Result<()> {
         let mounted = layer_mount_dir(&self.paths.run, diff_id.as_str());
         proa_sys::layer_mount::unmount(&mounted).map_err(std::io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_any_length_are_read_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        for length in [0, 1, 1023, 1024, 1025, 5000] {
+            let bytes: Vec<u8> = (0..length).map(|index| index as u8).collect();
+            std::fs::write(&path, &bytes).unwrap();
+            assert_eq!(read_short(&path).unwrap(), bytes, "{length}");
+        }
+        assert!(read_short(&directory.path().join("none")).is_err());
     }
 }

@@ -1,13 +1,13 @@
 //! The life of an instance: stop, kill, wait, pause, remove, rename.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proa_protocol::instance::{IsolationLevel, Status};
 use proa_protocol::message::{ProcessInfo, Request, Response, Stats};
 
 use crate::channel::Channel;
 use crate::db::Record;
-use crate::engine::{Engine, Instance, not_running};
+use crate::engine::{Engine, Instance, MONITOR_END, does_not_end, not_running};
 use crate::error::{Error, Result};
 use crate::{events, names, signals};
 
@@ -163,28 +163,45 @@ impl Engine {
         self.spawn_monitor(&instance.record.id)
     }
 
-    /// Removes an instance; with `force` even if it runs.
+    /// Removes an instance; with `force` even if it runs, or is started at this moment.
     ///
     /// # Errors
     /// It runs.
     pub fn remove(&self, instance: &Instance, force: bool) -> Result<()> {
-        if instance.is_live() {
-            if !force {
-                let name = &instance.record.name;
-                return Err(Error::conflict(
-                    format!("instance {name} is running"),
-                    format!("`proa stop {name}` first, or `proa rm -f {name}`"),
-                ));
-            }
-            match self.kill(instance, "KILL") {
-                Err(Error::Conflict { .. } | Error::MonitorGone(_)) | Ok(()) => {}
+        let deadline = Instant::now() + MONITOR_END;
+        let mut seen = instance.clone();
+        loop {
+            let live = seen.is_live();
+            let done = if live { self.end(&seen, force) } else { self.remove_ended(&seen.record.id) };
+            match done {
+                Ok(()) if !live => return Ok(()),
+                Ok(()) | Err(Error::Conflict { .. }) if force && Instant::now() < deadline => {}
+                Ok(()) => return Err(does_not_end(&seen.record.id)),
                 Err(error) => return Err(error),
             }
+            // What a killed monitor left is repaired here, while there is a record to do it by.
+            let record = self.db.by_id(&seen.record.id)?;
+            let Some(next) = record.map(|record| self.observe(record)).transpose()?.flatten() else {
+                return Ok(());
+            };
+            seen = next;
         }
-        if self.db.by_id(&instance.record.id)?.is_none() {
-            return Ok(());
+    }
+
+    /// Kills what runs, for it to be removed.
+    fn end(&self, instance: &Instance, force: bool) -> Result<()> {
+        if !force {
+            let name = &instance.record.name;
+            return Err(Error::conflict(
+                format!("instance {name} is running"),
+                format!("`proa stop {name}` first, or `proa rm -f {name}`"),
+            ));
         }
-        self.remove_ended(&instance.record.id)
+        match self.kill(instance, "KILL") {
+            // It has just ended, or somebody else has removed it.
+            Err(Error::MonitorGone(_) | Error::NoSuchInstance(_)) => Ok(()),
+            other => other,
+        }
     }
 
     /// Removes an instance that was to go when it ended, if it has; what monitors call.

@@ -134,22 +134,10 @@ pub struct Lock {
 /// # Errors
 /// The lock's file cannot be opened.
 pub fn try_lock(paths: &Paths, id: &str) -> Result<Option<Lock>> {
-    lock(paths, id, FlockOperation::NonBlockingLockExclusive)
-}
-
-/// Takes the monitor's lock, waiting for it. Only for a monitor that is known to be ending.
-///
-/// # Errors
-/// The lock's file cannot be opened.
-pub fn wait_lock(paths: &Paths, id: &str) -> Result<Option<Lock>> {
-    lock(paths, id, FlockOperation::LockExclusive)
-}
-
-fn lock(paths: &Paths, id: &str, operation: FlockOperation) -> Result<Option<Lock>> {
     let directory = paths.instance_run(id);
     loop {
         let file = open_lock(&directory)?;
-        match flock(&file, operation) {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             // Whoever held it may have removed the instance, and this file with it.
             Ok(()) if proa_sys::lock::is_unlinked(&file) => {}
             Ok(()) => return Ok(Some(Lock { _file: file })),
@@ -157,6 +145,26 @@ fn lock(paths: &Paths, id: &str, operation: FlockOperation) -> Result<Option<Loc
             Err(Errno::INTR) => {}
             Err(errno) => return Err(Error::io("lock", &directory.join(LOCK_FILE), errno)),
         }
+    }
+}
+
+/// Whether an instance has a monitor. Makes no file, and is quick where there is one.
+///
+/// # Errors
+/// The lock's file cannot be opened.
+pub fn is_there(paths: &Paths, id: &str) -> Result<bool> {
+    let path = paths.instance_run(id).join(LOCK_FILE);
+    let failed = |error| Error::io("lock", &path, error);
+    match File::open(&path) {
+        Ok(file) => {
+            match rustix::io::retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {
+                Ok(()) => Ok(false),
+                Err(Errno::WOULDBLOCK) => Ok(true),
+                Err(errno) => Err(failed(errno.into())),
+            }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed(error)),
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Client {
     pub waits: bool,
     /// It came with our start, and does what remains to be done with the instance when that has ended.
     pub owner: bool,
+    /// It has asked for more than to hear of the end. Whoever connects and is silent waits for ours.
+    pub asks: bool,
     stream: UnixStream,
     decoder: Decoder,
     queue: VecDeque<Frame>,
@@ -53,6 +55,7 @@ impl Client {
             joined: Joined::Nothing,
             waits: false,
             owner,
+            asks: false,
             stream,
             decoder: Decoder::new(),
             queue: VecDeque::new(),
@@ -61,6 +64,11 @@ impl Client {
             credit: WINDOW as usize,
             closing: false,
         })
+    }
+
+    /// Whether there is a reason to stay for it before anything runs.
+    pub fn keeps_us(&self) -> bool {
+        self.owner || self.asks
     }
 
     /// What to wait for, if anything.

@@ -2,12 +2,15 @@
 //!
 //! ```text
 //!   Created ─ Start ─▶ Starting ─ Started ─▶ Running ─ first process ended, or guest lost ─▶ Ending
-//!      │ no client left     │ Error                              clients have the rest of the output │
+//!      │ no client asks     │ Error                              clients have the rest of the output │
 //!      ▼                    ▼                                                                        ▼
 //!   Stopping (the backend ends) ─▶ Over: state written, clients told; ends when they have read it
-//!      ▲ Shutdown, or last client left
+//!      ▲ Shutdown, or no client asks any more
 //!   Held
 //! ```
+//!
+//! While nothing runs, the monitor stays for the client that it was started for and for those that have asked for
+//! more than to hear of the end. Others wait for the monitor's end, and must not put it off.
 //!
 //! Order at the end: the log is complete, all processes and cgroups gone, `state.json` written and the socket
 //! removed before any client hears of the end. The container's mounts, which the kernel takes milliseconds to
@@ -157,7 +160,9 @@ impl Server {
     pub fn add_client(&mut self, stream: UnixStream, owner: bool) -> io::Result<()> {
         self.clients.insert(self.next_channel, Client::new(stream, owner)?);
         self.next_channel += 1;
-        if let Phase::Created { until } = &mut self.phase {
+        if let Phase::Created { until } = &mut self.phase
+            && owner
+        {
             *until = None;
         }
         Ok(())
@@ -329,6 +334,9 @@ impl Server {
         let Some(request) = peek::request(&frame.payload) else {
             return self.refuse(channel, ErrorKind::InvalidInput, "not a request");
         };
+        if let Some(client) = self.clients.get_mut(&channel) {
+            client.asks |= request.op != "wait";
+        }
         for message in std::mem::take(&mut self.notices) {
             self.answer(channel, &Response::Notice { message });
         }
@@ -634,7 +642,7 @@ impl Server {
     fn advance(&mut self) {
         match &self.phase {
             Phase::Created { until }
-                if self.clients.is_empty() && until.is_none_or(|until| Instant::now() >= until) =>
+                if !self.is_wanted() && until.is_none_or(|until| Instant::now() >= until) =>
             {
                 self.phase = Phase::Stopping(Outcome::Nothing);
             }
@@ -642,7 +650,7 @@ impl Server {
                 self.kill_by = None;
                 self.backend.kill();
             }
-            Phase::Held if self.clients.is_empty() => self.phase = Phase::Stopping(Outcome::Nothing),
+            Phase::Held if !self.is_wanted() => self.phase = Phase::Stopping(Outcome::Nothing),
             Phase::Ending { outcome, until } => {
                 let all_told = self.clients.values().all(|client| client.joined == Joined::Nothing);
                 if all_told || Instant::now() >= *until {
@@ -659,6 +667,10 @@ impl Server {
                 Err(error) => self.finish(&outcome, None, error.to_string()),
             }
         }
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.clients.values().any(Client::keeps_us)
     }
 
     /// Writes down how it ended and tells everybody; then the mounts go, and the lock.

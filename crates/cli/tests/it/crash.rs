@@ -110,7 +110,8 @@ fn storm(level: &str, rounds: usize, longest_us: u64) {
             assert_sound(&proa, &format!("round {round}, {victim:?}"));
         }
         // What survived is removed by its name, or was never made: both are sound.
-        proa.run(&["rm", "-f", &name]);
+        let removed = proa.run(&["rm", "-f", &name]);
+        assert_eq!(removed.code, 0, "round {round}, {victim:?}: {removed:?}");
     }
     assert_sound(&proa, "the end");
     assert_eq!(proa.run(&["start", "-a", "keep"]).code, 0, "the instance made first still starts");
@@ -123,6 +124,27 @@ fn storm(level: &str, rounds: usize, longest_us: u64) {
 #[test]
 fn containers_survive_two_hundred_kills() {
     storm("container", 200, 20_000);
+}
+
+#[test]
+fn what_is_just_being_started_can_be_removed() {
+    let proa = Proa::with_busybox();
+    let mut dice = Dice::new();
+    for round in 0..40 {
+        let name = format!("round-{round}");
+        let created = proa.run(&["create", "--name", &name, "busybox", "sleep", "1000"]);
+        assert_eq!(created.code, 0, "{created:?}");
+        let mut starting = start(&proa, &["start", &name]);
+        std::thread::sleep(Duration::from_micros(dice.below(20_000)));
+        let begun = Instant::now();
+        let removed = proa.run(&["rm", "-f", &name]);
+        assert_eq!(removed.code, 0, "round {round}: {removed:?}");
+        assert!(begun.elapsed() < Duration::from_secs(30), "round {round}: {:?}", begun.elapsed());
+        starting.wait().unwrap();
+    }
+    let left = proa.run(&["ps", "-aq"]);
+    assert_eq!(left.stdout, "", "{left:?}");
+    proa.assert_nothing_left();
 }
 
 #[test]

@@ -80,19 +80,18 @@ CREATE TABLE leases (
 CREATE INDEX leases_digest ON leases (digest);
 ";
 
-/// Opens the database, and makes it and the store's directories where there is none yet.
+/// Opens the database, and makes it and the store's directories where there is none yet. Others may make it at the
+/// same time, and SQLite opens a file for reading alone that came to be while it was being opened: so it is opened
+/// in one way only, in which it is made where it is missing.
 pub(super) fn open(layout: &Layout) -> Result<Connection> {
     let path = layout.database();
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    match Connection::open_with_flags(&path, flags) {
-        Ok(db) => prepare(db, &path),
-        Err(_) if !path.exists() => {
-            layout.create()?;
-            let db = Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_CREATE);
-            prepare(db.map_err(|source| Error::Database { path: path.clone(), source })?, &path)
-        }
-        Err(source) => Err(Error::Database { path, source }),
+    if !path.exists() {
+        layout.create()?;
     }
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(&path, flags);
+    prepare(db.map_err(|source| Error::Database { path: path.clone(), source })?, &path)
 }
 
 fn prepare(mut db: Connection, path: &Path) -> Result<Connection> {

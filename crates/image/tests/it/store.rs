@@ -239,11 +239,16 @@ fn a_store_of_a_newer_version_is_left_alone() {
 
 #[test]
 fn many_may_open_a_new_store_at_once() {
-    for _ in 0..10 {
+    // What can go wrong here does so in a few of a hundred rounds, where all begin at one moment.
+    for _ in 0..100 {
         let dir = tempfile::tempdir().unwrap();
+        let start = std::sync::Barrier::new(8);
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| proa_image::Store::open(dir.path()).unwrap().list().unwrap());
+                scope.spawn(|| {
+                    start.wait();
+                    proa_image::Store::open(dir.path()).unwrap().list().unwrap();
+                });
             }
         });
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use proa_protocol::instance::Status;
 use proa_protocol::message::{Request, Response};
 
-use crate::client::exec;
+use crate::client::{Client, exec};
 use crate::fixture::{Fixture, until};
 
 fn running(pid: u32) -> bool {
@@ -106,5 +106,27 @@ fn killed_at_any_moment_of_a_start_nothing_is_left() {
             assert_ne!(fixture.state().status, Status::Running);
         }
         // Dropping the fixture looks for what is left.
+    }
+}
+
+#[test]
+fn who_waits_for_the_end_of_a_monitor_that_lost_its_client_does_not_put_it_off() {
+    for mode in [&[][..], &["--maintenance"]] {
+        let mut fixture = Fixture::new(&["/bin/sleep", "100"]);
+        let mut client = fixture.spawn_with(mode);
+        let refused = |client: &mut Client| {
+            assert!(matches!(client.ask(&Request::Pause), Response::Error { .. }));
+        };
+        // It listens when it answers, and takes one connection with each further request at the latest.
+        refused(&mut client);
+        let mut silent = fixture.connect();
+        let mut waiting = fixture.connect();
+        waiting.send(&Request::Wait);
+        refused(&mut client);
+        refused(&mut client);
+        drop(client);
+        while silent.next().is_some() {}
+        while waiting.next().is_some() {}
+        fixture.wait_monitor();
     }
 }

@@ -11,7 +11,8 @@ at_both_levels!(
     groups,
     held_to_a_policy,
     asked_is_given,
-    default_privileges;
+    default_privileges,
+    our_programs;
     ;
     // Of the host's devices, which an ordinary user cannot have.
     privileged,
@@ -200,6 +201,28 @@ fn default_privileges(bed: &Bed) {
         assert_eq!((refused.code, refused.stdout.as_str()), (125, ""), "{refused:?}");
         assert!(refused.stderr.contains("baseline"), "{refused:?}");
     }
+}
+
+/// CVE-2019-5736: our programs cannot be written from inside, neither as PID 1, nor as what runs an entrypoint that
+/// names whoever starts it as its interpreter.
+fn our_programs(bed: &Bed) {
+    let installed = bed.proa.binary().parent().unwrap();
+    let read =
+        || ["proa", "proa-monitor", "proa-agent"].map(|name| std::fs::read(installed.join(name)).unwrap());
+    let before = read();
+    let script = "head -c 9 /proc/1/cmdline; echo; for file in /proc/1/exe /proc/self/exe; do \
+        (cat /bin/busybox > $file) 2>/dev/null && echo wrote $file; \
+        (echo x >> $file) 2>/dev/null && echo wrote $file; \
+        rm $file 2>/dev/null && echo removed $file; done; echo done";
+    assert_eq!(bed.run_ok(&["--init"], &["sh", "-c", script]), "proa-init\ndone");
+    let tools = bed.directory();
+    let entry = tools.path().join("run");
+    std::fs::write(&entry, "#!/proc/self/exe\n").unwrap();
+    std::fs::set_permissions(&entry, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let volume = format!("{}:/evil", tools.path().display());
+    let output = bed.run(&["-v", &volume, "--entrypoint", "/evil/run"], &[]);
+    assert_ne!(output.code, 0, "{output:?}");
+    assert!(read() == before, "our programs have changed");
 }
 
 /// A container on the host's network must not talk to the host's abstract sockets (CVE-2020-15257). A guest has a

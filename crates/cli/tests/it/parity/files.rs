@@ -13,6 +13,7 @@ at_both_levels!(
     writable_layer,
     copy,
     copy_stopped,
+    copy_beside_moving_links,
     differences,
     temporary_dir
 );
@@ -112,6 +113,51 @@ fn copy_stopped(bed: &Bed) {
     bed.ok(&["cp", "asleep:/in", text(&at("out"))]);
     assert_eq!(fs::read_to_string(at("out")).unwrap(), "into a stopped one\n");
     bed.ok(&["rm", "asleep"]);
+}
+
+/// A directory on the way changes places with a link to a path of the host, by the hand of the instance itself
+/// (CVE-2018-15664; of an ordinary user's instances, which nobody can pause for that, CVE-2019-10152).
+fn copy_beside_moving_links(bed: &Bed) {
+    let host = bed.directory();
+    let secret = host.path().join("secret");
+    fs::write(&secret, "the host's\n").unwrap();
+    let script = format!(
+        "mkdir -p /race/way; echo inside > /race/way/secret; ln -s {} /race/link; touch /ready; \
+         while :; do mv /race/way /race/kept; mv /race/link /race/way; \
+           mv /race/way /race/link; mv /race/kept /race/way; sleep 0.005; done",
+        text(host.path())
+    );
+    bed.detach("racer", &[], &["sh", "-c", &script]);
+    bed.proa.wait_for("the racer", || bed.proa(&["exec", "racer", "test", "-e", "/ready"]).code == 0);
+    let outside = bed.directory();
+    let (out, gift) = (outside.path().join("out"), outside.path().join("gift"));
+    fs::write(&gift, "a gift\n").unwrap();
+    let rounds = if bed.is_vm() { 10 } else { 50 };
+    let (mut tried, mut copied) = (0, 0);
+    while tried < rounds || copied == 0 {
+        tried += 1;
+        assert!(tried < 20 * rounds, "no copy met the file in its place");
+        // Whether the file is found depends on the moment.
+        bed.proa(&["cp", "racer:/race/way/secret", text(&out)]);
+        match fs::read_to_string(&out) {
+            Ok(content) => assert_eq!(content, "inside\n"),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound),
+        }
+        copied += usize::from(fs::remove_file(&out).is_ok());
+        bed.proa(&["cp", text(&gift), "racer:/race/way/"]);
+        bed.proa(&["cp", "-L", "racer:/race/way", text(&out)]);
+        // What became a link after it was looked at is copied as one, which nobody has followed.
+        if out.is_symlink() {
+            fs::remove_file(&out).unwrap();
+        }
+        assert_ne!(fs::read_to_string(out.join("secret")).unwrap_or_default(), "the host's\n");
+        if out.exists() {
+            fs::remove_dir_all(&out).unwrap();
+        }
+    }
+    assert_eq!(fs::read_to_string(&secret).unwrap(), "the host's\n");
+    assert_eq!(fs::read_dir(host.path()).unwrap().count(), 1);
+    bed.ok(&["rm", "-f", "racer"]);
 }
 
 fn differences(bed: &Bed) {
