@@ -3,7 +3,7 @@
 //! | who starts it | the VMM's user |
 //! | --- | --- |
 //! | root of the host | one of 16 million ids above what distributions and systemd give out |
-//! | root of an ordinary user's namespace | one of the last 4096 ids that the namespace has |
+//! | root of an ordinary user's namespace | one of 4096 ids that the namespace has, below the last 4096: some of those, as 65534, are in use in images |
 //!
 //! In either case a VMM owns nothing, and is not who started it.
 
@@ -17,7 +17,7 @@ use crate::accelerator::Accelerator;
 
 /// On the host; 24 bits of the id follow.
 const FIRST_USER: u32 = 0x7000_0000;
-/// How many of the ids of an ordinary user's namespace are for VMMs.
+/// How many of the ids of an ordinary user's namespace are for VMMs, and how many there are above them.
 const FEW: u32 = 4096;
 
 /// Whom the VMM of an instance runs as.
@@ -48,7 +48,7 @@ fn user_of(id: &str) -> u32 {
 
 /// Of `count` ids from 0 up; nothing where those are too few to keep some apart.
 fn user_below(id: &str, count: u32) -> Option<u32> {
-    let first = count.checked_sub(FEW).filter(|first| *first > FEW)?;
+    let first = count.checked_sub(2 * FEW).filter(|first| *first >= FEW)?;
     Some(first + number(id) % FEW)
 }
 
@@ -67,8 +67,8 @@ mod tests {
         assert_ne!(user_of("a"), user_of("b"));
         assert!((FIRST_USER..0x7100_0000).contains(&user_of("a")));
         let (a, b) = (user_below("a", 65537).unwrap(), user_below("b", 65537).unwrap());
-        assert!(a != b && (61441..65537).contains(&a) && (61441..65537).contains(&b), "{a} {b}");
+        assert!(a != b && (57345..61441).contains(&a) && (57345..61441).contains(&b), "{a} {b}");
         assert_eq!(user_below("a", 1), None);
-        assert_eq!(user_below("a", FEW), None);
+        assert_eq!(user_below("a", 3 * FEW - 1), None);
     }
 }

@@ -77,8 +77,13 @@ fn the_user_is_itself_inside() {
     let other = fs::metadata(home.join("root")).unwrap();
     assert_eq!((other.uid(), other.gid()), (range("/etc/subuid") + 33, range("/etc/subgid") + 44));
     // Users of the host are nobody inside, and cannot be reached.
-    let outside = [KEEP, &["-u", "0", "-v", "/etc:/host"]].concat();
-    let script = "stat -c %u /host/shadow; cat /host/shadow 2>/dev/null || echo no; touch /host/x 2>/dev/null || echo no";
+    let roots = tempfile::tempdir_in("/var/tmp").unwrap();
+    fs::set_permissions(roots.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    fs::write(roots.path().join("secret"), "secret\n").unwrap();
+    fs::set_permissions(roots.path().join("secret"), PermissionsExt::from_mode(0o600)).unwrap();
+    let volume = format!("{}:/host", roots.path().display());
+    let outside = [KEEP, &["-u", "0", "-v", &volume]].concat();
+    let script = "stat -c %u /host/secret; cat /host/secret 2>/dev/null || echo no; touch /host/x 2>/dev/null || echo no";
     assert_eq!(run(&proa, &outside, script), "65534\nno\nno");
 }
 

@@ -28,8 +28,9 @@ pub use environment::merge as merge_environment;
 pub use process::{ExecRequest, exec_process, merge};
 pub use security::{AppArmor, Filter, Label, SecurityOptions};
 
-/// So many ids of an ordinary user leave none for virtual machine monitors; a range of the usual size is 65536.
-const TOO_FEW_IDS: u32 = 8192;
+/// With fewer ids an ordinary user has none for virtual machine monitors (`proa_vm` says which they are); a range of
+/// the usual size is 65536.
+const FEWEST_IDS: u32 = 12288;
 
 /// Network modes there are so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +139,7 @@ pub(crate) fn check_level(host: &HostConfig, level: IsolationLevel) -> Result<()
             }
         }
         IsolationLevel::Vm => {
-            if !proa_sys::userns::is_initial() && proa_sys::userns::count_ids() <= TOO_FEW_IDS {
+            if !proa_sys::userns::is_initial() && proa_sys::userns::count_ids() < FEWEST_IDS {
                 return Err(Error::unsupported(
                     "isolation level vm needs ids for virtual machine monitors, which do not run as you: your user \
                      namespace has too few",

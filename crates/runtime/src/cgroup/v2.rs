@@ -90,9 +90,11 @@ impl Cgroup {
             };
             let (available, enabled) = (has("cgroup.controllers"), has("cgroup.subtree_control"));
             let wanted = COUNTING.iter().chain(LIMITING.iter().filter(|_| limited));
+            // The kernel names a controller before its files are there. Where limits are to be written to them, what
+            // another process hands down at this moment is handed down again, which waits for that other.
             let missing: Vec<String> = wanted
                 .filter(|name| available.iter().any(|other| other == *name))
-                .filter(|name| !enabled.iter().any(|other| other == *name))
+                .filter(|name| limited || !enabled.iter().any(|other| other == *name))
                 .map(|name| format!("+{name}"))
                 .collect();
             if missing.is_empty() || try_write(&dir, "cgroup.subtree_control", &missing.join(" ")).is_ok() {
