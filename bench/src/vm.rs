@@ -1,34 +1,61 @@
-//! Cold start of a virtual machine: the whole command, beside bare QEMU with the same kernel.
+//! Start of a virtual machine, from a template and by booting: the whole command, beside Docker's start of a container
+//! and bare QEMU with the same kernel.
 //!
 //! Bare QEMU gets the machine, accelerator, memory and kernel command line that ours has (read from a running
 //! VMM), twice: once with an initramfs whose only file switches the machine off at once, and once with our modules
 //! and disks and a program that does by hand what it takes to run `true` from the image.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use crate::measure::{Contender, interleave, output, print};
-use crate::setup::Setup;
+use crate::measure::{Contender, interleave, output, print, run as command};
+use crate::setup::{Docker, Setup};
 
 /// Options of our VMM that the bare one shares.
 const SHARED: [&str; 7] = ["-M", "-machine", "-accel", "-cpu", "-m", "-smp", "-append"];
 /// The disks of an instance of one layer, in the order in which our VMM has them.
 const DISKS: [&str; 2] = ["rw", "layer0"];
 
+/// How long the making of a template may take.
+const TEMPLATE_LIMIT: Duration = Duration::from_secs(120);
+
 /// Runs the comparison.
 pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
     let root = setup.text("proa");
     let run = [&setup.proa, "--root", &root, "run", "--rm", "--network", "none"];
     let (by_hand, bare) = bare_commands(setup)?;
+    make_template(setup)?;
+    let vm = ["--isolation", "vm"];
+    let (template, cold) = (["busybox", "true"], ["--no-template", "busybox", "true"]);
     let mut contenders = vec![
-        Contender::new("proa vm", &[&run[..], &["--isolation", "vm", "busybox", "true"]].concat()),
+        Contender::new("proa vm, template", &[&run[..], &vm, &template].concat()),
+        Contender::new("proa vm, booted", &[&run[..], &vm, &cold].concat()),
         Contender { name: "bare QEMU, true by hand".into(), argv: by_hand, times: vec![] },
         Contender { name: "bare QEMU, nothing run".into(), argv: bare, times: vec![] },
         Contender::new("proa container", &[&run[..], &["busybox", "true"]].concat()),
     ];
+    let docker = Docker::start(&setup.path("docker"))?;
+    if let Some(docker) = &docker {
+        command(&docker.argv(&["import", &setup.text("rootfs.tar"), "busybox"]))?;
+        let argv = docker.argv(&["run", "--rm", "--network", "none", "busybox", "true"]);
+        contenders.push(Contender { name: "docker container".into(), argv, times: vec![] });
+    }
     interleave(&mut contenders, rounds)?;
-    print("run --rm --isolation vm busybox true, cold", &contenders);
+    print("run --rm --isolation vm busybox true", &contenders);
+    Ok(())
+}
+
+/// Runs a machine that boots, and waits until a template was made of it.
+fn make_template(setup: &Setup) -> Result<()> {
+    setup.proa(&["run", "--rm", "--network", "none", "--isolation", "vm", "busybox", "true"])?;
+    let deadline = Instant::now() + TEMPLATE_LIMIT;
+    while setup.proa(&["template", "ls", "-q"])?.is_empty() {
+        if Instant::now() > deadline {
+            bail!("no template was made");
+        }
+    }
     Ok(())
 }
 
