@@ -258,6 +258,12 @@ fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
         hooks_channel,
         warnings: job.process.warnings.clone(),
     };
+    // Who joins a user namespace gets streams that belong to the root inside only when the parent has seen to that,
+    // before it says go; until then they cannot be given to another user.
+    let joins_users = matches!(job.place, Place::Existing { .. }) && init.in_user_namespace();
+    if joins_users {
+        init.go = channel.receive_go()?;
+    }
     if matches!(job.place, Place::New { .. }) {
         // The order of the table, so the phases of a new container interleave.
         init.steps(&[Phase::Container, Phase::Process])?;
@@ -278,7 +284,9 @@ fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
         .send_ready(&init.warnings, terminal.as_ref().map(AsFd::as_fd))
         .map_err(|errno| Error::call("sendmsg", errno))?;
     drop(terminal);
-    init.go = channel.receive_go()?;
+    if !joins_users {
+        init.go = channel.receive_go()?;
+    }
     init.steps(&[Phase::Released])?;
     if let Some(gate) = job.detach.and_then(|detach| detach.gate.as_ref()) {
         // The creator has ended, or will: from now on `start` hears of failures.
