@@ -20,6 +20,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use proa_protocol::message::ErrorKind;
 use proa_sys::process::Insn;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -224,6 +225,16 @@ impl Channel {
         })
     }
 
+    /// Parent: why the child has ended, if it has said so already; else the error, which that may have caused.
+    pub(crate) fn cause_of(&self, error: Error) -> Error {
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        let has_said = poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0);
+        match has_said.then(|| self.receive_report()) {
+            Some(Ok(Report::Failed(cause))) => cause,
+            _ => error,
+        }
+    }
+
     fn send(&self, head: &[u8], body: &[u8], fd: Option<BorrowedFd>) -> Result<(), Errno> {
         let fds = fd.as_slice();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -296,6 +307,17 @@ fn kind_from(byte: u8) -> ErrorKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_child_has_said_explains_what_its_end_has_caused() {
+        let (parent, child) = pair().unwrap();
+        let later = || Error::internal("no such process");
+        assert_eq!(parent.cause_of(later()).to_string(), later().to_string());
+        child.send_failure(&Error::invalid("the cause"));
+        drop(child);
+        assert_eq!(parent.cause_of(later()).to_string(), "the cause");
+        assert_eq!(parent.cause_of(later()).to_string(), later().to_string());
+    }
 
     #[test]
     fn messages_arrive_as_they_were_sent() {

@@ -276,7 +276,13 @@ impl Container {
             warnings,
         };
         let started = forked(&container).and_then(|()| container.start_scope());
-        let made = started.and_then(|()| container.set_up(&create.rootfs, &plan, handles, run));
+        let made = started.and_then(|()| {
+            let made = container.set_up(&create.rootfs, &plan, handles, run);
+            // Where the process is gone, what is done to it fails as well.
+            made.map_err(|error| {
+                container.channel().map_or_else(|other| other, |channel| channel.cause_of(error))
+            })
+        });
         match made.and_then(|handles| if run { container.started().map(|()| handles) } else { Ok(handles) }) {
             Ok(handles) => Ok((container, handles)),
             Err(error) => {

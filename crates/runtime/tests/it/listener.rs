@@ -98,10 +98,14 @@ fn what_a_listener_cannot_do_is_refused() {
         let fixture = Fixture::shell("true").with(|spec| spec.linux_mut().seccomp = Some(seccomp));
         fixture.fails().to_string()
     };
-    assert!(fails(notify(&["sendmsg"], "/nonexistent")).contains("sendmsg"));
+    // There is a listener, so that nothing else is wrong.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("listener");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    assert!(fails(notify(&["sendmsg"], path.to_str().unwrap())).contains("sendmsg"));
     let error = fails(notify(&["mkdir"], "/nonexistent"));
     assert!(error.contains("seccomp listener: /nonexistent: no such file"), "{error}");
     assert!(fails(Seccomp { listener_path: None, ..notify(&["mkdir"], "") }).contains("listenerPath"));
-    let default = Seccomp { default_action: "SCMP_ACT_NOTIFY".into(), ..notify(&[], "/x") };
+    let default = Seccomp { default_action: "SCMP_ACT_NOTIFY".into(), ..notify(&[], path.to_str().unwrap()) };
     assert!(fails(default).contains("default action"));
 }
