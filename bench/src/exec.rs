@@ -31,9 +31,8 @@ fn compare(setup: &Setup, rounds: usize) -> Result<()> {
         }
         contenders.push(Contender::new(runtime, &[runtime, "--root", &state, "exec", &name, "true"]));
     }
-    let docker = Docker::start(&setup.path("docker"))?;
+    let docker = Docker::with_image(setup)?;
     if let Some(docker) = &docker {
-        run(&docker.argv(&["import", &setup.text("rootfs.tar"), "busybox"]))?;
         run(&docker.argv(&[
             "run",
             "-d",

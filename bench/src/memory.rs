@@ -31,8 +31,7 @@ pub fn bench(setup: &Setup, count: usize) -> Result<()> {
             eprintln!("bench: podman is left out: {error:#}");
         }
     }
-    if let Some(docker) = Docker::start(&setup.path("docker"))? {
-        run(&docker.argv(&["import", &setup.text("rootfs.tar"), "busybox"]))?;
+    if let Some(docker) = Docker::with_image(setup)? {
         measure("docker", count, &docker.argv(&[]), &[], "containerd-shim", None)?;
     }
     Ok(())

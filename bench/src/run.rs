@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::measure::{Contender, interleave, print, run};
+use crate::measure::{Contender, interleave, print};
 use crate::setup::{Docker, PODMAN_LIMITS, Setup, installed};
 
 /// Runs the comparison.
@@ -40,9 +40,8 @@ pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
             times: vec![],
         });
     }
-    let docker = Docker::start(&setup.path("docker"))?;
+    let docker = Docker::with_image(setup)?;
     if let Some(docker) = &docker {
-        run(&docker.argv(&["import", &setup.text("rootfs.tar"), "busybox"]))?;
         let argv = docker.argv(&["run", "--rm", "--network", "none", "busybox", "true"]);
         contenders.push(Contender { name: "docker".into(), argv, times: vec![] });
     }

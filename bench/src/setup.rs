@@ -175,6 +175,15 @@ impl Docker {
         Ok(Some(docker))
     }
 
+    /// Starts one that has the image `busybox`.
+    pub fn with_image(setup: &Setup) -> Result<Option<Self>> {
+        let docker = Self::start(&setup.path("docker"))?;
+        if let Some(docker) = &docker {
+            run(&docker.argv(&["import", &setup.text("rootfs.tar"), "busybox"]))?;
+        }
+        Ok(docker)
+    }
+
     /// The client's command line.
     pub fn argv(&self, arguments: &[&str]) -> Vec<String> {
         [&["docker", "-H", &self.socket], arguments].concat().into_iter().map(String::from).collect()

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::measure::{Contender, interleave, output, print, run as command};
+use crate::measure::{Contender, interleave, output, print};
 use crate::setup::{Docker, Setup};
 
 /// Options of our VMM that the bare one shares.
@@ -36,9 +36,8 @@ pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
         Contender { name: "bare QEMU, nothing run".into(), argv: bare, times: vec![] },
         Contender::new("proa container", &[&run[..], &["busybox", "true"]].concat()),
     ];
-    let docker = Docker::start(&setup.path("docker"))?;
+    let docker = Docker::with_image(setup)?;
     if let Some(docker) = &docker {
-        command(&docker.argv(&["import", &setup.text("rootfs.tar"), "busybox"]))?;
         let argv = docker.argv(&["run", "--rm", "--network", "none", "busybox", "true"]);
         contenders.push(Contender { name: "docker container".into(), argv, times: vec![] });
     }

@@ -36,6 +36,8 @@ pub struct Prepared {
     /// Nodes of the writable disk and of the places for layers.
     writable: PathBuf,
     places: Vec<PathBuf>,
+    /// The writable disk is mounted.
+    mounted: bool,
 }
 
 /// Makes the guest ready to be saved.
@@ -54,7 +56,7 @@ pub fn prepare(mount: bool) -> Result<Prepared, Error> {
     places.iter().try_for_each(|place| forget(place))?;
     make_network().at("make a network namespace at", NETWORK)?;
     rustix::fs::sync();
-    Ok(Prepared { writable, places })
+    Ok(Prepared { writable, places, mounted: mount })
 }
 
 /// Drops what the kernel has read of a disk when it looked for partitions.
@@ -97,7 +99,7 @@ pub fn apply(mut config: GuestConfig, prepared: Option<&Prepared>) -> Result<Sup
     };
     let mount_numbered = |(number, node): (usize, &PathBuf)| mount_layer(number, node);
     let lowers = layers.iter().enumerate().map(mount_numbered).collect::<Result<Vec<_>, _>>()?;
-    if !config.writable_mounted {
+    if !prepared.is_some_and(|prepared| prepared.mounted) {
         mount_writable(&writable)?;
     }
     if prepared.is_some() {

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use proa_protocol::template::{DIRECTORY, INFO_FILE, LOCK_FILE, MAKER_ARGUMENT, TemplateInfo};
+use proa_protocol::template::{DIRECTORY, INFO_FILE, LOCK_FILE, MAKER_ARGUMENT, STORE, TemplateInfo};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -39,7 +39,7 @@ impl Engine {
     /// # Errors
     /// The directory cannot be read.
     pub fn templates(&self) -> Result<Vec<Template>> {
-        let directory = self.paths.root.join(DIRECTORY);
+        let directory = self.paths.root.join(STORE).join(DIRECTORY);
         let entries = match fs::read_dir(&directory) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -83,9 +83,9 @@ impl Engine {
     /// # Errors
     /// One does not end.
     pub(crate) fn end_template_makers(&self) -> Result<()> {
-        let path = self.paths.root.join(LOCK_FILE);
-        let shared = path.parent().is_some_and(Path::is_symlink);
-        let Some(file) = fs::File::open(&path).ok().filter(|_| !shared) else { return Ok(()) };
+        let store = self.paths.root.join(STORE);
+        let path = store.join(LOCK_FILE);
+        let Some(file) = fs::File::open(&path).ok().filter(|_| !store.is_symlink()) else { return Ok(()) };
         let deadline = Instant::now() + MAKER_END;
         while rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let holder = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());

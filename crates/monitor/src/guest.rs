@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use proa_protocol::frame::{Decoder, Frame, Kind, MAX_STREAM, WINDOW};
 use proa_protocol::instance::InstanceConfig;
 use proa_protocol::message::{ErrorKind, GuestConfig, Request, Response};
+use proa_protocol::template::STORE;
 use proa_supervisor::PollSet;
 use proa_vm::{Vm, VmError, VmSpec, plan_shares};
 use rustix::event::PollFlags;
@@ -88,7 +89,7 @@ impl Guest {
             id: config.id.clone(),
             kernel: config.vm.kernel,
             agent: args.agent.clone().unwrap_or_default(),
-            store: args.root.join("vm"),
+            store: args.root.join(STORE),
             run_dir: record.run_dir.clone(),
             memory: config.vm.memory,
             cpus: config.vm.cpus,
@@ -119,7 +120,6 @@ impl Guest {
             shares: tags,
             entropy: entropy(),
             time_ns: now_ns(),
-            writable_mounted: guest.vm.writable_mounted(),
         };
         guest.send(&Request::Configure(Box::new(configure.clone())).frame(AGENT));
         if guest.vm.is_clone() {
@@ -319,7 +319,7 @@ impl Guest {
                 self.phase = Phase::Booting { until: Instant::now() + self.vm.answer_timeout() };
                 self.decoder = Decoder::new();
                 (self.outgoing, self.sent, self.open) = (Vec::new(), 0, true);
-                let config = GuestConfig { writable_mounted: false, time_ns: now_ns(), ..config };
+                let config = GuestConfig { time_ns: now_ns(), ..config };
                 Request::Configure(Box::new(config)).frame(AGENT).encode(&mut self.outgoing);
                 self.outgoing.extend(told);
                 self.write();

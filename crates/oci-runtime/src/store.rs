@@ -106,6 +106,11 @@ impl Saved {
     pub fn cgroup(&self) -> CgroupPolicy {
         if self.systemd { systemd() } else { CgroupPolicy::Auto }
     }
+
+    /// The same of a container of which nothing may have been saved yet.
+    pub fn cgroup_of(saved: Option<&Self>) -> CgroupPolicy {
+        saved.map_or(CgroupPolicy::Auto, Self::cgroup)
+    }
 }
 
 /// Where a container is in its life.

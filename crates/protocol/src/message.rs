@@ -103,8 +103,6 @@ pub struct GuestConfig {
     pub spec: Spec,
     /// How to run its first process.
     pub launch: LaunchConfig,
-    /// The writable disk was mounted when the guest was prepared.
-    pub writable_mounted: bool,
     /// Number of layer disks, serials `layer0` (lowest) upwards.
     pub layers: usize,
     /// virtio-fs tags to mount, each at `/run/proa/shares/<tag>`.

@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Where templates are, below the state directory.
-pub const DIRECTORY: &str = "vm/templates";
+/// Where all that virtual machines are made of is kept, below the state directory.
+pub const STORE: &str = "vm";
+/// Where templates are, below [`STORE`].
+pub const DIRECTORY: &str = "templates";
 /// Beside them: locked by who makes one, and holds the process id of that.
-pub const LOCK_FILE: &str = "vm/templates.lock";
+pub const LOCK_FILE: &str = "templates.lock";
 /// How such a process is called: the second word of its command line.
 pub const MAKER_ARGUMENT: &str = "--template";
 /// A template's description; without it there is no template. The time of its last change is that of the template's
@@ -23,8 +25,6 @@ pub struct TemplateInfo {
     pub cpus: u32,
     /// Places for layers.
     pub places: usize,
-    /// When it was made, nanoseconds since the epoch.
-    pub created_ns: i64,
     /// Rate of the time stamp counter that the guest believes in; 0 where it asks the hardware.
     pub tsc_khz: u64,
     /// Device, inode, size and times of the memory's file, as a checksum.

@@ -260,11 +260,7 @@ pub(crate) fn help_in_user_namespace(
 /// The id outside of a user namespace that is 0 inside.
 fn root_outside(pid: u32, file: &str) -> Option<u32> {
     let map = std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
-    let mut rows = map.lines().map(|line| line.split_whitespace().map(str::parse).collect::<Vec<_>>());
-    rows.find_map(|row| match row[..] {
-        [Ok(0), Ok(outside), Ok(_)] => Some(outside),
-        _ => None,
-    })
+    proa_sys::userns::parse_map(&map).find_map(|[inside, outside, _]| (inside == 0).then_some(outside))
 }
 
 /// The mount namespace of a child that has not been reaped.

@@ -37,28 +37,28 @@ pub fn is_initial() -> bool {
 /// Whether a group has an id in this process's user namespace.
 pub fn maps_group(gid: u32) -> bool {
     let map = std::fs::read_to_string("/proc/self/gid_map").unwrap_or_default();
-    let mut extents = map.lines().filter_map(extent);
-    extents.any(|(first, count)| gid.checked_sub(first).is_some_and(|offset| offset < count))
+    parse_map(&map).any(|[first, _, count]| gid.checked_sub(first).is_some_and(|offset| offset < count))
 }
 
 /// How many ids from 0 up this process's user namespace has in a row, users and groups alike.
 pub fn count_ids() -> u32 {
     let count = |file: &str| {
         let map = std::fs::read_to_string(file).unwrap_or_default();
-        let mut extents: Vec<(u32, u32)> = map.lines().filter_map(extent).collect();
+        let mut extents: Vec<[u32; 3]> = parse_map(&map).collect();
         extents.sort_unstable();
         extents
             .iter()
-            .fold(0, |end, (first, count)| if *first == end { end.saturating_add(*count) } else { end })
+            .fold(0, |end, [first, _, count]| if *first == end { end.saturating_add(*count) } else { end })
     };
     count("/proc/self/uid_map").min(count("/proc/self/gid_map"))
 }
 
-/// First id inside and number of a line of a map.
-fn extent(line: &str) -> Option<(u32, u32)> {
-    let numbers: Vec<u32> = line.split_whitespace().map_while(|number| number.parse().ok()).collect();
-    let [first, _, count] = numbers[..] else { return None };
-    Some((first, count))
+/// The lines of a `uid_map` or `gid_map`: first id inside, first id outside, and how many.
+pub fn parse_map(text: &str) -> impl Iterator<Item = [u32; 3]> {
+    text.lines().filter_map(|line| {
+        let numbers: Option<Vec<u32>> = line.split_whitespace().map(|number| number.parse().ok()).collect();
+        numbers?.try_into().ok()
+    })
 }
 
 /// Starts a program in a user namespace of its own, in which no id is mapped yet: whoever maps them does it from

@@ -113,14 +113,18 @@ fn run_probe() -> Option<String> {
 
 /// Changes with each boot, and when the device comes, goes or changes hands.
 fn describe_host() -> String {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let device = match fs::metadata(DEVICE) {
         Ok(metadata) => {
             format!("{:x} {:o} {} {}", metadata.rdev(), metadata.mode(), metadata.uid(), metadata.gid())
         }
         Err(_) => "none".to_owned(),
     };
-    format!("{} {device}", boot.trim())
+    format!("{} {device}", boot_id())
+}
+
+/// Another one after each boot of the host.
+pub(crate) fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 #[cfg(test)]

@@ -5,11 +5,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use crate::cpio::Archive;
 use crate::kernel::Kernel;
-use crate::store::{Store, identity, short_hex};
+use crate::store::{Store, identity, key_of};
 use crate::{VmError, VmSpec};
 
 /// Changes when the layout of the image changes.
@@ -26,13 +24,8 @@ pub(crate) fn find(store: &Store, kernel: &Kernel, spec: &VmSpec) -> Result<Path
     for (file, target) in &spec.extras.files {
         parts.extend([identify(file).map_err(VmError::io(file))?, target.clone()]);
     }
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update(part);
-        hash.update([0]);
-    }
     let directory = store.path("initramfs");
-    let path = directory.join(format!("{}.cpio", short_hex(hash)));
+    let path = directory.join(format!("{}.cpio", key_of(&parts)));
     if path.exists() {
         return Ok(path);
     }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 use std::{fs, io};
@@ -225,25 +225,22 @@ impl Vm {
     /// # Errors
     /// A part is missing or cannot be started; the message says what to do.
     pub fn start(spec: &VmSpec, notice: &mut dyn FnMut(String)) -> Result<Self, VmError> {
+        check_shape(spec)?;
         let parts = Parts::find(spec, notice)?;
-        if !parts.may_be_cloned(spec) {
+        if !may_be_cloned(spec) {
             return parts.boot(spec);
         }
-        let shape = parts.shape(spec);
-        match Template::find(&parts.store, &shape, notice)? {
+        let mounted = template::mounts(spec);
+        let shape = Shape::new(&parts, spec.memory, spec.cpus, spec.layers.len(), mounted)?;
+        match Template::find(&shape, notice) {
             Some(template) => {
-                let (directory, mounted) = (template.directory.clone(), template.disk.is_some());
+                let (directory, disk) = (template.directory.clone(), mounted.then_some(&*spec.rw_disk));
                 parts.restore(spec, template).or_else(|error| {
-                    notice(not_restored(&error.to_string()));
-                    template::discard(&directory);
-                    if mounted {
-                        // The copy of what was discarded, if it was made.
-                        let _ = fs::remove_file(&spec.rw_disk);
-                    }
+                    give_up_clone(&error, &directory, disk, notice)?;
                     parts.boot(spec)
                 })
             }
-            None if template::is_wanted(&parts.store, &shape)? => {
+            None if template::is_wanted(&shape) => {
                 let request = TemplateRequest::of(spec);
                 Ok(Self { template: TemplateUse::Wanted(request), ..parts.boot(spec)? })
             }
@@ -261,15 +258,10 @@ impl Vm {
         spec: &VmSpec,
         notice: &mut dyn FnMut(String),
     ) -> Result<(), VmError> {
-        notice(not_restored(&why.to_string()));
         self.kill();
         self.wait()?;
         if let TemplateUse::Clone { directory, disk, .. } = &self.template {
-            template::discard(directory);
-            if let Some(disk) = disk {
-                // Nothing has been written to it that anybody could want.
-                fs::remove_file(disk).map_err(VmError::io(disk))?;
-            }
+            give_up_clone(why, directory, disk.as_deref(), notice)?;
         }
         *self = Parts::find(spec, &mut |_| {})?.boot(spec)?;
         Ok(())
@@ -278,11 +270,6 @@ impl Vm {
     /// Whether it goes on from a template; then [`Vm::boot_instead`] is the answer to its failure.
     pub fn is_clone(&self) -> bool {
         matches!(self.template, TemplateUse::Clone { .. })
-    }
-
-    /// Whether its guest has its writable disk mounted already.
-    pub fn writable_mounted(&self) -> bool {
-        matches!(self.template, TemplateUse::Clone { disk: Some(_), .. })
     }
 
     /// What would make a template for the next one of this kind; given once.
@@ -355,7 +342,7 @@ impl Vm {
         VmError::Died { status, detail: self.logs.detail() }
     }
 
-    /// The error to report for a guest that has not answered within [`ANSWER_TIMEOUT`].
+    /// The error to report for a guest that has not answered within [`Vm::answer_timeout`].
     pub fn silent(&self) -> VmError {
         VmError::Silent { seconds: self.answer_timeout().as_secs(), detail: self.logs.detail() }
     }
@@ -366,50 +353,48 @@ impl Vm {
     }
 }
 
-fn not_restored(why: &str) -> String {
-    let why = why.lines().take(2).collect::<Vec<_>>().join("; ");
-    format!(
+/// Removes a template that did not work, and the writable disk that came from it.
+fn give_up_clone(
+    why: &VmError,
+    directory: &Path,
+    disk: Option<&Path>,
+    notice: &mut dyn FnMut(String),
+) -> Result<(), VmError> {
+    let why = why.to_string().lines().take(2).collect::<Vec<_>>().join("; ");
+    notice(format!(
         "a virtual machine's template did not work ({why}); it was removed, and the machine boots instead"
-    )
+    ));
+    template::discard(directory);
+    match disk.map(|disk| (disk, fs::remove_file(disk))) {
+        // Nothing has been written to it that anybody could want.
+        Some((disk, Err(error))) if error.kind() != io::ErrorKind::NotFound => Err(VmError::io(disk)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Servers of shares work in the guest's memory, which a clone has for itself alone; and what a test adds to a guest,
+/// no template has.
+fn may_be_cloned(spec: &VmSpec) -> bool {
+    spec.templates && spec.shares.is_empty() && spec.extras == Extras::default()
 }
 
 /// What machines are made of, found or made.
-struct Parts {
-    qemu: Qemu,
-    store: Store,
-    kernel: Kernel,
-    initramfs: PathBuf,
-    accelerator: Accelerator,
+pub(crate) struct Parts {
+    pub qemu: Qemu,
+    pub store: Store,
+    pub kernel: Kernel,
+    pub initramfs: PathBuf,
+    pub accelerator: Accelerator,
 }
 
 impl Parts {
-    fn find(spec: &VmSpec, notice: &mut dyn FnMut(String)) -> Result<Self, VmError> {
-        check_shape(spec)?;
+    pub fn find(spec: &VmSpec, notice: &mut dyn FnMut(String)) -> Result<Self, VmError> {
         let qemu = Qemu::find()?;
         let store = Store::open(&spec.store)?;
         let kernel = Kernel::find(&store, spec.kernel.as_deref(), &spec.extras.modules, notice)?;
         let initramfs = initramfs::find(&store, &kernel, spec)?;
         let accelerator = Accelerator::find(&store, notice)?;
         Ok(Self { qemu, store, kernel, initramfs, accelerator })
-    }
-
-    /// Servers of shares work in the guest's memory, which a clone has for itself alone; and what a test adds to a
-    /// guest, no template has.
-    fn may_be_cloned(&self, spec: &VmSpec) -> bool {
-        spec.templates && spec.shares.is_empty() && spec.extras == Extras::default()
-    }
-
-    fn shape(&self, spec: &VmSpec) -> Shape<'_> {
-        Shape {
-            qemu: &self.qemu,
-            kernel: &self.kernel,
-            initramfs: &self.initramfs,
-            accelerator: &self.accelerator,
-            memory: guest_memory(spec.memory),
-            cpus: spec.cpus.max(1),
-            layers: spec.layers.len(),
-            mounted: template::mounts(spec),
-        }
     }
 
     fn boot(&self, spec: &VmSpec) -> Result<Vm, VmError> {

@@ -62,23 +62,23 @@ impl Qmp {
         // A line this short is taken whole by an empty socket.
         rustix::net::sendmsg(socket, &[IoSlice::new(&line)], &mut control, SendFlags::empty())
             .map_err(|errno| failed(errno.into()))?;
-        self.answer("getfd").map(drop)
+        self.answer("getfd")
     }
 
-    fn ask(&mut self, command: &str, arguments: Value) -> Result<Value, VmError> {
+    fn ask(&mut self, command: &str, arguments: Value) -> Result<(), VmError> {
         self.stream.get_mut().write_all(&line(command, arguments)).map_err(failed)?;
         self.answer(command)
     }
 
-    /// The next message that is not an event.
-    fn answer(&mut self, command: &str) -> Result<Value, VmError> {
+    /// Waits for the answer; events are passed over.
+    fn answer(&mut self, command: &str) -> Result<(), VmError> {
         loop {
-            let mut message = self.message()?;
+            let message = self.message()?;
             if let Some(error) = message.get("error") {
                 return Err(refused(command, &error["desc"]));
             }
-            if let Some(answer) = message.get_mut("return") {
-                return Ok(answer.take());
+            if message.get("return").is_some() {
+                return Ok(());
             }
         }
     }

@@ -18,6 +18,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use proa_protocol::template::DIRECTORY;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -41,7 +42,7 @@ pub(crate) struct StoreLock {
 
 impl Store {
     pub fn open(root: &Path) -> Result<Self, VmError> {
-        for part in ["kernels", "initramfs", "disks"] {
+        for part in ["kernels", "initramfs", "disks", DIRECTORY] {
             let path = root.join(part);
             if !path.is_dir() {
                 fs::DirBuilder::new()
@@ -129,9 +130,23 @@ pub(crate) fn identity(path: &Path, metadata: &fs::Metadata) -> String {
     short_hex(hash)
 }
 
+/// A name for what is made of these parts.
+pub(crate) fn key_of(parts: &[String]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+        hash.update([0]);
+    }
+    short_hex(hash)
+}
+
 /// The first sixteen hexadecimal digits.
 pub(crate) fn short_hex(hash: Sha256) -> String {
-    hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize()[..8])
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

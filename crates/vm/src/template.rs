@@ -35,25 +35,22 @@ use std::time::{Duration, Instant, SystemTime};
 
 use proa_protocol::frame::{Decoder, Frame, Kind};
 use proa_protocol::message::{Request, Response};
-use proa_protocol::template::{INFO_FILE, TemplateInfo};
+use proa_protocol::template::{DIRECTORY, INFO_FILE, LOCK_FILE, TemplateInfo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::accelerator::Accelerator;
-use crate::kernel::Kernel;
-use crate::machine::{Disk, Hypervisor, Logs, Machine, Origin, guest_memory};
-use crate::qemu::{MAX_DEVICES, Qemu};
+use crate::accelerator::{Accelerator, boot_id};
+use crate::machine::{Disk, Hypervisor, Logs, Machine, Origin, Parts, guest_memory};
+use crate::qemu::MAX_DEVICES;
 use crate::qmp::Qmp;
-use crate::store::{Store, identity, publish, short_hex};
-use crate::{DEFAULT_DISK, VmError, VmSpec, disk, initramfs, user};
+use crate::store::{Store, hex, identity, key_of, publish};
+use crate::{DEFAULT_DISK, VmError, VmSpec, disk, user};
 
 /// Changes when templates made before shall not be used any more.
 const FORMAT: &str = "3";
-const DIRECTORY: &str = "templates";
-const LOCK: &str = "templates.lock";
 const MEMORY: &str = "memory";
 const STATE: &str = "state";
 const DISK: &str = "disk";
@@ -105,15 +102,14 @@ pub(crate) struct Template {
 
 /// All that a template depends on.
 pub(crate) struct Shape<'a> {
-    pub qemu: &'a Qemu,
-    pub kernel: &'a Kernel,
-    pub initramfs: &'a Path,
-    pub accelerator: &'a Accelerator,
+    parts: &'a Parts,
+    /// The template's name.
+    key: String,
     /// Bytes.
-    pub memory: u64,
-    pub cpus: u32,
-    pub layers: usize,
-    pub mounted: bool,
+    memory: u64,
+    cpus: u32,
+    places: usize,
+    mounted: bool,
 }
 
 /// Whether a guest of this kind wants its writable disk mounted already: that is a new one of the usual size.
@@ -126,35 +122,47 @@ pub(crate) fn places(layers: usize) -> usize {
     layers.next_power_of_two().clamp(FEWEST_PLACES, MAX_DEVICES - 2).max(layers)
 }
 
-impl Shape<'_> {
-    fn key(&self) -> Result<String, VmError> {
-        let program = self.qemu.program();
+impl<'a> Shape<'a> {
+    /// What a guest of this memory (as in [`VmSpec`]), CPUs and layers needs, made of these parts.
+    pub fn new(
+        parts: &'a Parts,
+        memory: u64,
+        cpus: u32,
+        layers: usize,
+        mounted: bool,
+    ) -> Result<Self, VmError> {
+        let (memory, cpus, places) = (guest_memory(memory), cpus.max(1), places(layers));
+        let program = parts.qemu.program();
         let qemu = fs::metadata(program).map(|metadata| identity(program, &metadata));
-        let parts = [
+        let key = key_of(&[
             FORMAT.to_owned(),
-            self.kernel.name(),
+            parts.kernel.name(),
             // Its name is a checksum; where the store is does not matter.
-            self.initramfs.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            parts.initramfs.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             qemu.map_err(VmError::io(program))?,
-            match self.accelerator {
+            match parts.accelerator {
                 Accelerator::Kvm { .. } => "kvm".to_owned(),
                 Accelerator::Emulation { .. } => "emulation".to_owned(),
             },
             describe_cpu(),
-            format!("{} {} {} {}", self.memory, self.cpus, places(self.layers), self.mounted),
-        ];
-        let mut hash = Sha256::new();
-        for part in parts {
-            hash.update(part);
-            hash.update([0]);
-        }
-        Ok(short_hex(hash))
+            format!("{memory} {cpus} {places} {mounted}"),
+        ]);
+        Ok(Self { parts, key, memory, cpus, places, mounted })
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.parts.store.path(DIRECTORY).join(&self.key)
+    }
+
+    /// Where it is told why the template could not be made.
+    fn failure(&self) -> PathBuf {
+        self.parts.store.path(DIRECTORY).join(format!("{}{FAILED}", self.key))
     }
 
     fn tsc_khz(&self) -> u64 {
-        match self.accelerator {
+        match self.parts.accelerator {
             Accelerator::Kvm { .. } => 0,
-            Accelerator::Emulation { tsc_khz } => *tsc_khz,
+            Accelerator::Emulation { tsc_khz } => tsc_khz,
         }
     }
 }
@@ -175,25 +183,21 @@ fn describe_cpu() -> String {
 
 impl Template {
     /// The template for this shape. One whose files are not what was saved is removed, with a line to `notice`.
-    pub fn find(
-        store: &Store,
-        shape: &Shape,
-        notice: &mut dyn FnMut(String),
-    ) -> Result<Option<Self>, VmError> {
-        let directory = store.path(DIRECTORY).join(shape.key()?);
-        let Some(info) = store.read_json::<TemplateInfo>(directory.join(INFO_FILE)) else { return Ok(None) };
+    pub fn find(shape: &Shape, notice: &mut dyn FnMut(String)) -> Option<Self> {
+        let directory = shape.directory();
+        let info: TemplateInfo = shape.parts.store.read_json(directory.join(INFO_FILE))?;
         if info.tsc_khz.abs_diff(shape.tsc_khz()) > shape.tsc_khz() * CLOCK_TOLERANCE / 1_000_000 {
-            return Ok(None);
+            return None;
         }
         match Self::open(&directory, &info) {
             Ok(template) => {
                 template.mark_used();
-                Ok(Some(template))
+                Some(template)
             }
             Err(error) => {
                 notice(format!("a virtual machine's template cannot be used: {error}; booting instead"));
                 discard(&directory);
-                Ok(None)
+                None
             }
         }
     }
@@ -234,10 +238,12 @@ pub(crate) fn discard(directory: &Path) {
 }
 
 /// Whether one should be made for this shape: not if that has failed since the host's boot.
-pub(crate) fn is_wanted(store: &Store, shape: &Shape) -> Result<bool, VmError> {
-    let marker = store.path(DIRECTORY).join(format!("{}{FAILED}", shape.key()?));
-    let failed = fs::read_to_string(marker).is_ok_and(|text| text.starts_with(&boot_id()));
-    Ok(!failed)
+pub(crate) fn is_wanted(shape: &Shape) -> bool {
+    !is_of_this_boot(&shape.failure())
+}
+
+fn is_of_this_boot(failure: &Path) -> bool {
+    fs::read_to_string(failure).is_ok_and(|text| text.starts_with(&boot_id()))
 }
 
 impl TemplateRequest {
@@ -270,29 +276,15 @@ impl TemplateRequest {
             ..VmSpec::default()
         };
         let mut quiet = |_| {};
-        let qemu = Qemu::find()?;
-        let kernel = Kernel::find(&store, self.kernel.as_deref(), &[], &mut quiet)?;
-        let initramfs = initramfs::find(&store, &kernel, &spec)?;
-        let accelerator = Accelerator::find(&store, &mut quiet)?;
-        let shape = Shape {
-            qemu: &qemu,
-            kernel: &kernel,
-            initramfs: &initramfs,
-            accelerator: &accelerator,
-            memory: guest_memory(self.memory),
-            cpus: self.cpus.max(1),
-            layers: self.layers,
-            mounted: self.mounted,
-        };
-        let key = shape.key()?;
-        if Template::find(&store, &shape, &mut quiet)?.is_some() {
+        let parts = Parts::find(&spec, &mut quiet)?;
+        let shape = Shape::new(&parts, self.memory, self.cpus, self.layers, self.mounted)?;
+        if Template::find(&shape, &mut quiet).is_some() {
             return Ok(());
         }
-        let marker = store.path(DIRECTORY).join(format!("{key}{FAILED}"));
-        let made = make(&store, &shape, &key);
+        let made = make(&shape);
         match &made {
-            Ok(()) => drop(fs::remove_file(&marker)),
-            Err(error) => drop(fs::write(&marker, format!("{}\n{error}\n", boot_id()))),
+            Ok(()) => drop(fs::remove_file(shape.failure())),
+            Err(error) => drop(fs::write(shape.failure(), format!("{}\n{error}\n", boot_id()))),
         }
         remove_surplus(&store);
         made
@@ -301,15 +293,7 @@ impl TemplateRequest {
 
 /// Nothing where somebody else has it.
 fn lock(store: &Store) -> Result<Option<File>, VmError> {
-    let directory = store.path(DIRECTORY);
-    if !directory.is_dir() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory)
-            .map_err(VmError::io(&directory))?;
-    }
-    let path = store.path(LOCK);
+    let path = store.path(LOCK_FILE);
     let file =
         File::options().create(true).append(true).mode(0o600).open(&path).map_err(VmError::io(&path))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -323,22 +307,21 @@ fn lock(store: &Store) -> Result<Option<File>, VmError> {
 }
 
 /// Under the lock: everything that is half-made is nobody's.
-fn make(store: &Store, shape: &Shape, key: &str) -> Result<(), VmError> {
-    let partial = store.path(DIRECTORY).join(".new");
+fn make(shape: &Shape) -> Result<(), VmError> {
+    let partial = shape.parts.store.path(DIRECTORY).join(".new");
     let _ = fs::remove_dir_all(&partial);
     fs::DirBuilder::new().mode(0o700).create(&partial).map_err(VmError::io(&partial))?;
-    let state = save(store, shape, &partial, &format!("template-{key}")).inspect_err(|_| {
+    let state = save(shape, &partial).inspect_err(|_| {
         // The room is wanted back; what stays is removed by the next.
         let _ = fs::remove_dir_all(&partial);
     })?;
     let memory_identity = settle(&partial, MEMORY)?;
     let disk_identity = shape.mounted.then(|| settle(&partial, DISK)).transpose()?;
     let info = TemplateInfo {
-        kernel: shape.kernel.name(),
+        kernel: shape.parts.kernel.name(),
         memory: shape.memory,
         cpus: shape.cpus,
-        places: places(shape.layers),
-        created_ns: now_ns(),
+        places: shape.places,
         tsc_khz: shape.tsc_khz(),
         memory_identity,
         disk_identity,
@@ -348,7 +331,7 @@ fn make(store: &Store, shape: &Shape, key: &str) -> Result<(), VmError> {
     let text = serde_json::to_vec_pretty(&info).map_err(|error| VmError::io(&description)(error.into()))?;
     fs::write(&description, text).map_err(VmError::io(&description))?;
     File::open(&description).and_then(|file| file.sync_all()).map_err(VmError::io(&description))?;
-    let target = store.path(DIRECTORY).join(key);
+    let target = shape.directory();
     discard(&target);
     publish(&partial, &target)
 }
@@ -367,9 +350,10 @@ fn settle(directory: &Path, name: &str) -> Result<String, VmError> {
 }
 
 /// Boots the guest with its memory in `directory`, stops it and saves its state there; the state's checksum.
-fn save(store: &Store, shape: &Shape, directory: &Path, id: &str) -> Result<String, VmError> {
+fn save(shape: &Shape, directory: &Path) -> Result<String, VmError> {
+    let (parts, id) = (shape.parts, format!("template-{}", shape.key));
     let disk = directory.join(DISK);
-    let disk = shape.mounted.then(|| disk::open(store, &disk, DEFAULT_DISK)).transpose()?;
+    let disk = shape.mounted.then(|| disk::open(&parts.store, &disk, DEFAULT_DISK)).transpose()?;
     let memory = directory.join(MEMORY);
     let file = File::options()
         .read(true)
@@ -379,7 +363,7 @@ fn save(store: &Store, shape: &Shape, directory: &Path, id: &str) -> Result<Stri
         .open(&memory)
         .map_err(VmError::io(&memory))?;
     file.set_len(shape.memory).map_err(VmError::io(&memory))?;
-    let identity = user::identity(id, shape.accelerator).map_err(VmError::io(&memory))?;
+    let identity = user::identity(&id, &parts.accelerator).map_err(VmError::io(&memory))?;
     let user = rustix::process::Uid::from_raw(identity.id);
     rustix::fs::fchown(&file, Some(user), None).map_err(|errno| VmError::io(&memory)(errno.into()))?;
     let run_dir = directory.join("view");
@@ -389,17 +373,17 @@ fn save(store: &Store, shape: &Shape, directory: &Path, id: &str) -> Result<Stri
     let ((agent, agent_end), (control, control_end)) = (socket()?, socket()?);
     let logs = Logs::new()?;
     let mut disks = vec![Disk::writable(disk.map(OwnedFd::from))];
-    disks.extend((1..=places(shape.layers)).map(Disk::place));
+    disks.extend((1..=shape.places).map(Disk::place));
     let origin = Origin::Template { memory, control: control_end.into() };
     let machine = Machine {
-        id: id.to_owned(),
+        id,
         run_dir: run_dir.clone(),
-        kernel: shape.kernel.image(),
-        initramfs: shape.initramfs.to_owned(),
+        kernel: parts.kernel.image(),
+        initramfs: parts.initramfs.clone(),
         memory: shape.memory,
         cpus: shape.cpus,
         words: Vec::new(),
-        accelerator: shape.accelerator.clone(),
+        accelerator: parts.accelerator.clone(),
         disks,
         shares: Vec::new(),
         agent: agent_end.into(),
@@ -407,7 +391,7 @@ fn save(store: &Store, shape: &Shape, directory: &Path, id: &str) -> Result<Stri
         errors: logs.errors()?,
         origin,
     };
-    let vmm = shape.qemu.launch(&machine)?;
+    let vmm = parts.qemu.launch(&machine)?;
     drop(machine);
     prepare(&agent, shape.mounted).map_err(|why| logs.explain(why))?;
     rest(&agent);
@@ -462,15 +446,18 @@ fn understand(frame: &Frame) -> Result<(), String> {
     }
 }
 
-/// Removes what is too old or too much, the longest unused first.
+/// Removes what is too old or too much, the longest unused first, and failures that no longer count.
 fn remove_surplus(store: &Store) {
     let Ok(entries) = fs::read_dir(store.path(DIRECTORY)) else { return };
-    let mut templates: Vec<(SystemTime, PathBuf)> = entries
-        .flatten()
-        .filter_map(|entry| {
-            let used = fs::metadata(entry.path().join(INFO_FILE)).ok()?.modified().ok()?;
-            Some((used, entry.path()))
-        })
+    let paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    let is_failure = |path: &&PathBuf| path.to_string_lossy().ends_with(FAILED);
+    for failure in paths.iter().filter(is_failure).filter(|path| !is_of_this_boot(path)) {
+        // What cannot be removed now is tried again with the next template.
+        let _ = fs::remove_file(failure);
+    }
+    let mut templates: Vec<(SystemTime, PathBuf)> = paths
+        .into_iter()
+        .filter_map(|path| Some((fs::metadata(path.join(INFO_FILE)).ok()?.modified().ok()?, path)))
         .collect();
     templates.sort();
     let surplus = templates.len().saturating_sub(KEPT);
@@ -479,19 +466,6 @@ fn remove_surplus(store: &Store) {
             discard(path);
         }
     }
-}
-
-fn now_ns() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or_default()
-}
-
-fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -520,12 +494,15 @@ mod tests {
             make(&format!("t{number}"), Duration::from_secs(60 * number as u64));
         }
         make("ancient", UNUSED + Duration::from_secs(60));
+        fs::write(store.path(DIRECTORY).join("u1.failed"), format!("{}\nwhy\n", boot_id())).unwrap();
+        fs::write(store.path(DIRECTORY).join("u2.failed"), "another boot\nwhy\n").unwrap();
         remove_surplus(&store);
         let mut left: Vec<String> = fs::read_dir(store.path(DIRECTORY))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         left.sort();
-        assert_eq!(left, (0..KEPT).map(|number| format!("t{number}")).collect::<Vec<_>>());
+        let kept = (0..KEPT).map(|number| format!("t{number}")).chain(["u1.failed".to_owned()]);
+        assert_eq!(left, kept.collect::<Vec<_>>());
     }
 }

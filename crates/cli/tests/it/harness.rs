@@ -218,6 +218,13 @@ impl Proa {
         Running::start(command, Some(input.to_vec())).finish().stdout
     }
 
+    /// Runs a command that must succeed; its standard output without its end.
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.code, 0, "{arguments:?}: {output:?}");
+        output.stdout.trim_end().to_owned()
+    }
+
     /// Polls until `done` holds.
     pub fn wait_for(&self, what: &str, mut done: impl FnMut() -> bool) {
         let deadline = Instant::now() + LIMIT;

@@ -12,15 +12,9 @@ fn proa() -> Proa {
     Proa::of_user("proa-test").import_busybox()
 }
 
-fn ok(proa: &Proa, arguments: &[&str]) -> String {
-    let output = proa.run(arguments);
-    assert_eq!(output.code, 0, "{arguments:?}: {output:?}");
-    output.stdout.trim_end().to_owned()
-}
-
 /// What a script prints in a container with these flags.
 fn run(proa: &Proa, flags: &[&str], script: &str) -> String {
-    ok(proa, &[&["run", "--rm"], flags, &["busybox", "sh", "-c", script]].concat())
+    proa.ok(&[&["run", "--rm"], flags, &["busybox", "sh", "-c", script]].concat())
 }
 
 fn refused(output: &Output, words: &[&str]) {
@@ -107,7 +101,7 @@ fn other_ids_and_other_users() {
     let imported = proa.run_with_input(&import, &fs::read(Proa::busybox_tar()).unwrap());
     assert_eq!(imported.code, 0, "{imported:?}");
     let five = [&["run", "--rm"], KEEP, &["five", "sh", "-c", "id -u; id -g; id -G"]].concat();
-    assert_eq!(ok(&proa, &five), format!("5\n6\n6 {gid}"));
+    assert_eq!(proa.ok(&five), format!("5\n6\n6 {gid}"));
     for mode in ["keep-id:uid=x", "keep-id:name=me", "keep-id:"] {
         refused(&proa.run(&["run", "--rm", "--userns", mode, "busybox", "true"]), &["keep-id:uid=ID,gid=ID"]);
     }
@@ -121,27 +115,27 @@ fn life_of_a_container_that_keeps_the_id() {
     fs::create_dir(&directory).unwrap();
     fs::write(directory.join("file"), "copied\n").unwrap();
     proa.give(&directory);
-    ok(&proa, &[&["run", "-d", "--init", "--name", "kept"], KEEP, &["busybox", "sleep", "1000"]].concat());
+    proa.ok(&[&["run", "-d", "--init", "--name", "kept"], KEEP, &["busybox", "sleep", "1000"]].concat());
     let format = "{{.HostConfig.UsernsMode}} {{.Config.User}} {{index .HostConfig.IDMappings.UidMap 0}}";
-    assert_eq!(ok(&proa, &["inspect", "--format", format, "kept"]), format!("keep-id {uid}:{gid} {uid}:0:1"));
-    let pid = ok(&proa, &["inspect", "--format", "{{.State.Pid}}", "kept"]);
+    assert_eq!(proa.ok(&["inspect", "--format", format, "kept"]), format!("keep-id {uid}:{gid} {uid}:0:1"));
+    let pid = proa.ok(&["inspect", "--format", "{{.State.Pid}}", "kept"]);
     assert_eq!(fs::metadata(format!("/proc/{pid}")).unwrap().uid(), uid);
-    assert_eq!(ok(&proa, &["exec", "kept", "id", "-u"]), uid.to_string());
-    assert_eq!(ok(&proa, &["exec", "-u", "0", "kept", "sh", "-c", "mkdir /tmp/r; id -u"]), "0");
-    assert_eq!(ok(&proa, &["exec", "-t", "kept", "tty"]), "/dev/pts/0");
-    ok(&proa, &["cp", directory.to_str().unwrap(), "kept:/tmp/"]);
-    assert_eq!(ok(&proa, &["exec", "kept", "stat", "-c", "%u", "/tmp/tree/file"]), "0");
+    assert_eq!(proa.ok(&["exec", "kept", "id", "-u"]), uid.to_string());
+    assert_eq!(proa.ok(&["exec", "-u", "0", "kept", "sh", "-c", "mkdir /tmp/r; id -u"]), "0");
+    assert_eq!(proa.ok(&["exec", "-t", "kept", "tty"]), "/dev/pts/0");
+    proa.ok(&["cp", directory.to_str().unwrap(), "kept:/tmp/"]);
+    assert_eq!(proa.ok(&["exec", "kept", "stat", "-c", "%u", "/tmp/tree/file"]), "0");
     let back = proa.root().join("home/back");
-    ok(&proa, &["cp", "kept:/tmp/tree/file", back.to_str().unwrap()]);
+    proa.ok(&["cp", "kept:/tmp/tree/file", back.to_str().unwrap()]);
     assert_eq!(fs::read_to_string(&back).unwrap(), "copied\n");
     assert_eq!(fs::metadata(&back).unwrap().uid(), uid);
     let changes = "C /tmp\nA /tmp/r\nA /tmp/tree\nA /tmp/tree/file";
-    assert_eq!(ok(&proa, &["diff", "kept"]), changes);
-    ok(&proa, &["stop", "-t", "0", "kept"]);
-    assert_eq!(ok(&proa, &["diff", "kept"]), changes);
-    ok(&proa, &["start", "kept"]);
-    assert_eq!(ok(&proa, &["exec", "kept", "cat", "/tmp/tree/file"]), "copied");
-    ok(&proa, &["rm", "-f", "kept"]);
+    assert_eq!(proa.ok(&["diff", "kept"]), changes);
+    proa.ok(&["stop", "-t", "0", "kept"]);
+    assert_eq!(proa.ok(&["diff", "kept"]), changes);
+    proa.ok(&["start", "kept"]);
+    assert_eq!(proa.ok(&["exec", "kept", "cat", "/tmp/tree/file"]), "copied");
+    proa.ok(&["rm", "-f", "kept"]);
     for flags in [&["--privileged"][..], &["--network", "host"], &["--read-only", "--tmpfs", "/t"]] {
         assert_eq!(run(&proa, &[KEEP, flags].concat(), "id -u"), uid.to_string());
     }
@@ -165,12 +159,12 @@ fn layers_are_copied_once_and_go_with_the_image() {
     assert_eq!(fs::metadata(first).unwrap().ino(), inode);
     run(&proa, &["--userns", "keep-id:uid=7"], "true");
     assert_eq!(copies(&proa).len(), 2);
-    assert_eq!(ok(&proa, &["system", "check"]), "");
-    ok(&proa, &[&["create", "--name", "user"], KEEP, &["busybox", "true"]].concat());
+    assert_eq!(proa.ok(&["system", "check"]), "");
+    proa.ok(&[&["create", "--name", "user"], KEEP, &["busybox", "true"]].concat());
     assert_ne!(proa.run(&["rmi", "busybox"]).code, 0);
     assert_eq!(copies(&proa).len(), 2);
-    ok(&proa, &["rm", "user"]);
-    ok(&proa, &["rmi", "busybox"]);
+    proa.ok(&["rm", "user"]);
+    proa.ok(&["rmi", "busybox"]);
     assert_eq!(fs::read_dir(proa.root().join("image/layers")).unwrap().count(), 0);
     // A copy of no layer, and one of no name of ours.
     let copy = proa.root().join(format!("image/layers/{}.keep-1-1", "0".repeat(64)));
@@ -181,9 +175,9 @@ fn layers_are_copied_once_and_go_with_the_image() {
     }
     let found = proa.run(&["system", "check"]);
     assert_eq!(found.stdout.lines().count(), 2, "{found:?}");
-    ok(&proa, &["system", "check", "--repair"]);
+    proa.ok(&["system", "check", "--repair"]);
     assert!(!copy.exists() && !strange.exists());
-    assert_eq!(ok(&proa, &["system", "check"]), "");
+    assert_eq!(proa.ok(&["system", "check"]), "");
 }
 
 /// An image whose layer takes a while to unpack.
@@ -215,14 +209,14 @@ fn killed_while_it_unpacks_it_leaves_nothing() {
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         assert_eq!(create.finish().code, 137);
         assert_eq!(copies(&proa), [] as [PathBuf; 0]);
-        ok(&proa, &["system", "check", "--repair"]);
+        proa.ok(&["system", "check", "--repair"]);
         assert_eq!(fs::read_dir(&sessions).unwrap().count(), 0);
-        assert_eq!(ok(&proa, &["ps", "-aq"]), "");
-        assert_eq!(ok(&proa, &["system", "check"]), "");
+        assert_eq!(proa.ok(&["ps", "-aq"]), "");
+        assert_eq!(proa.ok(&["system", "check"]), "");
     }
-    ok(&proa, &[&["run", "--rm"], KEEP, &["large", "true"]].concat());
+    proa.ok(&[&["run", "--rm"], KEEP, &["large", "true"]].concat());
     assert_eq!(copies(&proa).len(), 1);
-    ok(&proa, &["rmi", "large"]);
+    proa.ok(&["rmi", "large"]);
     assert_eq!(fs::read_dir(proa.root().join("image/layers")).unwrap().count(), 0);
 }
 
@@ -234,7 +228,7 @@ fn the_default_of_a_configuration() {
     fs::write(&path, "[security]\nuserns = \"keep-id\"\n").unwrap();
     let config = ["--config", path.to_str().unwrap()];
     let seen =
-        |flags: &[&str]| ok(&proa, &[&config, &["run", "--rm"], flags, &["busybox", "id", "-u"]].concat());
+        |flags: &[&str]| proa.ok(&[&config, &["run", "--rm"], flags, &["busybox", "id", "-u"]].concat());
     assert_eq!(seen(&[]), uid.to_string());
     assert_eq!(seen(&["--userns", "host"]), "0");
     assert_eq!(seen(&["--userns", "keep-id:uid=5"]), "5");

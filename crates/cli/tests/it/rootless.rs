@@ -12,12 +12,6 @@ fn proa() -> Proa {
     Proa::of_user("proa-test").import_busybox()
 }
 
-fn ok(proa: &Proa, arguments: &[&str]) -> String {
-    let output = proa.run(arguments);
-    assert_eq!(output.code, 0, "{arguments:?}: {output:?}");
-    output.stdout.trim_end().to_owned()
-}
-
 fn refused(output: &Output, code: i32, words: &[&str]) {
     assert_eq!(output.code, code, "{output:?}");
     assert!((1..=2).contains(&output.stderr.lines().count()), "{output:?}");
@@ -52,7 +46,7 @@ fn kill(pid: u32) {
 fn root_inside_is_the_user_and_others_are_its_ranges() {
     let proa = proa();
     let run = |flags: &[&str], script: &str| {
-        ok(&proa, &[&["run", "--rm"], flags, &["busybox", "sh", "-c", script]].concat())
+        proa.ok(&[&["run", "--rm"], flags, &["busybox", "sh", "-c", script]].concat())
     };
     let volume = proa.root().join("home");
     let bind = format!("{}:/v", volume.display());
@@ -115,7 +109,7 @@ fn a_planted_runtime_directory_is_refused() {
     let made = fs::symlink_metadata(&fallback).unwrap();
     assert_eq!((made.uid(), made.mode() & 0o7777), (user.uid, 0o700));
     assert!(fs::metadata(fallback.join("proa-userns.sock")).unwrap().file_type().is_socket());
-    ok(&proa, &["system", "stop"]);
+    proa.ok(&["system", "stop"]);
     fs::remove_dir_all(&fallback).unwrap();
     fs::set_permissions(proa.root().join("run"), PermissionsExt::from_mode(0o700)).unwrap();
 }
@@ -128,24 +122,24 @@ fn a_single_id_is_enough_for_files_of_root_alone() {
     let again = proa.run(&["images"]);
     assert_eq!((again.code, again.stderr.as_str()), (0, ""));
     let proa = proa.import_busybox();
-    assert_eq!(ok(&proa, &["run", "--rm", "busybox", "id", "-u"]), "0");
-    assert_eq!(ok(&proa, &["run", "--rm", "-i", "busybox", "cat"]), "");
+    assert_eq!(proa.ok(&["run", "--rm", "busybox", "id", "-u"]), "0");
+    assert_eq!(proa.ok(&["run", "--rm", "-i", "busybox", "cat"]), "");
     let nobody = proa.run(&["run", "--rm", "-u", "65534", "busybox", "true"]);
     refused(&nobody, 125, &["65534", "newuidmap"]);
     let foreign = tar("touch mail; chown 0:8 mail");
     let import = proa.run_with_input(&["import", "-", "foreign"], &foreign);
     refused(&import, 1, &["mail", "group 8", "newuidmap", "/etc/subgid"]);
-    assert_eq!(ok(&proa, &["images", "-q"]).lines().count(), 1);
-    assert_eq!(ok(&proa, &["system", "check"]), "");
+    assert_eq!(proa.ok(&["images", "-q"]).lines().count(), 1);
+    assert_eq!(proa.ok(&["system", "check"]), "");
 }
 
 #[test]
 fn the_holder_may_be_killed_at_any_time() {
     let proa = proa();
-    ok(&proa, &["run", "-d", "--name", "stays", "busybox", "sleep", "1000"]);
+    proa.ok(&["run", "-d", "--name", "stays", "busybox", "sleep", "1000"]);
     for _ in 0..5 {
         kill(holder(&proa).expect("a holder runs"));
-        assert_eq!(ok(&proa, &["exec", "stays", "echo", "alive"]), "alive");
+        assert_eq!(proa.ok(&["exec", "stays", "echo", "alive"]), "alive");
     }
     kill(holder(&proa).unwrap());
     // Many first commands at once: one starts the holder, all are served.
@@ -153,7 +147,7 @@ fn the_holder_may_be_killed_at_any_time() {
     for command in commands {
         assert_eq!(command.finish().stdout, "one\n");
     }
-    ok(&proa, &["rm", "-f", "stays"]);
+    proa.ok(&["rm", "-f", "stays"]);
 }
 
 #[test]
@@ -193,34 +187,39 @@ fn whiteouts_and_opaque_directories_of_upper_layers() {
     let load = proa.run_with_input(&["load"], &fs::read(&layout).unwrap());
     assert_eq!(load.code, 0, "{load:?}");
     let list = ["run", "--rm", "marks:1", "/bin/sh", "-c", "ls -d /gone /single 2>/dev/null; ls /replaced"];
-    assert_eq!(ok(&proa, &list), "new");
+    assert_eq!(proa.ok(&list), "new");
     // A container's own marks count as well.
-    ok(
-        &proa,
-        &["run", "--name", "own", "marks:1", "/bin/sh", "-c", "rm -r /replaced /bin/ls; mkdir /replaced"],
-    );
-    let changes = ok(&proa, &["diff", "own"]);
+    proa.ok(&[
+        "run",
+        "--name",
+        "own",
+        "marks:1",
+        "/bin/sh",
+        "-c",
+        "rm -r /replaced /bin/ls; mkdir /replaced",
+    ]);
+    let changes = proa.ok(&["diff", "own"]);
     assert!(changes.lines().any(|line| line == "D /replaced/new"), "{changes}");
     assert!(changes.lines().any(|line| line == "D /bin/ls"), "{changes}");
-    ok(&proa, &["rm", "own"]);
+    proa.ok(&["rm", "own"]);
 }
 
 #[test]
 fn images_are_kept_saved_and_removed_as_roots_are() {
     let proa = proa();
     let archive = proa.root().join("home/saved.tar");
-    ok(&proa, &["save", "-o", archive.to_str().unwrap(), "busybox"]);
-    let id = ok(&proa, &["images", "-q", "--no-trunc"]);
-    ok(&proa, &["rmi", "busybox"]);
-    assert_eq!(ok(&proa, &["images", "-q"]), "");
+    proa.ok(&["save", "-o", archive.to_str().unwrap(), "busybox"]);
+    let id = proa.ok(&["images", "-q", "--no-trunc"]);
+    proa.ok(&["rmi", "busybox"]);
+    assert_eq!(proa.ok(&["images", "-q"]), "");
     let layers = proa.root().join("image/layers");
     assert_eq!(fs::read_dir(&layers).unwrap().count(), 0);
-    ok(&proa, &["load", "-i", archive.to_str().unwrap()]);
-    assert_eq!(ok(&proa, &["images", "-q", "--no-trunc"]), id);
-    assert_eq!(ok(&proa, &["run", "--rm", "busybox", "echo", "again"]), "again");
-    ok(&proa, &["image", "prune", "-a", "-f"]);
+    proa.ok(&["load", "-i", archive.to_str().unwrap()]);
+    assert_eq!(proa.ok(&["images", "-q", "--no-trunc"]), id);
+    assert_eq!(proa.ok(&["run", "--rm", "busybox", "echo", "again"]), "again");
+    proa.ok(&["image", "prune", "-a", "-f"]);
     assert_eq!(fs::read_dir(&layers).unwrap().count(), 0);
-    assert_eq!(ok(&proa, &["system", "check"]), "");
+    assert_eq!(proa.ok(&["system", "check"]), "");
 }
 
 #[test]
@@ -263,13 +262,13 @@ fn files_of_other_ranges_are_not_taken_for_ours() {
     fs::write(&maps, noted.replace("uid_map 1 ", "uid_map 1 7")).unwrap();
     refused(&proa.run(&["ps"]), 1, &["/etc/subuid", "--root"]);
     fs::write(&maps, noted).unwrap();
-    ok(&proa, &["ps"]);
+    proa.ok(&["ps"]);
 }
 
 #[test]
 fn the_hosts_network_and_devices() {
     let proa = proa();
-    let seen = ok(&proa, &["run", "--rm", "--network", "host", "busybox", "ls", "/sys/class/net"]);
+    let seen = proa.ok(&["run", "--rm", "--network", "host", "busybox", "ls", "/sys/class/net"]);
     let mut own: Vec<String> = fs::read_dir("/sys/class/net")
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -25,15 +25,9 @@ fn proa() -> Proa {
     proa.import_busybox()
 }
 
-fn ok(proa: &Proa, arguments: &[&str]) -> String {
-    let output = proa.run(arguments);
-    assert_eq!(output.code, 0, "{arguments:?}: {output:?}");
-    output.stdout.trim_end().to_owned()
-}
-
 fn run(proa: &Proa, flags: &[&str], script: &str) -> String {
     let run = ["run", "--rm", "--isolation", "vm"];
-    ok(proa, &[&run[..], flags, &["busybox", "sh", "-c", script]].concat())
+    proa.ok(&[&run[..], flags, &["busybox", "sh", "-c", script]].concat())
 }
 
 /// First id of the user's range.
@@ -60,13 +54,10 @@ fn a_guest_from_its_start_to_its_end() {
     assert!(lines[4].split_whitespace().skip(2).take(2).eq(["7", "8"]), "{seen}");
     // The layer is there as a directory for containers, and as an image.
     assert_eq!(fs::read_dir(&layers).unwrap().count(), 2);
-    assert_eq!(ok(&proa, &["system", "check"]), "");
-    ok(
-        &proa,
-        &["run", "-d", "--name", "guest", "--isolation", "vm", "-m", "128m", "busybox", "sleep", "1000"],
-    );
-    assert_eq!(ok(&proa, &["exec", "guest", "hostname"]).len(), 12);
-    let pid = ok(&proa, &["inspect", "--format", "{{.State.Pid}}", "guest"]);
+    assert_eq!(proa.ok(&["system", "check"]), "");
+    proa.ok(&["run", "-d", "--name", "guest", "--isolation", "vm", "-m", "128m", "busybox", "sleep", "1000"]);
+    assert_eq!(proa.ok(&["exec", "guest", "hostname"]).len(), 12);
+    let pid = proa.ok(&["inspect", "--format", "{{.State.Pid}}", "guest"]);
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let vmm = fs::metadata(format!("/proc/{pid}")).unwrap().uid();
     assert!((range() + 32768..range() + 65536).contains(&vmm), "{vmm}: {status}");
@@ -81,16 +72,16 @@ fn a_guest_from_its_start_to_its_end() {
             .all(|name| ["dev", "etc", "guest", "lib", "lib64", "usr"].contains(&name.to_str().unwrap())),
         "{view:?}"
     );
-    ok(&proa, &["exec", "guest", "sh", "-c", "echo kept > /root/file"]);
-    ok(&proa, &["pause", "guest"]);
-    ok(&proa, &["unpause", "guest"]);
-    ok(&proa, &["stop", "-t", "0", "guest"]);
-    assert_eq!(ok(&proa, &["diff", "guest"]), "C /root\nA /root/file");
-    ok(&proa, &["start", "guest"]);
-    assert_eq!(ok(&proa, &["exec", "guest", "cat", "/root/file"]), "kept");
-    ok(&proa, &["rm", "-f", "guest"]);
-    assert_eq!(ok(&proa, &["run", "--rm", "busybox", "echo", "container"]), "container");
-    ok(&proa, &["rmi", "busybox"]);
+    proa.ok(&["exec", "guest", "sh", "-c", "echo kept > /root/file"]);
+    proa.ok(&["pause", "guest"]);
+    proa.ok(&["unpause", "guest"]);
+    proa.ok(&["stop", "-t", "0", "guest"]);
+    assert_eq!(proa.ok(&["diff", "guest"]), "C /root\nA /root/file");
+    proa.ok(&["start", "guest"]);
+    assert_eq!(proa.ok(&["exec", "guest", "cat", "/root/file"]), "kept");
+    proa.ok(&["rm", "-f", "guest"]);
+    assert_eq!(proa.ok(&["run", "--rm", "busybox", "echo", "container"]), "container");
+    proa.ok(&["rmi", "busybox"]);
     assert_eq!(fs::read_dir(&layers).unwrap().count(), 0);
 }
 

@@ -148,13 +148,8 @@ pub(super) fn current() -> io::Result<String> {
 pub(crate) fn extents() -> io::Result<[Vec<IdMapping>; 2]> {
     let read = |file: &str| -> io::Result<Vec<IdMapping>> {
         let text = std::fs::read_to_string(format!("/proc/self/{file}"))?;
-        let extent = |line: &str| {
-            let numbers: Option<Vec<u32>> =
-                line.split_whitespace().map(|number| number.parse().ok()).collect();
-            let [container_id, host_id, size] = numbers?[..] else { return None };
-            Some(IdMapping { container_id, host_id, size })
-        };
-        Ok(text.lines().filter_map(extent).collect())
+        let extents = proa_sys::userns::parse_map(&text);
+        Ok(extents.map(|[container_id, host_id, size]| IdMapping { container_id, host_id, size }).collect())
     };
     Ok([read("uid_map")?, read("gid_map")?])
 }

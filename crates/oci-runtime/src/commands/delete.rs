@@ -2,8 +2,8 @@
 
 use proa_oci::runtime::Spec;
 use proa_oci::state::State;
+use proa_runtime::Container;
 use proa_runtime::hooks::{self, HookKind};
-use proa_runtime::{CgroupPolicy, Container};
 
 use crate::args::{Opt, Parsed, flag};
 use crate::error::{Failure, Result};
@@ -65,7 +65,7 @@ pub fn remove(
     }
     // Whoever is about to put processes into the cgroup sees that they have ended, and goes.
     let _cgroup = entry.lock_cgroup()?;
-    proa_runtime::remove_leftovers(&entry.id, spec, saved.map_or(CgroupPolicy::Auto, Saved::cgroup))?;
+    proa_runtime::remove_leftovers(&entry.id, spec, Saved::cgroup_of(saved))?;
     saved.map_or(Ok(()), Saved::unmount)?;
     entry.remove()?;
     if let (Some(own), Some(saved)) = (&spec.hooks, saved) {

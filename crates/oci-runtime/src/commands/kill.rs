@@ -1,6 +1,5 @@
 //! `kill`: sends a signal to the first process, or to all.
 
-use proa_runtime::CgroupPolicy;
 use rustix::process::Signal;
 
 use crate::args::{Opt, Parsed, flag};
@@ -34,7 +33,7 @@ pub fn run(global: &Global, parsed: &Parsed) -> Result<u8> {
         // Others than the first may live on, where they share the host's process ids.
         if all {
             let signal = proa_runtime::signal_number(signal)?;
-            let cgroup = saved.as_ref().map_or(CgroupPolicy::Auto, Saved::cgroup);
+            let cgroup = Saved::cgroup_of(saved.as_ref());
             return Ok(proa_runtime::signal_leftovers(&entry.id, &spec, cgroup, signal).map(|()| 0)?);
         }
         return Err(Failure::new(format!("container '{}' is not running", entry.id)));

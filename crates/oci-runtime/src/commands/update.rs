@@ -3,7 +3,6 @@
 use std::io::Read;
 
 use proa_oci::runtime::{BlockIo, Cpu, Memory, Pids, Resources};
-use proa_runtime::CgroupPolicy;
 
 use crate::args::{Opt, Parsed, value};
 use crate::error::{Failure, Result};
@@ -53,7 +52,7 @@ pub fn run(global: &Global, parsed: &Parsed) -> Result<u8> {
         return Err(Failure::new(format!("container '{}' is not running", entry.id)));
     };
     global.warn(&container.update(&resources)?);
-    let cgroup = saved.as_ref().map_or(CgroupPolicy::Auto, Saved::cgroup);
+    let cgroup = Saved::cgroup_of(saved.as_ref());
     Ok(proa_runtime::update_scope(&entry.id, &spec, cgroup, &resources).map(|()| 0)?)
 }
 

@@ -200,7 +200,6 @@ impl Guest {
             shares: shares.iter().map(|share| share.tag.clone()).collect(),
             entropy: vec![7; 64],
             time_ns: 1_700_000_000_000_000_000,
-            writable_mounted: self.vm.writable_mounted(),
         };
         self.send(&Request::Configure(Box::new(config)).frame(0));
         self.response(0)
