@@ -24,5 +24,6 @@ pub mod events;
 pub mod frame;
 pub mod instance;
 pub mod message;
+pub mod network;
 pub mod template;
 pub mod time;

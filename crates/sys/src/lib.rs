@@ -18,6 +18,7 @@ pub mod lock;
 pub mod memory;
 pub mod mount;
 pub mod net;
+pub mod netlink;
 pub mod process;
 pub mod seal;
 pub mod signalfd;

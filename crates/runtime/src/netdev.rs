@@ -5,19 +5,17 @@
 //! the way: those that somebody has set for good, and that are valid everywhere, are set again from inside. Nothing
 //! is moved back: when the container's network namespace goes, physical interfaces return by themselves.
 
-mod netlink;
-
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use proa_oci::runtime::{Linux, NamespaceKind, NetDevice};
+use proa_sys::netlink::{
+    ACK, CREATE, DUMP, GET_ADDRESS, GET_LINK, NEW_ADDRESS, NEW_LINK, Netlink, Object, attribute, attributes,
+    number,
+};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use self::netlink::{
-    ACK, CREATE, DUMP, GET_ADDRESS, GET_LINK, NEW_ADDRESS, NEW_LINK, Object, Route, attribute, attributes,
-    number,
-};
 use crate::plan::has_own;
 use crate::{Error, Result};
 
@@ -83,7 +81,7 @@ pub(crate) fn move_all(linux: &Linux, pid: u32) -> Result<()> {
     }
     let path = format!("/proc/{pid}/ns/net");
     let target = open(&path)?;
-    let mut here = Route::new().map_err(|errno| Error::call("netlink", errno))?;
+    let mut here = Netlink::route().map_err(|errno| Error::call("netlink", errno))?;
     let mut there = route_in(&target).map_err(|error| error.context(&path))?;
     // All of them are looked at before any of them moves.
     let mut indexes = Vec::new();
@@ -105,17 +103,17 @@ fn open(path: &str) -> Result<OwnedFd> {
 }
 
 /// A socket made in another network namespace, and the way back.
-fn route_in(namespace: &OwnedFd) -> Result<Route> {
+fn route_in(namespace: &OwnedFd) -> Result<Netlink> {
     let enter = |fd: &OwnedFd| move_into_link_name_space(fd.as_fd(), Some(LinkNameSpaceType::Network));
     let back = open("/proc/self/ns/net")?;
     enter(namespace).map_err(|errno| Error::call("enter the network namespace", errno))?;
-    let route = Route::new();
+    let route = Netlink::route();
     enter(&back).map_err(|errno| Error::call("leave the network namespace", errno))?;
     route.map_err(|errno| Error::call("netlink", errno))
 }
 
 /// The number of an interface of this name; `NODEV` if there is none.
-fn index_of(route: &mut Route, name: &str) -> Result<u32, Errno> {
+fn index_of(route: &mut Netlink, name: &str) -> Result<u32, Errno> {
     let mut body = vec![0; LINK_HEAD];
     attribute(&mut body, IFLA_IFNAME, &[name.as_bytes(), b"\0"].concat());
     let links = route.ask(GET_LINK, ACK, &body)?;
@@ -123,14 +121,14 @@ fn index_of(route: &mut Route, name: &str) -> Result<u32, Errno> {
     link.map(|(_, link)| number(link, 4)).ok_or(Errno::NODEV)
 }
 
-fn find(here: &mut Route, name: &str) -> Result<u32> {
+fn find(here: &mut Netlink, name: &str) -> Result<u32> {
     index_of(here, name).map_err(|errno| match errno {
         Errno::NODEV => Error::invalid("the host has no interface of this name"),
         errno => Error::call("find the interface", errno),
     })
 }
 
-fn must_be_free(there: &mut Route, name: &str) -> Result<()> {
+fn must_be_free(there: &mut Netlink, name: &str) -> Result<()> {
     match index_of(there, name) {
         _ if is_template(name) => Ok(()),
         Err(Errno::NODEV) => Ok(()),
@@ -141,7 +139,7 @@ fn must_be_free(there: &mut Route, name: &str) -> Result<()> {
     }
 }
 
-fn move_one(here: &mut Route, there: &mut Route, target: &OwnedFd, index: u32, name: &str) -> Result<()> {
+fn move_one(here: &mut Netlink, there: &mut Netlink, target: &OwnedFd, index: u32, name: &str) -> Result<()> {
     // Before the move, which takes them away.
     let addresses = lasting_addresses(here, index)?;
     let taken = indexes(there)?;
@@ -171,14 +169,14 @@ fn link(index: u32, flags: u32) -> Vec<u8> {
     [[0; 4], index.to_ne_bytes(), flags.to_ne_bytes(), flags.to_ne_bytes()].concat()
 }
 
-fn indexes(route: &mut Route) -> Result<Vec<u32>> {
+fn indexes(route: &mut Netlink) -> Result<Vec<u32>> {
     let links =
         route.ask(GET_LINK, DUMP, &[0; LINK_HEAD]).map_err(|errno| Error::call("list interfaces", errno))?;
     Ok(links.iter().filter(|(_, link)| link.len() >= LINK_HEAD).map(|(_, link)| number(link, 4)).collect())
 }
 
 /// Addresses that were set for good, and are valid everywhere.
-fn lasting_addresses(route: &mut Route, index: u32) -> Result<Vec<Vec<u8>>> {
+fn lasting_addresses(route: &mut Netlink, index: u32) -> Result<Vec<Vec<u8>>> {
     let all = route
         .ask(GET_ADDRESS, DUMP, &[0; ADDRESS_HEAD])
         .map_err(|errno| Error::call("list addresses", errno))?;
