@@ -9,8 +9,10 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use proa_network::link::Links;
 use proa_oci::runtime::{NamespaceKind, Spec};
 use proa_protocol::message::GuestConfig;
+use proa_protocol::network::Interface;
 use proa_runtime::{CgroupPolicy, Owners, Rootfs};
 use proa_supervisor::{Supervisor, SupervisorConfig};
 use rustix::mount::{MountFlags, mount};
@@ -30,6 +32,10 @@ const WRITABLE_DISK: &str = "rw";
 const PLACE: &str = "none";
 const OWN_NETWORK: &str = "/proc/self/ns/net";
 const NETWORK: &str = "/run/network";
+const NETWORK_DEVICES: &str = "/sys/class/net";
+const LOOPBACK: &str = "lo";
+/// Names of network devices begin so; a number follows.
+const DEVICE: &str = "eth";
 
 /// What a guest that was saved as a template has ready.
 pub struct Prepared {
@@ -55,6 +61,7 @@ pub fn prepare(mount: bool) -> Result<Prepared, Error> {
     }
     places.iter().try_for_each(|place| forget(place))?;
     make_network().at("make a network namespace at", NETWORK)?;
+    move_devices(devices()?)?;
     rustix::fs::sync();
     Ok(Prepared { writable, places, mounted: mount })
 }
@@ -75,6 +82,48 @@ fn make_network() -> io::Result<()> {
         proa_sys::net::loopback_up().and_then(|()| Ok(rustix::mount::mount_bind(OWN_NETWORK, NETWORK)?));
     move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))?;
     made
+}
+
+/// Names of the guest's network devices, in the order of their places on the bus, which is that in which the kernel
+/// has numbered them.
+fn devices() -> Result<Vec<String>, Error> {
+    let entries = fs::read_dir(NETWORK_DEVICES).at("list", NETWORK_DEVICES)?.flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut found: Vec<String> = names.filter(|name| name != LOOPBACK).collect();
+    found.sort_by_key(|name| (name.len(), name.clone()));
+    Ok(found)
+}
+
+/// Moves devices to the instance's network namespace.
+fn move_devices(names: Vec<String>) -> Result<(), Error> {
+    let target = File::open(NETWORK).at("open", NETWORK)?;
+    let mut links = Links::here()?;
+    for name in names {
+        let index = links.index(&name)?.ok_or_else(|| Error::Missing(name))?;
+        links.move_to(index, target.as_fd())?;
+    }
+    Ok(())
+}
+
+/// Makes of the devices what the instance is to have.
+fn make_interfaces(interfaces: &[Interface], is_prepared: bool) -> Result<(), Error> {
+    if interfaces.is_empty() {
+        return Ok(());
+    }
+    if !is_prepared {
+        let found = || devices().ok().filter(|found| found.len() >= interfaces.len());
+        let found = wait_for("network device", found)?;
+        make_network().at("make a network namespace at", NETWORK)?;
+        move_devices(found)?;
+    }
+    let namespace = File::open(NETWORK).at("open", NETWORK)?;
+    let mut links = Links::of(namespace.as_fd())?;
+    for (number, interface) in interfaces.iter().enumerate() {
+        let device = format!("{DEVICE}{number}");
+        let index = links.index(&device)?.ok_or_else(|| Error::Missing(device))?;
+        links.configure(index, interface)?;
+    }
+    Ok(())
 }
 
 /// Gives the instance the network namespace that was made for it, if it wants a new one that is the guest's own.
@@ -102,7 +151,8 @@ pub fn apply(mut config: GuestConfig, prepared: Option<&Prepared>) -> Result<Sup
     if !prepared.is_some_and(|prepared| prepared.mounted) {
         mount_writable(&writable)?;
     }
-    if prepared.is_some() {
+    make_interfaces(&config.interfaces, prepared.is_some())?;
+    if prepared.is_some() || !config.interfaces.is_empty() {
         use_network(&mut config.spec);
     }
     for tag in &config.shares {
@@ -118,6 +168,7 @@ pub fn apply(mut config: GuestConfig, prepared: Option<&Prepared>) -> Result<Sup
         rootfs: Rootfs::Overlay { lowers, upper: upper.into(), work: work.into(), owners: Owners::default() },
         scratch: PathBuf::from("/run/proa/files"),
         cgroup: CgroupPolicy::Auto,
+        interfaces: None,
     }))
 }
 

@@ -20,6 +20,9 @@ pub enum Error {
     /// A disk or port did not appear.
     #[error("guest: no {0} appeared; does the kernel have its driver?")]
     Missing(String),
+    /// A network device cannot be set up.
+    #[error("guest: {0}")]
+    Network(#[from] proa_network::Error),
     /// The host sent no configuration, or one that cannot be read.
     #[error("guest: {0}")]
     Configuration(String),

@@ -8,6 +8,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::network::EndpointConfig;
+use crate::network::ports::PortBindings;
+
 /// What belongs to the image's side: program, environment, streams.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -39,6 +42,9 @@ pub struct ContainerConfig {
     /// Volumes that the image declares.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, Empty>,
+    /// Ports that its program listens on, as `80/tcp`: of the image, and of `--expose`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub exposed_ports: BTreeMap<String, Empty>,
     /// Absolute directory to start in.
     pub working_dir: String,
     /// Program; one empty string takes the image's away.
@@ -68,8 +74,15 @@ pub struct HostConfig {
     pub container_id_file: String,
     /// Logging.
     pub log_config: LogConfig,
-    /// `none` or `host`.
+    /// Name of the first network, `none`, `host`, or `container:ID`.
     pub network_mode: String,
+    /// Its places in networks, as asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<EndpointConfig>,
+    /// Ports that can be reached from outside.
+    pub port_bindings: PortBindings,
+    /// All exposed ports as well.
+    pub publish_all_ports: bool,
     /// Restart policy: `no`.
     pub restart_policy: RestartPolicy,
     /// Remove the instance when it ends.
@@ -187,6 +200,16 @@ pub struct HostConfig {
 /// Docker's default size of `/dev/shm`.
 pub const DEFAULT_SHM_SIZE: i64 = 64 << 20;
 
+impl HostConfig {
+    /// Names of its networks, as `ps` shows them.
+    pub fn network_names(&self) -> Vec<&str> {
+        if self.networks.is_empty() {
+            return vec![&self.network_mode];
+        }
+        self.networks.iter().map(|endpoint| endpoint.network.as_str()).collect()
+    }
+}
+
 impl Default for HostConfig {
     fn default() -> Self {
         Self {
@@ -194,6 +217,9 @@ impl Default for HostConfig {
             container_id_file: String::new(),
             log_config: LogConfig::default(),
             network_mode: "default".into(),
+            networks: Vec::new(),
+            port_bindings: PortBindings::new(),
+            publish_all_ports: false,
             restart_policy: RestartPolicy::default(),
             auto_remove: false,
             console_size: [0, 0],

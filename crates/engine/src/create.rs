@@ -20,7 +20,7 @@ use crate::config::{ContainerConfig, HostConfig};
 use crate::db::Record;
 use crate::engine::{Engine, Making};
 use crate::error::{Error, Result};
-use crate::settings::SecuritySettings;
+use crate::settings::{NetworkSettings, SecuritySettings};
 use crate::{events, mounts, names, parse, policy, spec, trees, userns};
 
 /// Attempts at finding a free name.
@@ -41,6 +41,8 @@ pub struct CreateRequest {
     pub level: IsolationLevel,
     /// What holds for every instance of the host.
     pub settings: SecuritySettings,
+    /// The same of networks.
+    pub network: NetworkSettings,
 }
 
 /// An instance just made. Litter collectors stay away while this lives.
@@ -65,6 +67,8 @@ impl Engine {
         policy::enforce(config, host_config, settings)?;
         settings.apply(host_config)?;
         userns::complete(config, host_config, *level, settings)?;
+        let mut warnings = Vec::new();
+        let networks = self.complete_networks(host_config, *level, &mut warnings)?;
         let mut record = Record {
             id: names::fresh_id()?,
             name: String::new(),
@@ -84,12 +88,14 @@ impl Engine {
         let settings = *settings;
         let making = self.making()?;
         self.claim(&mut record, request.name.as_deref())?;
-        if let Err(error) = self.claim_ids(&mut record, &mut instance.spec, &settings) {
+        let claimed = self.claim_ids(&mut record, &mut instance.spec, &settings);
+        let claimed =
+            claimed.and_then(|()| self.claim_endpoints(&record, &networks, &mut instance, &request.network));
+        if let Err(error) = claimed {
             self.undo(&record);
             return Err(error);
         }
         instance.actor = events::actor(&record);
-        let mut warnings = self.warnings(&record)?;
         let confined = self.confine(&record, &mut instance, &mut warnings);
         if let Err(error) = confined.and_then(|()| self.complete(&record, &mut instance, &request.image)) {
             self.undo(&record);
@@ -154,17 +160,6 @@ impl Engine {
     fn undo(&self, record: &Record) {
         let _ = trees::remove(&self.paths.instance(&record.id));
         let _ = self.db.delete(&record.id);
-    }
-
-    fn warnings(&self, record: &Record) -> Result<Vec<String>> {
-        let mut warnings = Vec::new();
-        if record.host_config.network_mode == "default" && self.db.first_time("network-none")? {
-            warnings.push(
-                "networks are not there yet: without --network, an instance has --network none (said once)"
-                    .into(),
-            );
-        }
-        Ok(warnings)
     }
 }
 

@@ -8,6 +8,8 @@
 //!   instances   key · id · name · image_id · image · level · created_ns · auto_remove · config · host_config
 //!   notes       what has been said once to the users of this root
 //!   categories  SELinux categories that instances have claimed: low * 1024 + high · key
+//!   networks    which there are: name · config (JSON of `crate::network::NetworkRecord`)
+//!   addresses   what instances have claimed in them: network · which of its subnets · offset in it · key
 //!   id_ranges   ids of the host that instances have for their user namespaces: kind (u, g) · first · count · key
 //! ```
 //!
@@ -65,6 +67,19 @@ const MIGRATIONS: &[&str] = &[
     CREATE INDEX id_ranges_key ON id_ranges (key);
     CREATE TRIGGER id_ranges_freed AFTER DELETE ON instances
         BEGIN DELETE FROM id_ranges WHERE key = OLD.key; END;
+",
+    "
+    CREATE TABLE networks (
+        key INTEGER PRIMARY KEY, id TEXT NOT NULL, name TEXT NOT NULL UNIQUE, created_ns INTEGER NOT NULL,
+        config TEXT NOT NULL
+    );
+    CREATE TABLE addresses (
+        network INTEGER NOT NULL, version INTEGER NOT NULL, host INTEGER NOT NULL, key INTEGER NOT NULL,
+        PRIMARY KEY (network, version, host)
+    ) WITHOUT ROWID;
+    CREATE INDEX addresses_key ON addresses (key);
+    CREATE TRIGGER addresses_freed AFTER DELETE ON instances
+        BEGIN DELETE FROM addresses WHERE key = OLD.key; END;
 ",
 ];
 
@@ -128,7 +143,11 @@ impl Database {
         Ok(database)
     }
 
-    fn failed(&self, action: &'static str) -> impl FnOnce(rusqlite::Error) -> Error + '_ {
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    pub(crate) fn failed(&self, action: &'static str) -> impl FnOnce(rusqlite::Error) -> Error + '_ {
         move |source| Error::Database { action, path: self.path.clone(), source }
     }
 
@@ -427,12 +446,12 @@ fn gap(taken: &[(u32, u32)], pool: &[(u32, u32)], count: u32) -> Option<u32> {
 }
 
 /// The row of an id; -1, which is nobody's, for what is none.
-fn key_of(id: &str) -> i64 {
+pub(crate) fn key_of(id: &str) -> i64 {
     id.get(..KEY_DIGITS).and_then(|digits| i64::from_str_radix(digits, 16).ok()).unwrap_or(-1)
 }
 
 /// The rows of ids that begin so.
-fn key_range(prefix: &str) -> Option<(i64, i64)> {
+pub(crate) fn key_range(prefix: &str) -> Option<(i64, i64)> {
     let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     if prefix.is_empty() || !prefix.bytes().all(is_digit) {
         return None;
@@ -480,7 +499,7 @@ fn json<T: Default + serde::Serialize>(value: &T) -> String {
     kept.to_string()
 }
 
-fn is_constraint(error: &rusqlite::Error) -> bool {
+pub(crate) fn is_constraint(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::SqliteFailure(failure, _) if failure.code == ErrorCode::ConstraintViolation)
 }
 

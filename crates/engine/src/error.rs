@@ -38,6 +38,12 @@ pub enum Error {
     /// No instance has this name or id.
     #[error("no such instance: {0}")]
     NoSuchInstance(String),
+    /// No network has this name or id.
+    #[error("no such network: {0}")]
+    NoSuchNetwork(String),
+    /// Something about interfaces or the firewall of the host.
+    #[error(transparent)]
+    Network(#[from] proa_network::Error),
     /// More than one id begins so.
     #[error("more than one instance id begins with {0}")]
     AmbiguousId(String),
@@ -186,7 +192,7 @@ impl Error {
     /// Its sort.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::NoSuchInstance(_) | Self::NoSuchPath { .. } => Kind::NotFound,
+            Self::NoSuchInstance(_) | Self::NoSuchNetwork(_) | Self::NoSuchPath { .. } => Kind::NotFound,
             Self::AmbiguousId(_) | Self::Invalid { .. } | Self::Policy { .. } => Kind::InvalidInput,
             Self::NameInUse { .. } | Self::Conflict { .. } => Kind::Conflict,
             Self::Unsupported { .. } => Kind::Unsupported,
@@ -207,7 +213,8 @@ impl Error {
                 ErrorKind::Unsupported => Kind::Unsupported,
                 ErrorKind::Internal => Kind::Internal,
             },
-            Self::Io { .. }
+            Self::Network(_)
+            | Self::Io { .. }
             | Self::Database { .. }
             | Self::NewerDatabase { .. }
             | Self::MonitorGone(_)
@@ -219,12 +226,15 @@ impl Error {
     pub fn hint(&self) -> String {
         match self {
             Self::NoSuchInstance(_) => "`proa ps -a` lists all instances".into(),
+            Self::NoSuchNetwork(name) => {
+                format!("`proa network ls` lists them, `proa network create {name}` makes it")
+            }
             Self::AmbiguousId(_) => "give more digits, or the name".into(),
             Self::NameInUse { name, .. } => format!("choose another name, or `proa rm {name}` first"),
             Self::Invalid { hint, .. } | Self::Conflict { hint, .. } | Self::Unsupported { hint, .. } => {
                 hint.clone()
             }
-            Self::Image(_) => String::new(),
+            Self::Image(_) | Self::Network(_) => String::new(),
             Self::NewerDatabase { .. } => "use the newer Proa, or another --root".into(),
             Self::MonitorGone(_) => "`proa system check --repair` cleans up what it left".into(),
             Self::Io { source, .. } => match source.kind() {

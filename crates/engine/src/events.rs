@@ -111,6 +111,11 @@ impl Engine {
         self.append(Event::image(action, id, name));
     }
 
+    /// Tells of something done to what is neither an instance nor an image.
+    pub(crate) fn tell_of(&self, kind: &str, action: &str, id: &str, attributes: BTreeMap<String, String>) {
+        self.append(Event::of(kind, action, id, attributes));
+    }
+
     fn append(&self, event: Event) {
         let what = event.action.clone();
         // What was done is done: it does not fail for its event.

@@ -7,9 +7,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::engine::{Engine, Instance};
-use crate::mounts;
 use crate::parse::{rfc3339_nano, rfc3339_or_zero};
 use crate::trees;
+use crate::{mounts, network};
 
 /// The word for a status.
 pub fn status_word(status: Status) -> &'static str {
@@ -94,7 +94,7 @@ impl Engine {
             size_root_fs: sizes.map(|(_, root)| root),
             mounts: mount_points(instance),
             config: container_config(instance),
-            network_settings: network_settings(&record.host_config.network_mode),
+            network_settings: network::settings(self, instance, &config),
             isolation_level: record.level.as_str(),
         }
     }
@@ -142,9 +142,6 @@ fn host_config(instance: &Instance, config: &InstanceConfig) -> Value {
     if instance.record.host_config.privileged {
         (host["MaskedPaths"], host["ReadonlyPaths"]) = (Value::Null, Value::Null);
     }
-    if host["NetworkMode"] == "default" {
-        host["NetworkMode"] = json!("none");
-    }
     let whole = json!({
         "Cgroup": "",
         "CgroupParent": "",
@@ -156,8 +153,6 @@ fn host_config(instance: &Instance, config: &InstanceConfig) -> Value {
         "IpcMode": "private",
         "Links": null,
         "PidMode": "",
-        "PortBindings": {},
-        "PublishAllPorts": false,
         "Runtime": "proa",
         "UTSMode": "",
         "VolumeDriver": "",
@@ -225,18 +220,4 @@ fn mount_points(instance: &Instance) -> Vec<Value> {
         }
     }
     points
-}
-
-fn network_settings(mode: &str) -> Value {
-    let name = if mode == "host" { "host" } else { "none" };
-    json!({
-        "Bridge": "",
-        "SandboxID": "",
-        "SandboxKey": "",
-        "Ports": {},
-        "Gateway": "",
-        "IPAddress": "",
-        "MacAddress": "",
-        "Networks": { name: { "NetworkID": "", "IPAddress": "", "Gateway": "", "MacAddress": "" } },
-    })
 }

@@ -28,6 +28,7 @@ pub mod lsm;
 pub mod monitor;
 pub mod mounts;
 pub mod names;
+pub mod network;
 pub mod parse;
 pub mod paths;
 pub mod policy;

@@ -85,7 +85,7 @@ impl Filters {
                 instance.state.status == Status::Exited && code.parse() == Ok(instance.state.exit_code)
             })
             && self.any("isolation", |level| record.level.as_str() == level)
-            && self.any("network", |name| name == if host.network_mode == "host" { "host" } else { "none" })
+            && self.any("network", |name| host.network_names().contains(&name))
             && self.any("volume", |path| {
                 let binds = host.binds.iter().any(|bind| bind.split(':').any(|part| part == path));
                 binds || host.mounts.iter().any(|mount| mount.source == path || mount.target == path)

@@ -1,4 +1,4 @@
-//! The `security` table of the configuration file, TOML or JSON: what holds for every instance of this host.
+//! The tables `security` and `network` of the configuration file, TOML or JSON: what holds for every instance of this host.
 //!
 //! ```toml
 //! [security]
@@ -7,9 +7,13 @@
 //! userns = "auto"              # root's containers have ids of their own, unless --userns host;
 //!                              # "keep-id": ordinary users have their own id in their containers
 //! userns-range = "1000000000:1000000"   # where `containers` has none in /etc/subuid and /etc/subgid
+//!
+//! [network]
+//! publish = "0.0.0.0"          # where -p names no address, instead of 127.0.0.1
 //! ```
 
 use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -80,11 +84,62 @@ impl TryFrom<String> for IdRange {
     }
 }
 
+/// What holds for networks where nobody says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
+pub struct NetworkSettings {
+    /// Address of the host at which ports are published.
+    pub publish: IpAddr,
+}
+
+impl Default for NetworkSettings {
+    fn default() -> Self {
+        Self { publish: IpAddr::V4(Ipv4Addr::LOCALHOST) }
+    }
+}
+
 /// The tables of the file that are the engine's.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct File {
     security: SecuritySettings,
+    network: NetworkSettings,
+}
+
+impl File {
+    /// A missing file is an empty one.
+    fn load(path: &Path) -> Result<Self> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(Error::io("read", path, error)),
+        };
+        let parsed: Result<Self, String> = if text.trim_start().starts_with('{') {
+            serde_json::from_str(&text).map_err(|error| error.to_string())
+        } else {
+            toml::from_str(&text).map_err(|error| error.to_string())
+        };
+        parsed.map_err(|message| {
+            let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+            Error::Invalid {
+                message: format!("{}: {line}", path.display()),
+                hint: "[security] has policy = \"privileged|baseline|restricted\", no-new-privileges, \
+                       userns = \"host|auto|keep-id\" and userns-range = \"FIRST:COUNT\"; [network] has \
+                       publish = \"ADDRESS\""
+                    .into(),
+            }
+        })
+    }
+}
+
+impl NetworkSettings {
+    /// Reads the file's `network` table. A missing file is an empty one.
+    ///
+    /// # Errors
+    /// The file cannot be read or understood.
+    pub fn load(path: &Path) -> Result<Self> {
+        File::load(path).map(|file| file.network)
+    }
 }
 
 impl SecuritySettings {
@@ -116,26 +171,7 @@ impl SecuritySettings {
     /// # Errors
     /// The file cannot be read or understood.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(Error::io("read", path, error)),
-        };
-        let parsed: Result<File, String> = if text.trim_start().starts_with('{') {
-            serde_json::from_str(&text).map_err(|error| error.to_string())
-        } else {
-            toml::from_str(&text).map_err(|error| error.to_string())
-        };
-        let wrong = |message: String| {
-            let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
-            Error::Invalid {
-                message: format!("{}: {line}", path.display()),
-                hint: "[security] has policy = \"privileged|baseline|restricted\", no-new-privileges, \
-                       userns = \"host|auto|keep-id\" and userns-range = \"FIRST:COUNT\""
-                    .into(),
-            }
-        };
-        parsed.map(|file| file.security).map_err(wrong)
+        File::load(path).map(|file| file.security)
     }
 }
 

@@ -148,6 +148,7 @@ impl Engine {
         self.settle_all()?;
         self.end_template_makers()?;
         self.unmount_layers()?;
+        self.take_down_networks()?;
         // What is not empty belongs to instances that are kept, or to a command that has just begun.
         for directory in
             [self.paths.run.join("instances"), self.paths.run.join("layers"), self.paths.run.clone()]

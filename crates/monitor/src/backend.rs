@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use proa_protocol::frame::Frame;
 use proa_protocol::instance::{InstanceConfig, IsolationLevel, Layer, layer_mount_dir};
+use proa_protocol::message::Request;
 use proa_runtime::{CgroupPolicy, Owners, Rootfs};
-use proa_supervisor::{Mounts, PollSet, Status, Supervisor, SupervisorConfig, root_outside};
+use proa_supervisor::{PollSet, Status, Supervisor, SupervisorConfig, root_outside};
 
 use crate::args::Args;
 use crate::error::{Error, IoAt};
 use crate::guest::Guest;
+use crate::network::{self, Places, Remains};
 use crate::record::Record;
 
 /// The channel of the monitor itself: it attaches the log there, starts, and hears of failures and the end.
@@ -20,8 +22,8 @@ pub const MONITOR: u32 = 1;
 
 /// An instance's processes at either level.
 pub enum Backend {
-    /// A container.
-    Local(Box<Supervisor>),
+    /// A container, and its places in networks.
+    Local(Box<Supervisor>, Places),
     /// A virtual machine.
     Guest(Box<Guest>),
 }
@@ -39,7 +41,7 @@ impl Backend {
         notice: &mut dyn FnMut(String),
     ) -> Result<Self, Error> {
         Ok(match config.isolation {
-            IsolationLevel::Container => Self::Local(Box::new(local(args, record, config)?)),
+            IsolationLevel::Container => local(args, record, config)?,
             IsolationLevel::Vm => Self::Guest(Box::new(Guest::boot(args, record, config, notice)?)),
         })
     }
@@ -47,7 +49,7 @@ impl Backend {
     /// Passes on a frame; its channel names the client.
     pub fn send(&mut self, frame: Frame) {
         match self {
-            Self::Local(supervisor) => supervisor.handle(frame),
+            Self::Local(supervisor, _) => supervisor.handle(frame),
             Self::Guest(guest) => guest.send(&frame),
         }
     }
@@ -55,7 +57,7 @@ impl Backend {
     /// The next frame for a client or for the monitor.
     pub fn pop(&mut self) -> Option<Frame> {
         match self {
-            Self::Local(supervisor) => supervisor.pop(),
+            Self::Local(supervisor, _) => supervisor.pop(),
             Self::Guest(guest) => guest.pop(),
         }
     }
@@ -63,7 +65,7 @@ impl Backend {
     /// Adds what to wait for.
     pub fn poll_fds<'fd>(&'fd self, set: &mut PollSet<'fd>) {
         match self {
-            Self::Local(supervisor) => supervisor.poll_fds(set),
+            Self::Local(supervisor, _) => supervisor.poll_fds(set),
             Self::Guest(guest) => guest.poll_fds(set),
         }
     }
@@ -71,7 +73,7 @@ impl Backend {
     /// A descriptor of [`Backend::poll_fds`] is ready.
     pub fn ready(&mut self, token: u64) {
         match self {
-            Self::Local(supervisor) => supervisor.ready(token),
+            Self::Local(supervisor, _) => supervisor.ready(token),
             Self::Guest(guest) => guest.ready(token),
         }
     }
@@ -79,7 +81,7 @@ impl Backend {
     /// How long until [`Backend::tick`] must be called.
     pub fn timeout(&self) -> Option<Duration> {
         match self {
-            Self::Local(supervisor) => supervisor.timeout(),
+            Self::Local(supervisor, _) => supervisor.timeout(),
             Self::Guest(guest) => guest.timeout(),
         }
     }
@@ -87,7 +89,7 @@ impl Backend {
     /// Does what is due; to be called after each round.
     pub fn tick(&mut self) {
         match self {
-            Self::Local(supervisor) => supervisor.tick(),
+            Self::Local(supervisor, _) => supervisor.tick(),
             Self::Guest(guest) => guest.tick(),
         }
     }
@@ -96,7 +98,7 @@ impl Backend {
     pub fn congested(&self) -> bool {
         match self {
             // Its windows bound what it holds.
-            Self::Local(_) => false,
+            Self::Local(..) => false,
             Self::Guest(guest) => guest.congested(),
         }
     }
@@ -104,7 +106,7 @@ impl Backend {
     /// The host's processes that carry the instance, the first process or VMM first.
     pub fn pids(&self) -> Vec<u32> {
         match self {
-            Self::Local(supervisor) => match supervisor.status() {
+            Self::Local(supervisor, _) => match supervisor.status() {
                 Status::Running(pid) | Status::Paused(pid) => vec![pid],
                 Status::Ready | Status::Held | Status::Ended(_) => Vec::new(),
             },
@@ -112,11 +114,23 @@ impl Backend {
         }
     }
 
+    /// Gives an instance that runs another place in a network, or takes one away.
+    ///
+    /// # Errors
+    /// It is none that can have that, or the kernel refuses.
+    pub fn change_network(&self, request: Request) -> Result<(), Error> {
+        match (self, self.pids().first()) {
+            (Self::Local(_, places), Some(pid)) => places.change(request, *pid),
+            (Self::Local(..), None) => Err(Error::NotRunning),
+            (Self::Guest(_), _) => Err(Error::FixedDevices),
+        }
+    }
+
     /// Ends the first process where a signal from inside could not. Its end is told as any other.
     pub fn kill(&mut self) {
         match self {
             // The kernel has done all that can be done.
-            Self::Local(_) => {}
+            Self::Local(..) => {}
             Self::Guest(guest) => guest.kill(),
         }
     }
@@ -127,8 +141,12 @@ impl Backend {
     /// Something could not be removed.
     pub fn stop(&mut self, discard: bool) -> Result<Stop, Error> {
         match self {
-            Self::Local(supervisor) => Ok(Stop::Done(supervisor.delete()?)),
-            Self::Guest(guest) => Ok(if guest.stop(discard) { Stop::Done(None) } else { Stop::NotYet }),
+            Self::Local(supervisor, places) => {
+                let mounts = supervisor.delete();
+                places.withdraw()?;
+                Ok(Stop::Done(Remains::new(mounts?, places.clone())))
+            }
+            Self::Guest(guest) => guest.stop(discard),
         }
     }
 }
@@ -138,10 +156,14 @@ pub enum Stop {
     /// It must be asked for again after the next round.
     NotYet,
     /// Nothing runs any more. What is given takes time to vanish when it is dropped.
-    Done(Option<Mounts>),
+    Done(Remains),
 }
 
-fn local(args: &Args, record: &Record, config: InstanceConfig) -> Result<Supervisor, Error> {
+fn local(args: &Args, record: &Record, mut config: InstanceConfig) -> Result<Backend, Error> {
+    if let Some(other) = &config.network_of {
+        network::share(args, other, &mut config.spec)?;
+    }
+    let places = Places::prepare(args, &config.networks)?;
     let label = config.layer_label.as_deref();
     let lowers =
         config.layers.iter().map(|layer| mount_layer(&args.run, layer, label)).collect::<Result<_, _>>()?;
@@ -162,14 +184,16 @@ fn local(args: &Args, record: &Record, config: InstanceConfig) -> Result<Supervi
         uids: linux.uid_mappings.clone(),
         gids: linux.gid_mappings.clone(),
     });
-    Ok(Supervisor::new(SupervisorConfig {
+    let supervisor = Supervisor::new(SupervisorConfig {
         id: config.id,
         spec: config.spec,
         launch: config.launch,
         rootfs: Rootfs::Overlay { lowers, upper, work, owners },
         scratch: record.run_dir.join("files"),
         cgroup: CgroupPolicy::Auto,
-    }))
+        interfaces: places.interfaces(),
+    });
+    Ok(Backend::Local(Box::new(supervisor), places))
 }
 
 /// Where the layer's directory is; an EROFS image is mounted first, once for the whole host.

@@ -30,6 +30,23 @@ pub enum Error {
     /// A layer cannot be mounted.
     #[error("{}", with_source(.0))]
     Layer(#[from] proa_sys::layer_mount::LayerMountError),
+    /// Its networks.
+    #[error(transparent)]
+    Network(#[from] proa_network::Error),
+    /// Nothing runs.
+    #[error("the instance is not running")]
+    NotRunning,
+    /// A virtual machine has the network devices that it was started with.
+    #[error("a virtual machine that runs gets no other network devices; stop it first")]
+    FixedDevices,
+    /// It shares the network of an instance that does not run.
+    #[error(
+        "instance {instance}, whose network this one shares, is not running: `proa start {instance}` first"
+    )]
+    NetworkGone {
+        /// Beginning of its id.
+        instance: String,
+    },
     /// The container's runtime failed.
     #[error(transparent)]
     Runtime(#[from] proa_runtime::Error),
@@ -42,8 +59,9 @@ impl Error {
     /// The sort of failure.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::HasMonitor => ErrorKind::Conflict,
-            Self::BadJson { .. } | Self::Io { .. } | Self::Layer(_) => ErrorKind::Internal,
+            Self::HasMonitor | Self::NetworkGone { .. } | Self::NotRunning => ErrorKind::Conflict,
+            Self::FixedDevices => ErrorKind::Unsupported,
+            Self::Network(_) | Self::BadJson { .. } | Self::Io { .. } | Self::Layer(_) => ErrorKind::Internal,
             Self::Runtime(error) => error.kind(),
             Self::Vm(_) => ErrorKind::Unsupported,
         }

@@ -27,10 +27,11 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 
 use crate::args::Args;
-use crate::backend::MONITOR;
+use crate::backend::{MONITOR, Stop};
 use crate::clock::now_ns;
 use crate::error::Error;
 use crate::maker;
+use crate::network::{Places, Remains};
 use crate::record::Record;
 
 /// The channel on which the agent is configured and shut down.
@@ -73,6 +74,7 @@ pub struct Guest {
     sent: usize,
     /// The VMM has not closed its end of the stream.
     open: bool,
+    places: Places,
 }
 
 impl Guest {
@@ -83,6 +85,7 @@ impl Guest {
         mut config: InstanceConfig,
         notice: &mut dyn FnMut(String),
     ) -> Result<Self, Error> {
+        let places = Places::prepare(args, &config.networks)?;
         let shares = plan_shares(&mut config.spec)?;
         let tags = shares.iter().map(|share| share.tag.clone()).collect();
         let spec = VmSpec {
@@ -98,6 +101,7 @@ impl Guest {
             rw_size: config.vm.disk_size,
             shares,
             templates: !config.vm.no_template,
+            taps: places.taps()?,
             extras: proa_vm::Extras::default(),
         };
         let vm = Vm::start(&spec, notice)?;
@@ -111,6 +115,7 @@ impl Guest {
             outgoing: Vec::new(),
             sent: 0,
             open: true,
+            places,
         };
         let configure = GuestConfig {
             id: config.id,
@@ -118,6 +123,7 @@ impl Guest {
             launch: config.launch,
             layers,
             shares: tags,
+            interfaces: config.networks.into_iter().map(|endpoint| endpoint.interface).collect(),
             entropy: entropy(),
             time_ns: now_ns(),
         };
@@ -217,8 +223,8 @@ impl Guest {
     }
 
     /// Asks the guest to power off, so that its disk is in order; where that is to be discarded, ends it at once.
-    /// True when its VMM has ended.
-    pub fn stop(&mut self, discard: bool) -> bool {
+    /// Done when its VMM has ended.
+    pub fn stop(&mut self, discard: bool) -> Result<Stop, Error> {
         match self.phase {
             Phase::Serving | Phase::Stopping { .. } if discard => {
                 self.vm.kill();
@@ -235,7 +241,13 @@ impl Guest {
             }
             Phase::Stopping { .. } | Phase::Gone => {}
         }
-        matches!(self.phase, Phase::Gone)
+        if !matches!(self.phase, Phase::Gone) {
+            return Ok(Stop::NotYet);
+        }
+        // The taps go with the VMM.
+        self.vm.wait()?;
+        self.places.withdraw()?;
+        Ok(Stop::Done(Remains::new(None, self.places.clone())))
     }
 
     /// The agent's own answers: the first ends the boot.

@@ -21,6 +21,7 @@ mod events;
 mod guest;
 mod log;
 mod maker;
+mod network;
 mod peek;
 mod record;
 mod repair;
@@ -123,7 +124,7 @@ fn first_client(number: u32) -> Result<UnixStream, Error> {
 fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {
     let record = Record::lock(&args.root, &args.run, &args.id)?;
     record.check_dir()?;
-    let state = repair::finish(&args.root, &record)?;
+    let state = repair::finish(args, &record)?;
     proa_sys::signals::default_library_signals();
     proa_sys::signals::survive(&[Signal::TERM, Signal::INT, Signal::HUP]).at("/".as_ref())?;
     let config = record.config()?;

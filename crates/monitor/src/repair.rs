@@ -5,7 +5,6 @@
 //! set-user-id bits loses that tie), it is known by its id and start time together and killed by a descriptor,
 //! so that no other process is ever hit.
 
-use std::path::Path;
 use std::time::Duration;
 
 use proa_protocol::instance::{InstanceState, Status};
@@ -27,7 +26,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Repairs one instance, unless it has a monitor.
 pub fn run(args: &Args) -> Result<(), Error> {
     match Record::lock(&args.root, &args.run, &args.id) {
-        Ok(record) => finish(&args.root, &record).map(drop),
+        Ok(record) => finish(args, &record).map(drop),
         // It lives: there is nothing to repair.
         Err(Error::HasMonitor) => Ok(()),
         Err(error) => Err(error),
@@ -35,7 +34,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
 }
 
 /// Finishes what the last monitor of a locked record left. Returns the state as it is then.
-pub fn finish(root: &Path, record: &Record) -> Result<InstanceState, Error> {
+pub fn finish(args: &Args, record: &Record) -> Result<InstanceState, Error> {
     let state = record.state()?;
     if !matches!(state.status, Status::Running | Status::Paused) {
         return Ok(state);
@@ -46,6 +45,7 @@ pub fn finish(root: &Path, record: &Record) -> Result<InstanceState, Error> {
     let config = record.config();
     if let Ok(config) = &config {
         proa_runtime::remove_leftovers(&config.id, &config.spec, proa_runtime::CgroupPolicy::Auto)?;
+        proa_network::attach::clean_up(&args.run, &config.id, &config.networks)?;
     }
     record.remove_run_files();
     let finished = InstanceState {
@@ -60,7 +60,7 @@ pub fn finish(root: &Path, record: &Record) -> Result<InstanceState, Error> {
     record.write_state(&finished)?;
     if let Ok(config) = &config {
         let status = ExitStatus { code: LOST, oom_killed: false, at_ns: finished.finished_ns };
-        let mut events = Events::new(root, &record.dir, config);
+        let mut events = Events::new(&args.root, &record.dir, config);
         events.died(status, finished.started_ns);
         events.flush();
     }

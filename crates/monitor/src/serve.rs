@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use proa_protocol::frame::{Frame, Kind, WINDOW};
 use proa_protocol::instance::{InstanceState, Status};
 use proa_protocol::message::{ErrorKind, ExitStatus, Request, Response};
-use proa_supervisor::{HOST_TOKENS, Mounts, PollSet};
+use proa_supervisor::{HOST_TOKENS, PollSet};
 use rustix::event::PollFlags;
 use rustix::process::Signal;
 
@@ -41,6 +41,7 @@ use crate::client::{Client, Joined};
 use crate::clock::now_ns;
 use crate::events::Events;
 use crate::log::Log;
+use crate::network::Remains;
 use crate::peek;
 use crate::record::Record;
 
@@ -358,6 +359,7 @@ impl Server {
                 self.join(channel, frame, Joined::First);
             }
             "exec" => self.exec(channel, frame, &request),
+            "connect" | "disconnect" => self.change_network(channel, &frame),
             // Work on files would make the root, and stand in the start's way.
             "stat" | "changes" | "archive_get" | "archive_put"
                 if matches!(self.phase, Phase::Created { .. }) =>
@@ -441,6 +443,16 @@ impl Server {
             }
             _ => self.refuse(channel, ErrorKind::Conflict, "the instance is running already"),
         }
+    }
+
+    fn change_network(&mut self, channel: u32, frame: &Frame) {
+        let answer = match Request::parse(&frame.payload) {
+            Ok(request) => {
+                self.backend.change_network(request).map_or_else(|error| error.response(), |()| Response::Ok)
+            }
+            Err(error) => Response::error(ErrorKind::InvalidInput, error.to_string()),
+        };
+        self.answer(channel, &answer);
     }
 
     fn wait_for_end(&mut self, channel: u32) {
@@ -663,7 +675,7 @@ impl Server {
             let outcome = outcome.clone();
             match self.backend.stop(self.reaper.is_some()) {
                 Ok(Stop::NotYet) => {}
-                Ok(Stop::Done(mounts)) => self.finish(&outcome, mounts, String::new()),
+                Ok(Stop::Done(remains)) => self.finish(&outcome, Some(remains), String::new()),
                 Err(error) => self.finish(&outcome, None, error.to_string()),
             }
         }
@@ -673,8 +685,8 @@ impl Server {
         self.clients.values().any(Client::keeps_us)
     }
 
-    /// Writes down how it ended and tells everybody; then the mounts go, and the lock.
-    fn finish(&mut self, outcome: &Outcome, mounts: Option<Mounts>, left_behind: String) {
+    /// Writes down how it ended and tells everybody; then the mounts and links go, and the lock.
+    fn finish(&mut self, outcome: &Outcome, remains: Option<Remains>, left_behind: String) {
         self.phase = Phase::Over;
         self.log.end();
         self.record_end(outcome, left_behind);
@@ -693,7 +705,7 @@ impl Server {
         }
         let owned = self.clients.values().any(|client| client.owner);
         self.flush_clients();
-        drop(mounts);
+        drop(remains);
         self.record.unlock();
         if !owned && !matches!(outcome, Outcome::Nothing) {
             self.reap();

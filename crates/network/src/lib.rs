@@ -1,1 +1,11 @@
 //! Links, addresses and firewall of networks: what a monitor makes when its instance starts, and takes away at the end.
+
+pub mod attach;
+mod error;
+pub mod files;
+pub mod firewall;
+pub mod link;
+pub mod ports;
+
+pub use attach::Attachment;
+pub use error::Error;

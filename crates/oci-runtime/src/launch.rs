@@ -132,6 +132,7 @@ impl<'a> Wish<'a> {
             stdio,
             init: false,
             cgroup: global.cgroup,
+            interfaces: None,
             bundle: &self.bundle,
             nodev: false,
         };

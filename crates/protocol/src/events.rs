@@ -51,7 +51,7 @@ pub struct Event {
     /// An instance's image again.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub from: String,
-    /// `container` or `image`.
+    /// `container`, `image`, `network`, ….
     #[serde(rename = "Type")]
     pub kind: String,
     /// What happened.
@@ -92,6 +92,15 @@ impl Event {
     pub fn image(action: &str, id: &str, name: &str) -> Self {
         let attributes = BTreeMap::from([("name".to_owned(), name.to_owned())]);
         Self::new("image", action, id, String::new(), attributes)
+    }
+
+    /// Something happened to what is neither.
+    pub fn of(kind: &str, action: &str, id: &str, attributes: BTreeMap<String, String>) -> Self {
+        Self {
+            status: String::new(),
+            id: String::new(),
+            ..Self::new(kind, action, id, String::new(), attributes)
+        }
     }
 
     fn new(kind: &str, action: &str, id: &str, from: String, attributes: BTreeMap<String, String>) -> Self {

@@ -23,6 +23,7 @@ use proa_oci::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use crate::message::LaunchConfig;
+use crate::network::Endpoint;
 
 /// Name of the configuration file.
 pub const CONFIG_FILE: &str = "instance.json";
@@ -77,6 +78,12 @@ pub struct InstanceConfig {
     pub log: LogConfig,
     /// What only a VM has.
     pub vm: VmConfig,
+    /// Its places in networks; the first has the default route.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<Endpoint>,
+    /// Id of the instance whose network namespace it shares (`--network container:NAME`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_of: Option<String>,
     /// What events say of it: name, image, labels.
     pub actor: BTreeMap<String, String>,
     /// Remove the instance when it ends (`--rm`).

@@ -7,7 +7,7 @@
 //! | `Exec` | `Started` or `Error` | streams as for `Attach`, `Exited` at the end |
 //! | `Wait` | `Exited` when the first process ends | |
 //! | `Watch` | none of its own | `Happened`, as often as something does |
-//! | `Prepare`, `Signal`, `Resize`, `Pause`, `Resume`, `Update`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
+//! | `Prepare`, `Signal`, `Resize`, `Pause`, `Resume`, `Update`, `Connect`, `Disconnect`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
 //! | `Stats`, `Processes`, `Changes`, `Stat` | the like-named response | |
 //! | `ArchiveGet` | `Stat`, then `Data` frames with a tar stream, an empty one last, then `Ok` or `Error` | |
 //! | `ArchivePut` | `Ok` (go on), then the client sends `Data`, an empty one last, then `Ok` or `Error` | |
@@ -20,6 +20,7 @@ use proa_oci::runtime::{ConsoleSize, Process, Resources, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{Frame, Kind, MAX_MESSAGE};
+use crate::network::{Endpoint, Interface};
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -65,6 +66,13 @@ pub enum Request {
     Resume,
     /// Other limits, those that are named; device rules are not changed.
     Update(Box<Resources>),
+    /// To a monitor: one more place in a network.
+    Connect(Box<Endpoint>),
+    /// To a monitor: the place in this network is given up.
+    Disconnect {
+        /// Its id.
+        network: String,
+    },
     /// Resource use now.
     Stats,
     /// The instance's processes.
@@ -107,6 +115,8 @@ pub struct GuestConfig {
     pub layers: usize,
     /// virtio-fs tags to mount, each at `/run/proa/shares/<tag>`.
     pub shares: Vec<String>,
+    /// What its network devices become, in the order of their places on the bus.
+    pub interfaces: Vec<Interface>,
     /// Bytes from the host's random source for the guest's.
     pub entropy: Vec<u8>,
     /// Host time, nanoseconds since the epoch.

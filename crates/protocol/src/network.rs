@@ -152,6 +152,12 @@ pub struct Live {
     pub link: String,
 }
 
+/// Name of the firewall's tables of the root with this runtime directory: the directory's own.
+pub fn table_name(run: &Path) -> String {
+    let name = run.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' }).collect()
+}
+
 /// Directory of a network below `<run>`.
 pub fn network_dir(run: &Path, network: &str) -> PathBuf {
     run.join(DIRECTORY).join(network)
@@ -178,6 +184,7 @@ mod tests {
         let name = link_name(&"f".repeat(64), 15);
         assert_eq!(name, "pfffffffffffff");
         assert!(name.len() <= 15);
+        assert_eq!(table_name(Path::new("/run/proa-6b4f067a")), "proa_6b4f067a");
     }
 
     #[test]

@@ -121,6 +121,15 @@ pub enum CgroupPolicy {
     Systemd(&'static str),
 }
 
+/// Who makes a container's network interfaces, but for the loopback one.
+pub trait Interfaces: std::fmt::Debug {
+    /// Makes them in the network namespace of the first process, which is new and waits for them.
+    ///
+    /// # Errors
+    /// A line for the user.
+    fn make(&self, pid: u32) -> std::result::Result<(), String>;
+}
+
 /// What [`Container::create`] needs.
 #[derive(Debug)]
 pub struct Create<'a> {
@@ -138,6 +147,8 @@ pub struct Create<'a> {
     pub init: bool,
     /// Whether it gets cgroups.
     pub cgroup: CgroupPolicy,
+    /// Who makes its network interfaces; a new network namespace without has the loopback one alone.
+    pub interfaces: Option<&'a dyn Interfaces>,
     /// Absolute path of its bundle, for hooks and seccomp listeners.
     pub bundle: &'a Path,
     /// Whether the root and all mounts are `nodev` unless the spec says `dev` (invariant 11). Otherwise they are what
@@ -239,6 +250,9 @@ impl Container {
         let mut plan = Plan::new(create.id, create.spec, linux)?;
         plan.state.bundle = create.bundle.display().to_string();
         plan.as_written = !create.nodev;
+        if create.interfaces.is_some() {
+            plan.namespaces.network_at_clone()?;
+        }
         if plan.process.is_none() && detach.is_none_or(|detach| detach.gate.is_none()) {
             return Err(Error::invalid("the spec has no process"));
         }
@@ -277,7 +291,7 @@ impl Container {
         };
         let started = forked(&container).and_then(|()| container.start_scope());
         let made = started.and_then(|()| {
-            let made = container.set_up(&create.rootfs, &plan, handles, run);
+            let made = container.set_up(create, &plan, handles, run);
             // Where the process is gone, what is done to it fails as well.
             made.map_err(|error| {
                 container.channel().map_or_else(|other| other, |channel| channel.cause_of(error))
@@ -293,7 +307,7 @@ impl Container {
     }
 
     /// The parent's part, beside what the first process does.
-    fn set_up(&mut self, rootfs: &Rootfs, plan: &Plan, mut handles: Handles, run: bool) -> Result<Handles> {
+    fn set_up(&mut self, create: &Create, plan: &Plan, mut handles: Handles, run: bool) -> Result<Handles> {
         let channel = self.channel()?;
         if plan.namespaces.new_user() {
             write_id_maps(self.pid, [&plan.linux.uid_mappings, &plan.linux.gid_mappings])?;
@@ -303,10 +317,13 @@ impl Container {
             refused = help_in_user_namespace(self.pid, self.pid, plan.process.spec.oom_score_adj, &handles)?;
         }
         let sources = if plan.takes_sources() { sources::take_outside(plan, self.pid)? } else { Vec::new() };
-        let root = rootfs::mount(rootfs, plan, self.pid)?;
+        let root = rootfs::mount(&create.rootfs, plan, self.pid)?;
         // It may have failed already: then its report says why, and these errors count after it.
         let sent = channel.send_root(root.as_ref().map(AsFd::as_fd), &sources);
         drop((root, sources));
+        if let Some(interfaces) = create.interfaces {
+            interfaces.make(self.pid).map_err(Error::internal)?;
+        }
         let namespace = open_namespace(self.pid);
         let filter = plan.linux.seccomp.as_ref().map(Filter::new).transpose()?.unwrap_or_default();
         self.cgroup.attach(self.pid)?;

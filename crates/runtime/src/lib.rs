@@ -19,7 +19,7 @@
 //!
 //! | first process ([`STEPS`]) | the caller's process |
 //! | --- | --- |
-//! | joins namespaces, makes the network namespace, `lo` up | has systemd make its scope, if so asked; writes id maps; mounts the root file system, detached |
+//! | joins namespaces, makes the network namespace, `lo` up | has systemd make its scope, if so asked; writes id maps; mounts the root file system, detached; has interfaces made ([`Interfaces`]) |
 //! | takes the root, makes a `/proc` of its own | compiles the system call filter |
 //! | bind sources, mounts, devices, console | joins the cgroup (v1, if something is limited) |
 //! | masked and read-only paths, sysctl, names | waits, or moves interfaces and runs [`hooks`] |
@@ -71,7 +71,8 @@ pub use cgroup::{
     OomWatch, SubCgroup, cgroup_path, make_cgroup, remove_leftovers, signal_leftovers, update_scope,
 };
 pub use container::{
-    CgroupPolicy, Child, Container, Create, Detach, Existing, Handles, Owners, Rootfs, Stdio, signal_number,
+    CgroupPolicy, Child, Container, Create, Detach, Existing, Handles, Interfaces, Owners, Rootfs, Stdio,
+    signal_number,
 };
 pub use error::{Error, Result};
 pub use hostroot::{mount_before, unmount_root};

@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 use proa_oci::runtime::{ConsoleSize, NamespaceKind, Spec};
 use proa_protocol::frame::{Frame, Kind};
 use proa_protocol::message::{ErrorKind, ExitStatus, Happening, LaunchConfig, Request, Response};
-use proa_runtime::{CgroupPolicy, Container, Create, Error, Handles, OomWatch, Rootfs, Stdio};
+use proa_runtime::{CgroupPolicy, Container, Create, Error, Handles, Interfaces, OomWatch, Rootfs, Stdio};
 use rustix::event::PollFlags;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
@@ -72,6 +72,8 @@ pub struct SupervisorConfig {
     pub scratch: PathBuf,
     /// Whether the container gets cgroups.
     pub cgroup: CgroupPolicy,
+    /// Who makes its network interfaces.
+    pub interfaces: Option<Box<dyn Interfaces>>,
 }
 
 /// Where a supervisor is in its container's life.
@@ -384,6 +386,8 @@ impl Supervisor {
             stdio,
             init: run && launch.init,
             cgroup: config.cgroup,
+            // What only holds a root talks to nobody.
+            interfaces: config.interfaces.as_deref().filter(|_| run),
             bundle: &config.scratch,
             nodev: true,
         };

@@ -28,7 +28,9 @@ mod template;
 mod user;
 mod virtiofsd;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub use error::VmError;
 pub use machine::{ANSWER_TIMEOUT, Vm, VmExit};
@@ -66,6 +68,8 @@ pub struct VmSpec {
     pub rw_size: u64,
     /// Host directories and files shown to the guest; see [`plan_shares`].
     pub shares: Vec<Share>,
+    /// Taps that the guest's network devices are wired to, in their order on the bus.
+    pub taps: Vec<Arc<OwnedFd>>,
     /// Start from a template where there is one, and want one where there is none.
     pub templates: bool,
     /// What a guest that is not an instance boots with on top.

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
+use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
 
@@ -57,6 +58,8 @@ pub(crate) struct Machine {
     pub disks: Vec<Disk>,
     /// virtio-fs servers.
     pub shares: Vec<SharePort>,
+    /// What network devices are wired to.
+    pub taps: Vec<Arc<OwnedFd>>,
     /// The VMM's end of the connection to the agent.
     pub agent: OwnedFd,
     /// Where the guest's serial port goes.
@@ -231,7 +234,7 @@ impl Vm {
             return parts.boot(spec);
         }
         let mounted = template::mounts(spec);
-        let shape = Shape::new(&parts, spec.memory, spec.cpus, spec.layers.len(), mounted)?;
+        let shape = Shape::new(&parts, &TemplateRequest::of(spec))?;
         match Template::find(&shape, notice) {
             Some(template) => {
                 let (directory, disk) = (template.directory.clone(), mounted.then_some(&*spec.rw_disk));
@@ -441,6 +444,7 @@ impl Parts {
             accelerator: self.accelerator.clone(),
             disks,
             shares,
+            taps: spec.taps.clone(),
             agent: agent.into(),
             console: logs.console()?,
             errors: logs.errors()?,
@@ -465,13 +469,14 @@ fn check_shape(spec: &VmSpec) -> Result<(), VmError> {
         return Err(VmError::BadShape("the image has no layers".to_owned()));
     }
     // The serial port and the writable disk take a place each.
-    let devices = spec.layers.len() + spec.shares.len() + 2;
+    let others = spec.taps.len() + 2;
+    let devices = spec.layers.len() + spec.shares.len() + others;
     if devices > MAX_DEVICES {
         return Err(VmError::BadShape(format!(
             "{} layers and {} shares are more than the {} that a virtual machine can have",
             spec.layers.len(),
             spec.shares.len(),
-            MAX_DEVICES - 2
+            MAX_DEVICES - others
         )));
     }
     Ok(())

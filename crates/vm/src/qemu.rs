@@ -37,7 +37,7 @@ const SYSTEM: &[&str] = &["/usr", "/lib", "/lib64", "/etc/ld.so.cache"];
 /// Functions of a PCI slot, and slots that the machine itself leaves free (1 to 30).
 const FUNCTIONS: usize = 8;
 const SLOTS: usize = 30;
-/// Everything a guest may have: disks, shares and the serial port.
+/// Everything a guest may have: disks, shares, network devices and the serial port.
 pub(crate) const MAX_DEVICES: usize = FUNCTIONS * SLOTS;
 /// Size of a place for a disk, bytes. A clone believes that the disk in it is as large; it reads no more of it than
 /// its file system says, and where it does, QEMU reports an error.
@@ -133,7 +133,8 @@ fn descriptors(machine: &Machine) -> Vec<BorrowedFd<'_>> {
         Origin::Clone { control, state, .. } => (Some(control), Some(state)),
     };
     let origin = control.into_iter().chain(state).map(AsFd::as_fd);
-    disks.chain(shares).chain([machine.agent.as_fd()]).chain(origin).collect()
+    let taps = machine.taps.iter().map(|tap| tap.as_fd());
+    disks.chain(shares).chain(taps).chain([machine.agent.as_fd()]).chain(origin).collect()
 }
 
 /// The command line, one setting after the other.
@@ -161,6 +162,12 @@ fn arguments(machine: &Machine) -> Vec<String> {
         let tag = &share.tag;
         line.add("-chardev", format!("socket,id={tag},fd={}", share.socket.as_raw_fd()));
         line.device(&format!("vhost-user-fs-pci,chardev={tag},tag={tag},queue-size=1024"));
+    }
+    for (number, tap) in machine.taps.iter().enumerate() {
+        line.add("-netdev", format!("tap,id=net{number},fd={}", tap.as_raw_fd()));
+        // The guest takes another address when it is configured.
+        let mac = format!("52:54:00:00:00:{number:02x}");
+        line.device(&format!("virtio-net-pci,netdev=net{number},mac={mac},romfile=,disable-legacy=on"));
     }
     line.words
 }
@@ -317,6 +324,7 @@ mod tests {
             accelerator,
             disks,
             shares: (0..shares).map(|n| SharePort { tag: format!("share{n}"), socket: null() }).collect(),
+            taps: Vec::new(),
             agent: null(),
             console: null(),
             errors: null(),

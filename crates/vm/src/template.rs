@@ -31,6 +31,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use proa_protocol::frame::{Decoder, Frame, Kind};
@@ -50,7 +51,7 @@ use crate::store::{Store, hex, identity, key_of, publish};
 use crate::{DEFAULT_DISK, VmError, VmSpec, disk, user};
 
 /// Changes when templates made before shall not be used any more.
-const FORMAT: &str = "3";
+const FORMAT: &str = "4";
 const MEMORY: &str = "memory";
 const STATE: &str = "state";
 const DISK: &str = "disk";
@@ -87,6 +88,9 @@ pub struct TemplateRequest {
     pub layers: usize,
     /// Whether its guest has the writable disk mounted.
     pub mounted: bool,
+    /// Number of network devices.
+    #[serde(default)]
+    pub interfaces: usize,
 }
 
 /// A template that is there and fits, ready to be cloned.
@@ -110,6 +114,7 @@ pub(crate) struct Shape<'a> {
     cpus: u32,
     places: usize,
     mounted: bool,
+    interfaces: usize,
 }
 
 /// Whether a guest of this kind wants its writable disk mounted already: that is a new one of the usual size.
@@ -123,15 +128,11 @@ pub(crate) fn places(layers: usize) -> usize {
 }
 
 impl<'a> Shape<'a> {
-    /// What a guest of this memory (as in [`VmSpec`]), CPUs and layers needs, made of these parts.
-    pub fn new(
-        parts: &'a Parts,
-        memory: u64,
-        cpus: u32,
-        layers: usize,
-        mounted: bool,
-    ) -> Result<Self, VmError> {
-        let (memory, cpus, places) = (guest_memory(memory), cpus.max(1), places(layers));
+    /// What a guest needs for which this is wanted, made of these parts.
+    pub fn new(parts: &'a Parts, wanted: &TemplateRequest) -> Result<Self, VmError> {
+        let TemplateRequest { mounted, interfaces, .. } = *wanted;
+        let (memory, cpus) = (guest_memory(wanted.memory), wanted.cpus.max(1));
+        let places = places(wanted.layers);
         let program = parts.qemu.program();
         let qemu = fs::metadata(program).map(|metadata| identity(program, &metadata));
         let key = key_of(&[
@@ -145,9 +146,9 @@ impl<'a> Shape<'a> {
                 Accelerator::Emulation { .. } => "emulation".to_owned(),
             },
             describe_cpu(),
-            format!("{memory} {cpus} {places} {mounted}"),
+            format!("{memory} {cpus} {places} {mounted} {interfaces}"),
         ]);
-        Ok(Self { parts, key, memory, cpus, places, mounted })
+        Ok(Self { parts, key, memory, cpus, places, mounted, interfaces })
     }
 
     fn directory(&self) -> PathBuf {
@@ -257,6 +258,7 @@ impl TemplateRequest {
             cpus: spec.cpus,
             layers: spec.layers.len(),
             mounted: mounts(spec),
+            interfaces: spec.taps.len(),
         }
     }
 
@@ -277,7 +279,7 @@ impl TemplateRequest {
         };
         let mut quiet = |_| {};
         let parts = Parts::find(&spec, &mut quiet)?;
-        let shape = Shape::new(&parts, self.memory, self.cpus, self.layers, self.mounted)?;
+        let shape = Shape::new(&parts, self)?;
         if Template::find(&shape, &mut quiet).is_some() {
             return Ok(());
         }
@@ -374,6 +376,8 @@ fn save(shape: &Shape, directory: &Path) -> Result<String, VmError> {
     let logs = Logs::new()?;
     let mut disks = vec![Disk::writable(disk.map(OwnedFd::from))];
     disks.extend((1..=shape.places).map(Disk::place));
+    // What a device of the guest can do depends on what it is wired to.
+    let taps = (0..shape.interfaces).map(|_| proa_sys::tap::open_detached().map(Arc::new));
     let origin = Origin::Template { memory, control: control_end.into() };
     let machine = Machine {
         id,
@@ -386,6 +390,7 @@ fn save(shape: &Shape, directory: &Path) -> Result<String, VmError> {
         accelerator: parts.accelerator.clone(),
         disks,
         shares: Vec::new(),
+        taps: taps.collect::<io::Result<_>>().map_err(VmError::io("/dev/net/tun"))?,
         agent: agent_end.into(),
         console: logs.console()?,
         errors: logs.errors()?,

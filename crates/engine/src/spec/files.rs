@@ -31,14 +31,21 @@ pub(super) fn build(
 fn hosts(config: &ContainerConfig, host: &HostConfig, network: Network, hostname: &str) -> Result<String> {
     let mut text = match network {
         Network::Host => read("/etc/hosts")?,
-        Network::None => own_hosts(config, hostname),
+        Network::None | Network::Shared => own_hosts(config, hostname),
+        Network::Own => LOCAL_HOSTS.to_owned(),
     };
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
     }
     for entry in &host.extra_hosts {
-        let (name, address) = parse_extra_host(entry)?;
-        let _ = writeln!(text, "{address}\t{name}");
+        match parse_extra_host(entry)? {
+            (name, Some(address)) => drop(writeln!(text, "{address}\t{name}")),
+            // Known when the instance has its place in a network.
+            (_, None) if network == Network::Own => {}
+            (_, None) => {
+                return Err(Error::invalid(format!("--add-host {entry:?} needs a network with a gateway")));
+            }
+        }
     }
     Ok(text)
 }
@@ -48,27 +55,27 @@ fn own_hosts(config: &ContainerConfig, hostname: &str) -> String {
         "" => hostname.to_owned(),
         domain => format!("{hostname}.{domain} {hostname}"),
     };
-    format!(
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
-         ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n127.0.1.1\t{names}\n"
-    )
+    format!("{LOCAL_HOSTS}127.0.1.1\t{names}\n")
 }
 
-/// Reads `name:address` or `name=address` of `--add-host`.
+const LOCAL_HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
+    ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
+
+/// Reads `name:address` or `name=address` of `--add-host`; no address stands for `host-gateway`.
 ///
 /// # Errors
 /// It has another form.
-pub(super) fn parse_extra_host(text: &str) -> Result<(&str, IpAddr)> {
+pub(crate) fn parse_extra_host(text: &str) -> Result<(&str, Option<IpAddr>)> {
     let wrong =
         |hint: &str| Error::Invalid { message: format!("invalid --add-host {text:?}"), hint: hint.into() };
     let at = text.find(['=', ':']).ok_or_else(|| wrong("NAME:ADDRESS"))?;
     let (name, address) = (&text[..at], &text[at + 1..]);
     if address == "host-gateway" {
-        return Err(wrong("host-gateway needs networks, which are not there yet"));
+        return Ok((name, None));
     }
     let address = address.trim_start_matches('[').trim_end_matches(']');
     match address.parse() {
-        Ok(address) if !name.is_empty() && !name.contains(char::is_whitespace) => Ok((name, address)),
+        Ok(address) if !name.is_empty() && !name.contains(char::is_whitespace) => Ok((name, Some(address))),
         _ => Err(wrong("NAME:ADDRESS")),
     }
 }
@@ -78,16 +85,37 @@ fn resolv_conf(host: &HostConfig, network: Network) -> Result<String> {
     if network == Network::Host && !given {
         return read("/etc/resolv.conf");
     }
+    let servers = host.dns.iter().map(|server| {
+        server.parse().map_err(|_| Error::invalid(format!("invalid --dns {server:?}: not an address")))
+    });
+    write_resolv_conf(host, &servers.collect::<Result<Vec<IpAddr>>>()?, &host.dns_search)
+}
+
+/// That of an instance which asks the resolver of its networks, at these addresses. What `--dns` names is asked by
+/// the resolver; domains are searched as on the host, unless others are given.
+pub(crate) fn resolv_conf_of(host: &HostConfig, servers: &[IpAddr]) -> Result<String> {
+    let search = if host.dns_search.is_empty() { hosts_search()? } else { host.dns_search.clone() };
+    // A lone dot says that nothing is to be searched.
+    let search: Vec<String> = search.into_iter().filter(|domain| domain != ".").collect();
+    write_resolv_conf(host, servers, &search)
+}
+
+fn hosts_search() -> Result<Vec<String>> {
+    let text = read("/etc/resolv.conf")?;
+    let last = text.lines().rev().find_map(|line| {
+        let mut words = line.split_whitespace();
+        matches!(words.next(), Some("search" | "domain")).then(|| words.map(ToOwned::to_owned).collect())
+    });
+    Ok(last.unwrap_or_default())
+}
+
+fn write_resolv_conf(host: &HostConfig, servers: &[IpAddr], search: &[String]) -> Result<String> {
     let mut text = String::new();
-    for server in &host.dns {
-        let address: IpAddr = server
-            .parse()
-            .map_err(|_| Error::invalid(format!("invalid --dns {server:?}: not an address")))?;
-        let _ = writeln!(text, "nameserver {address}");
+    for server in servers {
+        let _ = writeln!(text, "nameserver {server}");
     }
     let one_word = |word: &str| !word.is_empty() && !word.contains(char::is_whitespace);
-    let lists =
-        [("search", "--dns-search", &host.dns_search), ("options", "--dns-option", &host.dns_options)];
+    let lists = [("search", "--dns-search", search), ("options", "--dns-option", &host.dns_options)];
     for (keyword, flag, words) in lists {
         if let Some(wrong) = words.iter().find(|word| !one_word(word)) {
             return Err(Error::invalid(format!("invalid {flag} {wrong:?}")));

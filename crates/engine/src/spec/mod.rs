@@ -22,39 +22,43 @@ use proa_protocol::message::LaunchConfig;
 
 use crate::config::{ContainerConfig, HostConfig};
 use crate::error::{Error, Result};
+use crate::network::Mode;
 use crate::{mounts, names, parse};
 
 pub use environment::merge as merge_environment;
+pub(crate) use files::{parse_extra_host, resolv_conf_of};
 pub use process::{ExecRequest, exec_process, merge};
 pub use security::{AppArmor, Filter, Label, SecurityOptions};
 
+/// Ports from here on are everybody's.
+const UNPRIVILEGED_PORTS: (&str, &str) = ("net.ipv4.ip_unprivileged_port_start", "0");
+/// Groups that may send echo requests.
+const UNPRIVILEGED_PING: (&str, &str) = ("net.ipv4.ping_group_range", "0 2147483647");
 /// With fewer ids an ordinary user has none for virtual machine monitors (`proa_vm` says which they are); a range of
 /// the usual size is 65536.
 const FEWEST_IDS: u32 = 12288;
 
-/// Network modes there are so far.
+/// What an instance's network means for its spec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Network {
+enum Network {
     /// A loopback interface alone.
     None,
     /// The host's.
     Host,
+    /// Another instance's, whose namespace its monitor looks up.
+    Shared,
+    /// Interfaces of its own, which its monitor makes.
+    Own,
 }
 
 impl Network {
-    /// From Docker's `NetworkMode`.
-    ///
-    /// # Errors
-    /// It names a network.
-    pub fn parse(text: &str) -> Result<Self> {
-        match text {
-            "" | "default" | "none" => Ok(Self::None),
-            "host" => Ok(Self::Host),
-            other => Err(Error::unsupported(
-                format!("networks are not there yet: --network {other}"),
-                "--network none (the default) or --network host",
-            )),
-        }
+    fn of(host: &HostConfig) -> Result<Self> {
+        Ok(match Mode::parse(&host.network_mode)? {
+            Mode::None => Self::None,
+            Mode::Host => Self::Host,
+            Mode::Container(_) => Self::Shared,
+            Mode::Network(_) => Self::Own,
+        })
     }
 }
 
@@ -84,7 +88,7 @@ pub fn build(
     level: IsolationLevel,
 ) -> Result<InstanceConfig> {
     check_level(host, level)?;
-    let network = Network::parse(&host.network_mode)?;
+    let network = Network::of(host)?;
     let hostname = hostname(id, config, network)?;
     let mut spec = defaults::default_spec();
     spec.hostname = Some(hostname.clone());
@@ -150,7 +154,7 @@ pub(crate) fn check_level(host: &HostConfig, level: IsolationLevel) -> Result<()
             if host.network_mode == "host" {
                 return refused(
                     "--network host",
-                    "a guest has a network stack of its own: use --network none",
+                    "a guest has a network stack of its own: use a network, or --network none",
                 );
             }
             if !host.devices.is_empty() {
@@ -220,6 +224,12 @@ fn apply_linux(spec: &mut Spec, host: &HostConfig, network: Network) -> Result<(
     let linux = spec.linux_mut();
     if network == Network::Host {
         linux.namespaces.retain(|namespace| namespace.kind != NamespaceKind::Network);
+    }
+    if network == Network::Own {
+        // As Docker has it: who has a network of its own needs no privilege for its ports and for ping.
+        for (key, value) in [UNPRIVILEGED_PORTS, UNPRIVILEGED_PING] {
+            linux.sysctl.insert(key.to_owned(), value.to_owned());
+        }
     }
     for (key, value) in &host.sysctls {
         let of_network = key.starts_with("net.");

@@ -39,6 +39,7 @@ pub fn merge(config: &mut ContainerConfig, image: &ImageExec) {
     for (key, value) in &image.labels {
         config.labels.entry(key.clone()).or_insert_with(|| value.clone());
     }
+    config.exposed_ports.extend(image.exposed_ports.iter().map(|port| (port.clone(), Empty {})));
     config.volumes.extend(image.volumes.iter().map(|path| (path.clone(), Empty {})));
 }
 

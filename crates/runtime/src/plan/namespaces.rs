@@ -73,6 +73,22 @@ impl<'a> Namespaces<'a> {
         Ok(result)
     }
 
+    /// Has the network namespace made by `clone3`, so that the caller can make interfaces in it while the first
+    /// process does other things.
+    pub(crate) fn network_at_clone(&mut self) -> Result<()> {
+        if self.in_child & NEWNET == 0 {
+            return Err(Error::invalid("network interfaces need a new network namespace"));
+        }
+        self.in_child &= !NEWNET;
+        self.at_clone |= NEWNET;
+        Ok(())
+    }
+
+    /// Whether a network namespace is made.
+    pub(crate) fn new_network(&self) -> bool {
+        (self.at_clone | self.in_child) & NEWNET != 0
+    }
+
     /// Whether the container has mounts of its own, and not the host's.
     pub(crate) fn has_mount(&self) -> bool {
         self.all & NEWNS != 0

@@ -212,6 +212,7 @@ fn a_directory_as_root() {
         stdio: fixture.stdio,
         init: false,
         cgroup: CgroupPolicy::Disabled,
+        interfaces: None,
         bundle: "/".as_ref(),
         nodev: true,
     })
@@ -245,6 +246,7 @@ fn an_overlay_of_many_layers() {
         stdio: fixture.stdio,
         init: false,
         cgroup: CgroupPolicy::Auto,
+        interfaces: None,
         bundle: "/".as_ref(),
         nodev: true,
     })

@@ -168,6 +168,7 @@ fn limits_without_cgroups_are_refused() {
         stdio: fixture.stdio,
         init: false,
         cgroup: CgroupPolicy::Disabled,
+        interfaces: None,
         bundle: "/".as_ref(),
         nodev: true,
     };

@@ -124,6 +124,7 @@ impl Fixture {
             stdio: self.stdio,
             init: self.init,
             cgroup: CgroupPolicy::Auto,
+            interfaces: None,
             bundle: self.dir.path(),
             nodev: self.nodev,
         }

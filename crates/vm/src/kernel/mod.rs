@@ -30,7 +30,8 @@ use modules::{Module, Modules};
 /// that share a store do not undo each other's work.
 const FORMAT: &str = "2";
 /// Drivers and file systems without which a guest cannot work, in the order they are wanted at boot.
-const NEEDED: &[&str] = &["virtio_pci", "virtio_console", "virtio_blk", "erofs", "overlay", "ext4"];
+const NEEDED: &[&str] =
+    &["virtio_pci", "virtio_console", "virtio_blk", "virtio_net", "erofs", "overlay", "ext4"];
 /// The checksum that ext4 and erofs ask for by another name than the module's.
 const HELPFUL: &[&str] = &["crc32c_generic"];
 /// What shares need on top.

@@ -1,0 +1,139 @@
+//! The instance's networks: its places in them as long as it runs, or the namespace of another instance.
+
+use std::cell::RefCell;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use proa_network::Attachment;
+use proa_oci::runtime::{NamespaceKind, Spec};
+use proa_protocol::instance::{InstanceState, STATE_FILE, Status, instance_dir};
+use proa_protocol::message::Request;
+use proa_protocol::network::Endpoint;
+use proa_runtime::Interfaces;
+use proa_supervisor::Mounts;
+
+use crate::args::{Args, Mode};
+use crate::error::{Error, IoAt};
+
+/// The instance's places; none in what is only held for work on its files.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    attachment: Option<Rc<RefCell<Attachment>>>,
+    /// It has some from the start.
+    any: bool,
+}
+
+impl Places {
+    /// Reserves what they need. What is only held for work on its files needs none.
+    ///
+    /// # Errors
+    /// A port is taken, or the kernel refuses something.
+    pub fn prepare(args: &Args, endpoints: &[Endpoint]) -> Result<Self, Error> {
+        if args.mode != Mode::Run {
+            return Ok(Self::default());
+        }
+        let attachment = Attachment::prepare(&args.run, &args.id, endpoints.to_vec())?;
+        Ok(Self { attachment: Some(Rc::new(RefCell::new(attachment))), any: !endpoints.is_empty() })
+    }
+
+    /// Who makes a container's interfaces.
+    pub fn interfaces(&self) -> Option<Box<dyn Interfaces>> {
+        let attachment = self.attachment.as_ref().filter(|_| self.any)?;
+        Some(Box::new(Maker(Rc::clone(attachment))))
+    }
+
+    /// What a virtual machine's interfaces are wired to.
+    ///
+    /// # Errors
+    /// The kernel refuses something.
+    pub fn taps(&self) -> Result<Vec<Arc<OwnedFd>>, Error> {
+        let Some(attachment) = &self.attachment else { return Ok(Vec::new()) };
+        Ok(attachment.borrow().taps()?.into_iter().map(Arc::new).collect())
+    }
+
+    /// Gives up names and ports: the program has ended, and nobody has been told yet.
+    ///
+    /// # Errors
+    /// Something could not be taken away; `system check` finds it.
+    pub fn withdraw(&self) -> Result<(), Error> {
+        self.attachment.as_ref().map_or(Ok(()), |attachment| Ok(attachment.borrow_mut().withdraw()?))
+    }
+
+    /// Does what a client asks of the places of a container that runs.
+    ///
+    /// # Errors
+    /// The kernel refuses something.
+    pub fn change(&self, request: Request, pid: u32) -> Result<(), Error> {
+        let Some(attachment) = &self.attachment else { return Ok(()) };
+        match request {
+            Request::Connect(endpoint) => Ok(attachment.borrow_mut().connect(*endpoint, pid)?),
+            Request::Disconnect { network } => Ok(attachment.borrow_mut().disconnect(&network, pid)?),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Maker(Rc<RefCell<Attachment>>);
+
+impl Interfaces for Maker {
+    fn make(&self, pid: u32) -> Result<(), String> {
+        self.0.borrow().interfaces(pid).map_err(|error| error.to_string())
+    }
+}
+
+/// What the kernel takes time to undo: dropping it waits for that.
+pub struct Remains {
+    mounts: Option<Mounts>,
+    places: Places,
+}
+
+impl Remains {
+    /// Of a container, or of a virtual machine, which has no mounts.
+    pub fn new(mounts: Option<Mounts>, places: Places) -> Self {
+        Self { mounts, places }
+    }
+}
+
+impl Drop for Remains {
+    fn drop(&mut self) {
+        drop(self.mounts.take());
+        if let Some(attachment) = &self.places.attachment {
+            // What is left is found by `system check`: its file is there.
+            let _ = attachment.borrow().finish();
+        }
+    }
+}
+
+/// Puts the namespace of the instance with this id into the spec.
+///
+/// # Errors
+/// It does not run.
+pub fn share(args: &Args, other: &str, spec: &mut Spec) -> Result<(), Error> {
+    let path = instance_dir(&args.root, other).join(STATE_FILE);
+    let state = match fs::read(&path) {
+        Ok(bytes) => InstanceState::parse(&bytes).map_err(|error| Error::BadJson { path, error })?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => InstanceState::default(),
+        Err(error) => return Err(error).at(&path),
+    };
+    if !matches!(state.status, Status::Running | Status::Paused) || !is_held(args, other) {
+        return Err(Error::NetworkGone { instance: other.chars().take(12).collect() });
+    }
+    for namespace in &mut spec.linux_mut().namespaces {
+        if namespace.kind == NamespaceKind::Network {
+            namespace.path = Some(format!("/proc/{}/ns/net", state.pid));
+        }
+    }
+    Ok(())
+}
+
+/// Whether an instance has a monitor: without one its process id may be anybody's.
+fn is_held(args: &Args, instance: &str) -> bool {
+    use rustix::fs::{FlockOperation, flock};
+    let path = instance_dir(&args.run, instance).join(proa_protocol::instance::LOCK_FILE);
+    let file = fs::File::open(Path::new(&path));
+    file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())
+}
