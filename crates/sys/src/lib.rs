@@ -24,4 +24,5 @@ pub mod seal;
 pub mod signalfd;
 pub mod signals;
 pub mod sigwait;
+pub mod tap;
 pub mod userns;
