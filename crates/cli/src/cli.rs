@@ -206,7 +206,7 @@ fn help() -> Outcome {
     }
     let options = root_parser().help_template("{options}").render_help().to_string();
     text.push_str(&format!(
-        "\nOptions:\n{}\n\nWithout --network an instance has --network none: a loopback interface alone.\n\
+        "\nOptions:\n{}\n\nWithout --network an instance is in the network bridge.\n\
          `proa COMMAND --help` explains a command.\n",
         options.trim_end()
     ));

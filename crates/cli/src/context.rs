@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use proa_engine::monitor::Programs;
 use proa_engine::rootless::{self, Entered, Mapping};
-use proa_engine::settings::SecuritySettings;
+use proa_engine::settings::{NetworkSettings, SecuritySettings};
 use proa_engine::{Bases, Engine, Paths};
 use proa_image::registry::ProxyConfig;
 use proa_image::{RegistryConfig, RegistryOptions};
@@ -150,6 +150,14 @@ impl Context {
             return Ok(settings);
         }
         Ok(settings.and(SecuritySettings::load(Path::new(DEFAULT_CONFIG))?))
+    }
+
+    /// What holds for networks where nobody says otherwise.
+    ///
+    /// # Errors
+    /// The configuration file makes no sense.
+    pub fn network_settings(&self) -> Result<NetworkSettings, Failure> {
+        Ok(NetworkSettings::load(&self.existing_config()?)?)
     }
 
     /// The configuration file, which must be there if it was named.

@@ -45,4 +45,5 @@ mod userns;
 pub use channel::Channel;
 pub use engine::{Engine, Instance};
 pub use error::{Error, Kind, Result};
+pub use ipnet;
 pub use paths::{Bases, Paths};

@@ -170,7 +170,8 @@ impl Attachment {
     /// # Errors
     /// Something could not be taken away; the rest was.
     pub fn withdraw(&mut self) -> Result<(), Error> {
-        let done = self.endpoints.iter().map(|endpoint| self.withdraw_one(endpoint)).fold(Ok(()), Result::and);
+        let done =
+            self.endpoints.iter().map(|endpoint| self.withdraw_one(endpoint)).fold(Ok(()), Result::and);
         for endpoint in &mut self.endpoints {
             (endpoint.names, endpoint.ports) = (Vec::new(), Vec::new());
         }

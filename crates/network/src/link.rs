@@ -10,9 +10,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use proa_protocol::network::{Interface, Network};
-use proa_sys::netlink::{
-    ACK, CREATE, GET_LINK, NEW_ADDRESS, NEW_LINK, Netlink, Request, attribute, number,
-};
+use proa_sys::netlink::{ACK, CREATE, GET_LINK, NEW_ADDRESS, NEW_LINK, Netlink, Request, attribute, number};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};

@@ -23,7 +23,8 @@ impl Reserved {
     /// # Errors
     /// The kernel does not say.
     pub fn number(&self) -> Result<u16, Error> {
-        let address = getsockname(&self.0).and_then(SocketAddr::try_from).map_err(Error::call("getsockname"))?;
+        let address =
+            getsockname(&self.0).and_then(SocketAddr::try_from).map_err(Error::call("getsockname"))?;
         Ok(address.port())
     }
 }
@@ -54,7 +55,9 @@ pub fn reserve(port: &PublishedPort) -> Result<Reserved, Error> {
         Err(Errno::ADDRINUSE) => Err(Error::PortInUse { address, protocol }),
         Err(Errno::ACCESS) => Err(Error::PortReserved { address, protocol }),
         Err(Errno::ADDRNOTAVAIL) => Err(Error::NotOurAddress { address: port.host_ip }),
-        Err(errno) => Err(Error::file("reserve port", format!("{address}/{protocol}"))(io::Error::from(errno))),
+        Err(errno) => {
+            Err(Error::file("reserve port", format!("{address}/{protocol}"))(io::Error::from(errno)))
+        }
     }
 }
 

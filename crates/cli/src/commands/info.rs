@@ -125,6 +125,6 @@ fn plain(document: &Value) -> String {
         lines.iter().map(|(label, field)| format!("{label}: {}\n", value(field))).collect();
     let memory = document["MemTotal"].as_u64().unwrap_or(0);
     text.push_str(&format!("Memory: {}\n", format::binary_size(memory)));
-    text.push_str("Network: none by default (--network host for the host's, at level container)\n");
+    text.push_str("Network: bridge, host, macvlan, none\n");
     text
 }

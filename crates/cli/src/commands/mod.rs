@@ -13,8 +13,10 @@ pub mod info;
 pub mod inspect;
 pub mod kill;
 pub mod logs;
+pub mod network;
 pub mod pause;
 pub mod policy;
+pub mod port;
 pub mod ps;
 pub mod rename;
 pub mod restart;
@@ -147,6 +149,7 @@ pub const ALL: &[Entry] = &[
     entry!(Instance, "attach", attach, "Join the streams of a running instance"),
     entry!(Instance, "logs", logs, "Print what an instance has written"),
     entry!(Instance, "top", top, "List an instance's processes"),
+    entry!(Instance, "port", port, "List where an instance's ports can be reached"),
     entry!(Instance, "stats", stats, "Show what instances use"),
     entry!(Instance, "cp", cp, "Copy files into and out of an instance"),
     entry!(Instance, "diff", diff, "List what differs between an instance's files and its image"),
@@ -164,6 +167,7 @@ pub const ALL: &[Entry] = &[
     entry!(Image, "logout", image::logout, "Log out of a registry"),
     group!("container", "Work on instances", CONTAINER),
     group!("image", "Work on images", IMAGE),
+    group!("network", "Work on networks", NETWORK),
     group!("policy", "Hold instances to the Pod Security Standards", POLICY),
     group!("system", "Work on all of it", SYSTEM),
     group!("template", "See what virtual machines start from", TEMPLATE),
@@ -183,6 +187,7 @@ const CONTAINER: &[Entry] = &[
     entry!(Instance, "logs", logs, "Print what an instance has written"),
     entry!(Instance, "ls", ps, "List instances", aliases: &["ps", "list"]),
     entry!(Instance, "pause", pause, "Freeze instances"),
+    entry!(Instance, "port", port, "List where an instance's ports can be reached"),
     entry!(Instance, "prune", container_prune, "Remove all instances that do not run"),
     entry!(Instance, "rename", rename, "Give an instance another name"),
     entry!(Instance, "restart", restart, "Stop and start instances"),
@@ -209,6 +214,16 @@ const IMAGE: &[Entry] = &[
     entry!(Image, "rm", image::rmi, "Remove images", aliases: &["remove"]),
     entry!(Image, "save", image::save, "Save images to an archive"),
     entry!(Image, "tag", image::tag, "Give an image another name"),
+];
+
+const NETWORK: &[Entry] = &[
+    entry!(Management, "connect", network::connect, "Give an instance a place in a network"),
+    entry!(Management, "create", network::create, "Make a network"),
+    entry!(Management, "disconnect", network::disconnect, "Take an instance's place in a network away"),
+    entry!(Management, "inspect", network::inspect, "Print all about networks"),
+    entry!(Management, "ls", network::ls, "List networks", aliases: &["list"]),
+    entry!(Management, "prune", network::prune, "Remove networks that no instance is in"),
+    entry!(Management, "rm", network::rm, "Remove networks", aliases: &["remove"]),
 ];
 
 const POLICY: &[Entry] =

@@ -3,6 +3,7 @@
 use proa_engine::db::Record;
 use proa_engine::list::Filters;
 use proa_engine::names::short;
+use proa_engine::network;
 use proa_engine::{Engine, Instance};
 use proa_protocol::instance::Status;
 use serde_json::{Map, Value};
@@ -79,13 +80,14 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
     let with_size = args.size || args.format.as_deref().is_some_and(|format| format.contains(".Size"));
     let size_of = |instance: &Instance| with_size.then(|| sizes(engine, instance));
     let rows: Vec<Value> =
-        instances.iter().map(|instance| row(instance, args.no_trunc, &shows, &size_of)).collect();
+        instances.iter().map(|instance| row(engine, instance, args.no_trunc, &shows, &size_of)).collect();
     format::rows(args.format.as_deref(), &columns, &rows)?;
     Ok(0)
 }
 
 /// The fields of one line that are shown.
 fn row(
+    engine: &Engine,
     instance: &Instance,
     whole: bool,
     shows: &dyn Fn(&str) -> bool,
@@ -105,12 +107,12 @@ fn row(
     add("RunningFor", &|| since_ns(record.created_ns));
     add("State", &|| proa_engine::inspect::status_word(instance.state.status).to_owned());
     add("Status", &|| status(instance));
-    add("Ports", &String::new);
+    add("Ports", &|| network::ports_text(engine, instance));
     add("Names", &|| record.name.clone());
     add("Labels", &|| labels(record));
     add("LocalVolumes", &|| "0".into());
     add("Mounts", &|| mounts(record));
-    add("Networks", &|| if record.host_config.network_mode == "host" { "host" } else { "none" }.into());
+    add("Networks", &|| record.host_config.network_names().join(","));
     add("Isolation", &|| record.level.as_str().into());
     add("Size", &|| size_of(instance).unwrap_or_else(|| "0B".into()));
     row.insert("Platform".into(), Value::Null);

@@ -6,20 +6,7 @@ use crate::error::Failure;
 
 /// Options by what they need.
 const LATER: &[(&str, &[&str])] = &[
-    (
-        "networks",
-        &[
-            "publish",
-            "publish-all",
-            "expose",
-            "ip",
-            "ip6",
-            "link",
-            "link-local-ip",
-            "mac-address",
-            "network-alias",
-        ],
-    ),
+    ("links, which user-defined networks replace", &["link", "link-local-ip"]),
     ("volumes", &["volumes-from", "volume-driver"]),
     ("restart policies", &["restart"]),
     (
@@ -37,8 +24,6 @@ const LATER: &[(&str, &[&str])] = &[
     ("device plug-ins", &["gpus"]),
     ("other runtimes", &["runtime", "storage-opt"]),
 ];
-/// Those of them without a value.
-const SWITCHES: &[&str] = &["publish-all"];
 /// What is already so, or changes nothing here.
 const HARMLESS: &[&str] = &["no-healthcheck", "disable-content-trust"];
 
@@ -89,13 +74,7 @@ impl clap::Args for LaterFlags {
         let flags = LATER.iter().flat_map(|(_, flags)| flags.iter());
         let command = flags.fold(command, |command, flag| {
             let arg = Arg::new(*flag).long(*flag).hide(true);
-            let arg = match *flag {
-                "publish" => arg.short('p'),
-                "publish-all" => arg.short('P'),
-                _ => arg,
-            };
-            let takes_value = !SWITCHES.contains(flag);
-            command.arg(arg.action(if takes_value { ArgAction::Append } else { ArgAction::SetTrue }))
+            command.arg(arg.action(ArgAction::Append))
         });
         HARMLESS.iter().fold(command, |command, flag| {
             command.arg(Arg::new(*flag).long(*flag).hide(true).action(ArgAction::SetTrue))

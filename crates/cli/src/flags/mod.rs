@@ -2,6 +2,7 @@
 
 mod later;
 mod limits;
+mod network;
 mod process;
 mod security;
 mod storage;
@@ -10,7 +11,6 @@ use std::path::{Path, PathBuf};
 
 use proa_engine::config::{ContainerConfig, HostConfig};
 use proa_engine::life::parse_level;
-use proa_engine::spec::Network;
 use proa_protocol::instance::IsolationLevel;
 
 use crate::error::Failure;
@@ -40,9 +40,6 @@ pub struct ContainerFlags {
     /// Remove the instance when it ends
     #[arg(long)]
     pub rm: bool,
-    /// Network: none (a loopback interface alone; the default) or host
-    #[arg(long, visible_alias = "net", value_name = "MODE")]
-    pub network: Option<String>,
     /// Pull the image: always, missing or never
     #[arg(long, value_name = "POLICY", default_value = "missing")]
     pub pull: String,
@@ -63,6 +60,8 @@ pub struct ContainerFlags {
     pub log_opt: Vec<String>,
     #[command(flatten)]
     process: process::ProcessFlags,
+    #[command(flatten)]
+    network: network::NetworkFlags,
     #[command(flatten)]
     storage: storage::StorageFlags,
     #[command(flatten)]
@@ -112,15 +111,12 @@ impl ContainerFlags {
             return Err(Failure::usage(format!("invalid --pull {:?}", self.pull))
                 .with_hint("always, missing or never"));
         }
-        let network = self.network.clone().unwrap_or_else(|| "default".into());
-        Network::parse(&network).map_err(usage)?;
         let mut config = self.process.config(&self.image)?;
         let attached = self.attached(attach, detached)?;
         config.attach_stdin = attached.stdin;
         config.attach_stdout = attached.stdout;
         config.attach_stderr = attached.stderr;
         let mut host = HostConfig {
-            network_mode: network,
             auto_remove: self.rm,
             container_id_file: self
                 .cidfile
@@ -133,6 +129,7 @@ impl ContainerFlags {
         host.vm.no_template = self.no_template;
         host.vm.disk_size =
             self.disk_size.as_deref().map(proa_engine::parse::bytes).transpose().map_err(usage)?;
+        self.network.apply(&mut config, &mut host)?;
         self.log(&mut host)?;
         self.process.apply(&mut host)?;
         self.storage.apply(&mut host)?;

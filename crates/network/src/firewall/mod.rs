@@ -39,7 +39,9 @@ pub enum Error {
         name: String,
     },
     /// There is another element with that key.
-    #[error("the firewall has {key} already, and it leads elsewhere: the port is published by another instance")]
+    #[error(
+        "the firewall has {key} already, and it leads elsewhere: the port is published by another instance"
+    )]
     Taken {
         /// Address, transport and port.
         key: String,

@@ -44,7 +44,8 @@ impl Space {
             move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
             work()
         };
-        thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        thread::scope(|scope| scope.spawn(inside).join())
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     /// As `ip` takes it.
@@ -143,7 +144,8 @@ impl Lab {
     pub fn instance(&self, network: &Network, number: u8, ports: &[PublishedPort]) -> Instance {
         let live = live(network, number, ports);
         let space = Space::new();
-        let Live { link, endpoint: Endpoint { interface: Interface { mac, addresses, gateways, .. }, .. } } = &live;
+        let Live { link, endpoint: Endpoint { interface: Interface { mac, addresses, gateways, .. }, .. } } =
+            &live;
         let path = space.path();
         self.firewall.add_endpoint(&live).unwrap();
         ip(&format!(

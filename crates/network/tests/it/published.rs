@@ -67,11 +67,8 @@ fn a_port_on_all_addresses_takes_nothing_that_is_for_others() {
 fn a_port_on_one_address_is_reached_by_that_alone() {
     on_a_host(|lab| {
         let network = lab.network(1, |_| {});
-        let ports = [
-            port(Tcp, HOST[0], 8080, 80),
-            port(Udp, HOST[0], 8080, 80),
-            port(Tcp, HOST[1], 8080, 80),
-        ];
+        let ports =
+            [port(Tcp, HOST[0], 8080, 80), port(Udp, HOST[0], 8080, 80), port(Tcp, HOST[1], 8080, 80)];
         let web = lab.instance(&network, 2, &ports);
         assert_eq!(source(Tcp, &lab.lan, (HOST[0], 8080), &web, 80), NEIGHBOUR[0]);
         assert_eq!(source(Udp, &lab.lan, (HOST[0], 8080), &web, 80), NEIGHBOUR[0]);
