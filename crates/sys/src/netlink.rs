@@ -27,6 +27,10 @@ pub const DUMP: u16 = 0x300;
 pub const CREATE: u16 = 0x600;
 
 const REQUEST: u16 = 0x1;
+/// `NFNL_MSG_BATCH_BEGIN`
+const BATCH_BEGIN: u16 = 16;
+/// `NFNL_MSG_BATCH_END`
+const BATCH_END: u16 = 17;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 /// `struct nlmsghdr`: length, type, flags, sequence number, port.
@@ -111,6 +115,37 @@ impl Netlink {
             }
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Sends several requests of a netfilter subsystem as one transaction: all of them are done, or none.
+    ///
+    /// # Errors
+    /// The place of the first that failed, and why; 0 where the kernel refuses the transaction as a whole.
+    pub fn transact(&mut self, subsystem: u8, requests: &[Request]) -> Result<(), (usize, Errno)> {
+        let Some(last) = requests.len().checked_sub(1) else { return Ok(()) };
+        // `struct nfgenmsg`: family, version, subsystem.
+        let frame = [0, 0, 0, subsystem];
+        let mut message = Vec::new();
+        self.write(&mut message, BATCH_BEGIN, 0, &frame);
+        let begin = self.sequence;
+        for (place, request) in requests.iter().enumerate() {
+            let answered = if place == last { ACK } else { 0 };
+            self.write(&mut message, request.kind, request.flags | answered, &request.body);
+        }
+        self.write(&mut message, BATCH_END, 0, &frame);
+        send(&self.socket, &message, SendFlags::empty()).map_err(|errno| (0, errno))?;
+        // Errors come in the order of the requests, asked for or not, before the last one's answer.
+        loop {
+            let length = self.receive().map_err(|errno| (0, errno))?;
+            for (sequence, errno) in acknowledgements(&self.buffer[..length]) {
+                let Some(number) = sequence.checked_sub(begin).map(|number| number as usize) else { continue };
+                match errno {
+                    Some(errno) => return Err((number.saturating_sub(1), errno)),
+                    None if number == last + 1 => return Ok(()),
+                    None => {}
+                }
+            }
+        }
     }
 
     fn write(&mut self, message: &mut Vec<u8>, kind: u16, flags: u16, body: &[u8]) {

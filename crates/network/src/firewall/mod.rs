@@ -1,0 +1,185 @@
+//! What networks let through: two nftables tables of one name for each root of Proa.
+//!
+//! ```text
+//!   rules.nft      the rules, which never change: `table inet NAME` (published ports, isolation, masquerading) and
+//!                  `table bridge NAME` (what may come out of an instance's link), both over sets
+//!   element.rs     what a network or an instance is in those sets
+//!   transaction.rs adds and removes elements, each change one transaction of the kernel, without another program
+//!   nft.rs         puts the tables there when they are missing, by nft
+//! ```
+//!
+//! Invariants: a packet is either under all of the rules or there is no table at all, since tables come and go with
+//! their rules in one transaction; sets are hashes, so that a packet costs the same however many instances there
+//! are; our chains accept what is not about our bridges, so that the host's other tables have their say.
+//!
+//! Somebody may flush the host's ruleset at any time; then changes say [`Error::NoTable`], and [`Firewall::restore`]
+//! brings back everything. The caller's lock keeps that apart from changes: it is held exclusively around
+//! [`Firewall::ensure`], [`Firewall::restore`] (from the reading of what it is given) and [`Firewall::remove`], and
+//! shared (`LOCK_SH`) around a change together with the file that records it. Changes need no order among each other.
+//!
+//! An instance's elements have to be there before its link is a port of the bridge, and may go only after it: what
+//! comes from an interface that is not in the set of ports is not filtered. Needs Linux 5.7.
+
+mod element;
+mod nft;
+mod transaction;
+mod value;
+
+use std::{fmt, io};
+
+use proa_protocol::network::{Live, Network};
+
+/// A failure of the firewall.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The tables are missing, or another version's: [`Firewall::restore`] and try again.
+    #[error("the firewall has no table '{name}' of this version of Proa")]
+    NoTable {
+        /// Its name.
+        name: String,
+    },
+    /// There is another element with that key.
+    #[error("the firewall has {key} already, and it leads elsewhere: the port is published by another instance")]
+    Taken {
+        /// Address, transport and port.
+        key: String,
+    },
+    /// The kernel cannot filter what crosses a bridge.
+    #[error(
+        "the kernel cannot filter bridges, so instances could take each other's addresses: it needs CONFIG_NF_TABLES_BRIDGE"
+    )]
+    NoBridgeFamily,
+    /// There is no nft.
+    #[error("networks need nft, which is not there: install the package nftables")]
+    NoNft,
+    /// nft failed.
+    #[error("{program} cannot install the firewall's rules: {text}")]
+    Nft {
+        /// Its path.
+        program: &'static str,
+        /// What it says.
+        text: String,
+    },
+    /// The kernel refused.
+    #[error("the kernel refuses {what}")]
+    Kernel {
+        /// What it was asked for.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// An address that is none.
+    #[error("'{text}' is no MAC address")]
+    Mac {
+        /// As given.
+        text: String,
+    },
+}
+
+/// Which of the two tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Family {
+    /// Packets of IP.
+    Inet = 1,
+    /// Frames that cross a bridge.
+    Bridge = 7,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Inet => "inet",
+            Self::Bridge => "bridge",
+        })
+    }
+}
+
+/// The tables of one root, in the caller's network namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Firewall {
+    name: String,
+}
+
+impl Firewall {
+    /// Tables of this name: letters, digits and underscores.
+    pub fn new(name: String) -> Self {
+        debug_assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'), "{name}");
+        Self { name }
+    }
+
+    /// Puts the tables there, without elements, if they are missing or another version's; whether it did.
+    ///
+    /// # Errors
+    /// nft is missing or fails, or the kernel lacks what it needs.
+    pub fn ensure(&self) -> Result<bool, Error> {
+        let is_missing = !transaction::is_installed(&self.name)?;
+        if is_missing {
+            self.install(Vec::new())?;
+        }
+        Ok(is_missing)
+    }
+
+    /// Replaces the tables by fresh ones with what these networks and instances have, in one transaction.
+    ///
+    /// Of two instances that claim the same port the first has it.
+    ///
+    /// # Errors
+    /// As for [`Firewall::ensure`], or an endpoint has no MAC address.
+    pub fn restore(&self, networks: &[Network], endpoints: &[Live]) -> Result<(), Error> {
+        let mut elements: Vec<_> = networks.iter().flat_map(element::of_network).collect();
+        for live in endpoints {
+            elements.extend(element::of_endpoint(live)?);
+        }
+        self.install(elements)
+    }
+
+    /// Removes the tables, if they are there.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn remove(&self) -> Result<(), Error> {
+        transaction::remove_tables(&self.name)
+    }
+
+    /// Isolates a network's bridge from everything else as the network says. Does nothing for one without a bridge.
+    ///
+    /// # Errors
+    /// [`Error::NoTable`], or the kernel refuses.
+    pub fn add_network(&self, network: &Network) -> Result<(), Error> {
+        transaction::add(&self.name, &element::of_network(network))
+    }
+
+    /// Undoes [`Firewall::add_network`]; the bridge has to be gone.
+    ///
+    /// # Errors
+    /// [`Error::NoTable`], or the kernel refuses.
+    pub fn remove_network(&self, network: &Network) -> Result<(), Error> {
+        transaction::remove(&self.name, &element::of_network(network))
+    }
+
+    /// Publishes an instance's ports, and binds its link to its addresses.
+    ///
+    /// A port on a host's address of an IP version that the instance has no address of is not published here.
+    ///
+    /// # Errors
+    /// [`Error::NoTable`], [`Error::Taken`], or the kernel refuses; then nothing was changed.
+    pub fn add_endpoint(&self, live: &Live) -> Result<(), Error> {
+        transaction::add(&self.name, &element::of_endpoint(live)?)
+    }
+
+    /// Undoes [`Firewall::add_endpoint`]; the link has to be gone, and its ports still claimed.
+    ///
+    /// # Errors
+    /// [`Error::NoTable`], or the kernel refuses.
+    pub fn remove_endpoint(&self, live: &Live) -> Result<(), Error> {
+        transaction::remove(&self.name, &element::of_endpoint(live)?)
+    }
+
+    fn install(&self, elements: Vec<element::Element>) -> Result<(), Error> {
+        let installed = nft::install(&self.name, elements);
+        if matches!(installed, Err(Error::Nft { .. })) && !transaction::has_bridges(&self.name)? {
+            return Err(Error::NoBridgeFamily);
+        }
+        installed
+    }
+}
