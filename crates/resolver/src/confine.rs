@@ -6,7 +6,9 @@ use std::io;
 use proa_sys::process::{Insn, install_filter};
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal, getppid, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, Signal, getppid, set_dumpable_behavior, setrlimit,
+};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 /// `nobody`, who owns nothing.
@@ -78,6 +80,24 @@ pub fn enter(parent: Option<rustix::process::Pid>) -> io::Result<()> {
         return Err(Errno::SRCH.into());
     }
     install_filter(&filter(), 0)
+}
+
+/// What the steward gives up: all but what sockets, the firewall and the server's change of user need.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn narrow() -> io::Result<()> {
+    limit(Resource::Core, 0)?;
+    let kept = CapabilitySet::NET_ADMIN
+        | CapabilitySet::NET_BIND_SERVICE
+        | CapabilitySet::NET_RAW
+        | CapabilitySet::SETUID
+        | CapabilitySet::SETGID;
+    let now = rustix::thread::capabilities(None)?;
+    let kept = now.permitted & kept;
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets)?;
+    Ok(rustix::thread::set_no_new_privs(true)?)
 }
 
 /// Lets the process have as many descriptors as it is meant to, if it may.

@@ -84,7 +84,12 @@ pub enum Step {
 
 impl Question {
     /// Nobody has been asked yet. `packet` is a query that was read.
-    pub fn new(client: Client, (network, sender): (Key, Sender), packet: &[u8], servers: Vec<SocketAddr>) -> Self {
+    pub fn new(
+        client: Client,
+        (network, sender): (Key, Sender),
+        packet: &[u8],
+        servers: Vec<SocketAddr>,
+    ) -> Self {
         let packet = packet.to_vec();
         Self {
             client,

@@ -253,7 +253,7 @@ impl Server {
             return;
         }
         let packet = &self.buffer[..length];
-        let answer = match decide(&network.zone, packet, Query::udp_size) {
+        let answer = match decide(&network.zone, packet, |query| query.udp_size()) {
             Decision::Nothing => None,
             Decision::Answer(answer) => Some(answer),
             Decision::Forward => {
@@ -275,7 +275,13 @@ impl Server {
     }
 
     /// Has servers elsewhere asked, or returns what the client is told at once.
-    fn forward(&mut self, client: Client, of: (Key, Sender), source: IpAddr, packet: &[u8]) -> Option<Vec<u8>> {
+    fn forward(
+        &mut self,
+        client: Client,
+        of: (Key, Sender),
+        source: IpAddr,
+        packet: &[u8],
+    ) -> Option<Vec<u8>> {
         let (key, sender) = of;
         let network = self.networks.get_mut(key)?;
         let query = Query::read(packet).ok()?;
@@ -344,10 +350,9 @@ impl Server {
             since: self.now,
         });
         self.poller.alarm(self.now + IDLE, Alarm::Connection(key));
-        let added = self
-            .connections
-            .get(key)
-            .is_some_and(|it| self.poller.add(&it.stream, Token::Connection(key.place), Interest::Read).is_ok());
+        let added = self.connections.get(key).is_some_and(|it| {
+            self.poller.add(&it.stream, Token::Connection(key.place), Interest::Read).is_ok()
+        });
         if !added {
             self.hang_up(key);
         }

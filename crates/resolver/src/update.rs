@@ -144,11 +144,8 @@ mod tests {
             addresses: vec!["ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap(); Entry::MAX_ADDRESSES],
             servers: vec!["ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap(); Entry::MAX_ADDRESSES],
         };
-        let update = Update::Endpoint {
-            network: "n".repeat(64),
-            instance: "i".repeat(64),
-            entry: Some(entry),
-        };
+        let update =
+            Update::Endpoint { network: "n".repeat(64), instance: "i".repeat(64), entry: Some(entry) };
         let sockets: Vec<OwnedFd> = (0..MAX_SOCKETS).map(|_| channel().unwrap().0).collect();
         send(&steward, &update, &sockets).unwrap();
         let (got, with) = receive(&server).unwrap().unwrap();

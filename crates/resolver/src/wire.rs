@@ -317,7 +317,11 @@ pub fn judge(packet: &[u8], id: u16, question: &[u8]) -> Verdict {
         0 if is_failure => Verdict::Failure,
         1 => match packet.get(HEADER..HEADER + question.len()) {
             Some(same) if same.eq_ignore_ascii_case(question) => {
-                if is_failure { Verdict::Failure } else { Verdict::Answer }
+                if is_failure {
+                    Verdict::Failure
+                } else {
+                    Verdict::Answer
+                }
             }
             _ => Verdict::Foreign,
         },

@@ -1,0 +1,3 @@
+//! The resolver as it is run, in a network namespace of its own for each test.
+//!
+//! Needs root.
