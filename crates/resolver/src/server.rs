@@ -290,7 +290,7 @@ impl Server {
         if servers.is_empty() {
             return refuse(if network.zone.is_internal() { Rcode::NxDomain } else { Rcode::ServFail });
         }
-        if self.questions.len() >= WAITING || !network.senders.wait(sender) {
+        if self.questions.count() >= WAITING || !network.senders.wait(sender) {
             return refuse(Rcode::Refused);
         }
         let key = self.questions.insert(Question::new(client, of, packet, servers));
@@ -331,7 +331,7 @@ impl Server {
     fn accept(&mut self, network_key: Key, stream: TcpStream, source: IpAddr) {
         let Some(network) = self.networks.get_mut(network_key) else { return };
         if !network.zone.has(source)
-            || self.connections.len() >= CONNECTIONS
+            || self.connections.count() >= CONNECTIONS
             || stream.set_nonblocking(true).is_err()
         {
             return;

@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use proa_protocol::network::{DIRECTORY, NETWORK_FILE, network_dir};
+use proa_protocol::network::{DIRECTORY, NETWORK_FILE, RESOLVER_LOCK, network_dir};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
@@ -104,6 +104,9 @@ impl Watch {
             }
             let gone = event.events().intersects(ReadFlags::IGNORED | ReadFlags::MOVE_SELF);
             let name = event.file_name().and_then(|name| name.to_str().ok()).unwrap_or_default();
+            let removed = event.events().intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM);
+            // A directory lives on, unnamed, as long as our lock in it is open.
+            let gone = gone || removed && name == RESOLVER_LOCK;
             changes.extend(change(self.places.get(&event.wd()), name, gone));
             if event.events().contains(ReadFlags::IGNORED) {
                 self.places.remove(&event.wd());
