@@ -19,6 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("proa-agent", &["proa-oci", "proa-sys", "proa-protocol", "proa-runtime", "proa-supervisor"]),
     ("proa-oci-runtime", &["proa-oci", "proa-sys", "proa-protocol", "proa-runtime"]),
+    ("proa-resolver", &["proa-oci", "proa-sys", "proa-protocol", "proa-network"]),
     ("proa-image", &["proa-oci", "proa-sys"]),
     ("proa-engine", &["proa-image", "proa-oci", "proa-protocol", "proa-sys"]),
     ("proa-cli", &["proa-engine", "proa-image", "proa-oci", "proa-protocol", "proa-sys"]),
@@ -27,8 +28,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that hold what faces a guest or a container: no async runtime, HTTP, TLS or database below them.
-const NARROW: &[&str] =
-    &["proa-runtime", "proa-supervisor", "proa-vm", "proa-monitor", "proa-agent", "proa-oci-runtime"];
+const NARROW: &[&str] = &[
+    "proa-runtime",
+    "proa-supervisor",
+    "proa-vm",
+    "proa-monitor",
+    "proa-agent",
+    "proa-oci-runtime",
+    "proa-resolver",
+];
 
 /// What may not stand in a narrow crate's dependencies.
 const BANNED: &[&str] = &["tokio", "hyper", "ureq", "rustls", "rusqlite", "reqwest", "async-std", "futures"];

@@ -1,7 +1,7 @@
 //! Builds the binaries as users get them.
 //!
-//! `proa-agent` runs as PID 1 of a guest that has no libraries, `proa-monitor` runs once for each instance and
-//! `proa-runtime` for each command, so these are static: nothing to load, nothing to relocate. `proa` looks names up through the
+//! `proa-agent` runs as PID 1 of a guest that has no libraries, `proa-monitor` runs once for each instance,
+//! `proa-runtime` for each command and `proa-resolver` for each root, so these are static: nothing to load, nothing to relocate. `proa` looks names up through the
 //! system's resolver and stays dynamic. Giving `--target` keeps the static flags away from build scripts and
 //! procedural macros, which the gnu target cannot build statically.
 
@@ -11,6 +11,14 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::cargo;
+
+/// Static programs: their packages and names.
+const FIXED: [(&str, &str); 4] = [
+    ("proa-monitor", "proa-monitor"),
+    ("proa-agent", "proa-agent"),
+    ("proa-oci-runtime", "proa-runtime"),
+    ("proa-resolver", "proa-resolver"),
+];
 
 /// How much the compiler optimizes.
 #[derive(Clone, Copy)]
@@ -37,18 +45,15 @@ impl Profile {
     }
 }
 
-/// Builds all four into `target/dist`.
+/// Builds all of them into `target/dist`.
 pub fn run(profile: Profile) -> Result<()> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let build = ["build", "--locked", "--profile", profile.name()];
     cargo::run(&[&build[..], &["-p", "proa-cli"]].concat())?;
     cargo::run_command(
         cargo::command(
-            &[
-                &build[..],
-                &["-p", "proa-monitor", "-p", "proa-agent", "-p", "proa-oci-runtime", "--target", &target],
-            ]
-            .concat(),
+            &[&build[..], &FIXED.map(|(package, _)| ["-p", package]).concat(), &["--target", &target]]
+                .concat(),
         )
         .env("RUSTFLAGS", "-C target-feature=+crt-static"),
     )?;
@@ -58,7 +63,7 @@ pub fn run(profile: Profile) -> Result<()> {
     let dist = out.join("dist");
     fs::create_dir_all(&dist).with_context(|| format!("cannot make {}", dist.display()))?;
     install(&dynamic.join("proa"), &dist.join("proa"))?;
-    for name in ["proa-monitor", "proa-agent", "proa-runtime"] {
+    for (_, name) in FIXED {
         install(&fixed.join(name), &dist.join(name))?;
     }
     Ok(())

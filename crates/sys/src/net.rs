@@ -1,7 +1,7 @@
 //! Network interfaces of the caller's network namespace.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 /// Switches the loopback interface on; the kernel then gives it `127.0.0.1` and `::1`.
 ///
@@ -23,5 +23,23 @@ pub fn loopback_up() -> io::Result<()> {
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: the kernel reads one ifreq, which lives through the call.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Lets a socket have packets of one interface alone, both ways.
+///
+/// # Errors
+/// There is no such interface, or the socket has one already and the caller lacks `CAP_NET_RAW`.
+pub fn bind_to_device(socket: impl AsFd, name: &str) -> io::Result<()> {
+    // SAFETY: the kernel reads as many bytes of the name as it has.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BINDTODEVICE,
+            name.as_ptr().cast(),
+            name.len() as libc::socklen_t,
+        )
+    };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

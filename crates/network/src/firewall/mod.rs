@@ -121,6 +121,14 @@ impl Firewall {
         Ok(is_missing)
     }
 
+    /// Whether the tables are there, and of this version.
+    ///
+    /// # Errors
+    /// The kernel refuses to say.
+    pub fn is_there(&self) -> Result<bool, Error> {
+        transaction::is_installed(&self.name)
+    }
+
     /// Replaces the tables by fresh ones with what these networks and instances have, in one transaction.
     ///
     /// Of two instances that claim the same port the first has it.
