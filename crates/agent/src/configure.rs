@@ -99,7 +99,7 @@ fn move_devices(names: Vec<String>) -> Result<(), Error> {
     let target = File::open(NETWORK).at("open", NETWORK)?;
     let mut links = Links::here()?;
     for name in names {
-        let index = links.index(&name)?.ok_or_else(|| Error::Missing(name))?;
+        let index = links.index(&name)?.ok_or(Error::Missing(name))?;
         links.move_to(index, target.as_fd())?;
     }
     Ok(())
@@ -120,7 +120,7 @@ fn make_interfaces(interfaces: &[Interface], is_prepared: bool) -> Result<(), Er
     let mut links = Links::of(namespace.as_fd())?;
     for (number, interface) in interfaces.iter().enumerate() {
         let device = format!("{DEVICE}{number}");
-        let index = links.index(&device)?.ok_or_else(|| Error::Missing(device))?;
+        let index = links.index(&device)?.ok_or(Error::Missing(device))?;
         links.configure(index, interface)?;
     }
     Ok(())

@@ -231,9 +231,11 @@ pub fn programs() -> Result<Programs, Failure> {
     let places = [beside.to_owned(), beside.join("../libexec/proa"), PathBuf::from(LIBEXEC)];
     match places.into_iter().find(|place| place.join("proa-monitor").exists()) {
         Some(place) => {
-            Ok(Programs { monitor: place.join("proa-monitor"), agent: place.join("proa-agent"), own })
+            let program = |name| place.join(name);
+            let (monitor, agent) = (program("proa-monitor"), program("proa-agent"));
+            Ok(Programs { monitor, agent, resolver: program("proa-resolver"), own })
         }
         None => Err(Failure::new(format!("proa-monitor is not in {} nor in {LIBEXEC}", beside.display()))
-            .with_hint("keep proa, proa-monitor and proa-agent in one directory")),
+            .with_hint("keep proa, proa-monitor, proa-resolver and proa-agent in one directory")),
     }
 }

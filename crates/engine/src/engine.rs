@@ -269,12 +269,17 @@ impl Engine {
         Err(not_running(&instance.record))
     }
 
-    /// Starts a monitor that is to run the instance. Nothing runs before it is asked to.
+    /// Starts a monitor that is to run the instance, and sees to it that names are answered in its networks. Nothing
+    /// runs before it is asked to.
     ///
     /// # Errors
-    /// The monitor's program cannot be run.
-    pub fn spawn_monitor(&self, id: &str) -> Result<Channel> {
-        monitor::spawn(&self.programs, &self.paths, id, Mode::Run, self.notice)
+    /// A program of ours cannot be run.
+    pub fn spawn_monitor(&self, record: &Record) -> Result<Channel> {
+        let channel = monitor::spawn(&self.programs, &self.paths, &record.id, Mode::Run, self.notice)?;
+        if !record.host_config.networks.is_empty() {
+            self.ensure_resolver()?;
+        }
+        Ok(channel)
     }
 
     /// A conversation about an instance's files, whether it runs or not.

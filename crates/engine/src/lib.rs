@@ -20,6 +20,7 @@ pub mod db;
 pub mod engine;
 pub mod error;
 pub mod events;
+mod holder;
 pub mod inspect;
 pub mod life;
 pub mod list;

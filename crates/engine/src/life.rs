@@ -160,7 +160,7 @@ impl Engine {
         let config = self.read_config(&instance.record.id)?;
         self.restore_confinement(&config)?;
         drop(self.settle(&instance.record.id)?);
-        self.spawn_monitor(&instance.record.id)
+        self.spawn_monitor(&instance.record)
     }
 
     /// Removes an instance; with `force` even if it runs, or is started at this moment.

@@ -27,6 +27,8 @@ pub struct Programs {
     pub monitor: PathBuf,
     /// `proa-agent`, which monitors put into guests.
     pub agent: PathBuf,
+    /// `proa-resolver`, which answers names in networks.
+    pub resolver: PathBuf,
     /// This program, to which monitors leave the removal of instances.
     pub own: PathBuf,
 }

@@ -2,22 +2,17 @@
 //! monitor's.
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use proa_protocol::template::{DIRECTORY, INFO_FILE, LOCK_FILE, MAKER_ARGUMENT, STORE, TemplateInfo};
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::FlockOperation;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::Signal;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-
-/// How long makers may take to end, and how long each is waited for before it is asked again who there is.
-const MAKER_END: Duration = Duration::from_secs(10);
-const MAKER_PAUSE: Duration = Duration::from_millis(100);
+use crate::holder;
 
 /// A template on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,39 +80,12 @@ impl Engine {
     pub(crate) fn end_template_makers(&self) -> Result<()> {
         let store = self.paths.root.join(STORE);
         let path = store.join(LOCK_FILE);
-        let Some(file) = fs::File::open(&path).ok().filter(|_| !store.is_symlink()) else { return Ok(()) };
-        let deadline = Instant::now() + MAKER_END;
-        while rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let holder = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(Error::io(
-                    "end who makes a template, by",
-                    &path,
-                    io::Error::from(ErrorKind::TimedOut),
-                ));
-            }
-            end_maker(holder, left.min(MAKER_PAUSE));
+        if store.is_symlink() {
+            return Ok(());
         }
-        Ok(())
+        holder::end(&path, MAKER_ARGUMENT.as_bytes(), Signal::KILL)
+            .map_err(|error| Error::io("end who makes a template, by", &path, error))
     }
-}
-
-/// Kills it if it is one, and waits a moment for its end.
-fn end_maker(pid: Option<i32>, limit: Duration) {
-    let maker =
-        pid.and_then(Pid::from_raw).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok().zip(Some(pid)));
-    let limit = Timespec::try_from(limit).ok();
-    let Some((maker, pid)) = maker else {
-        // It has just begun, or just ended.
-        let _ = rustix::event::poll(&mut [], limit.as_ref());
-        return;
-    };
-    let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-    if line.split(|byte| *byte == 0).nth(1) == Some(MAKER_ARGUMENT.as_bytes()) {
-        let _ = pidfd_send_signal(&maker, Signal::KILL);
-    }
-    let _ = rustix::event::poll(&mut [PollFd::new(&maker, PollFlags::IN)], limit.as_ref());
 }
 
 impl Template {

@@ -153,6 +153,14 @@ fn write(directory: &Path, name: &str, value: &impl Serialize) -> Result<(), Err
     fs::rename(&fresh, &path).map_err(failed)
 }
 
+/// Makes the directory of all networks.
+///
+/// # Errors
+/// It cannot be made.
+pub fn make_base(run: &Path) -> Result<(), Error> {
+    make_directory(&run.join(DIRECTORY))
+}
+
 fn make_directory(directory: &Path) -> Result<(), Error> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(Error::file("make directory", directory))

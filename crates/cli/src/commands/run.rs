@@ -104,7 +104,7 @@ pub struct Finished {
 }
 
 fn start_detached(engine: &Engine, created: Created) -> Result<Finished, Failure> {
-    let mut channel = engine.spawn_monitor(&created.record.id)?;
+    let mut channel = engine.spawn_monitor(&created.record)?;
     channel.start()?;
     println!("{}", created.record.id);
     Ok(Finished { code: 0, over: false })
@@ -116,7 +116,7 @@ fn run_attached(
     attached: Attached,
     options: &relay::Options,
 ) -> Result<Finished, Failure> {
-    let mut channel = engine.spawn_monitor(&created.record.id)?;
+    let mut channel = engine.spawn_monitor(&created.record)?;
     let id = created.record.id.clone();
     send_start(&mut channel, attached, options)?;
     let ended = relay::relay(channel, options, move || drop(created))?;

@@ -21,15 +21,14 @@ pub(super) fn complete(record: &mut NetworkRecord, others: &[NetworkRecord]) -> 
     let mut taken: Vec<IpNet> =
         others.iter().flat_map(|other| &other.subnets).map(|config| config.subnet).collect();
     taken.extend(routes());
-    let has =
-        |record: &NetworkRecord, is: fn(&IpNet) -> bool| record.subnets.iter().any(|one| is(&one.subnet));
-    let (version_4, version_6): (fn(&IpNet) -> bool, fn(&IpNet) -> bool) =
-        (|subnet| subnet.addr().is_ipv4(), |subnet| subnet.addr().is_ipv6());
-    if !has(record, version_4) {
+    let has = |record: &NetworkRecord, four: bool| {
+        record.subnets.iter().any(|config| config.subnet.addr().is_ipv4() == four)
+    };
+    if !has(record, true) {
         let subnet = free_subnet(&taken)?;
         record.subnets.insert(0, SubnetConfig::new(IpNet::V4(subnet)));
     }
-    if record.ipv6 && !has(record, version_6) {
+    if record.ipv6 && !has(record, false) {
         record.subnets.push(SubnetConfig::new(IpNet::V6(unique_local()?)));
     }
     let is_macvlan = record.driver == proa_protocol::network::Driver::Macvlan;

@@ -20,6 +20,7 @@ mod endpoints;
 mod mode;
 mod options;
 pub mod ports;
+mod resolver;
 mod rows;
 mod view;
 
@@ -251,6 +252,7 @@ impl Engine {
         if !self.paths.run.join(proa_protocol::network::DIRECTORY).exists() {
             return Ok(());
         }
+        self.end_resolver()?;
         for record in self.db.networks()? {
             self.take_down(&record.network())?;
         }
