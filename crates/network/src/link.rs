@@ -29,15 +29,12 @@ const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
-const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_MACVLAN_MODE: u16 = 1;
 const MACVLAN_MODE_BRIDGE: u32 = 4;
-const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
-const GEN_MODE_NONE: u8 = 1;
 
 const IFA_LOCAL: u16 = 2;
 const IFA_ADDRESS: u16 = 1;
@@ -327,6 +324,11 @@ fn set(path: &str, value: &str) -> Result<(), Error> {
     if is_so { Ok(()) } else { fs::write(Path::new(path), value).map_err(Error::file("write", path)) }
 }
 
+/// Whether the kernel has IPv6, and it was not switched off when it booted.
+pub fn has_version_6() -> bool {
+    Path::new(SYSCTL).join("ipv6/conf").exists()
+}
+
 /// The fixed part of a message about an interface, which sets these flags.
 fn link(index: u32, flags: u32) -> Vec<u8> {
     [[0; 4], index.to_ne_bytes(), flags.to_ne_bytes(), flags.to_ne_bytes()].concat()
@@ -342,15 +344,12 @@ fn mtu(body: &mut Vec<u8>, bytes: u32) {
     }
 }
 
-/// A port of a bridge, switched on, without an address of its own.
+/// A port of a bridge, switched on.
 fn port(name: &str, bridge: u32, bytes: u32) -> Vec<u8> {
     let mut body = link(0, IFF_UP);
     named(&mut body, name);
     mtu(&mut body, bytes);
     attribute(&mut body, IFLA_MASTER, &bridge.to_ne_bytes());
-    nested(&mut body, IFLA_AF_SPEC, |body| {
-        nested(body, AF_INET6.into(), |body| attribute(body, IFLA_INET6_ADDR_GEN_MODE, &[GEN_MODE_NONE]));
-    });
     body
 }
 

@@ -135,6 +135,12 @@ impl Engine {
         if record.bridge.is_empty() {
             record.bridge = format!("pr-{}", names::short(&record.id));
         }
+        if record.ipv6 && !proa_network::link::has_version_6() {
+            return Err(Error::unsupported(
+                "this host has no IPv6",
+                "boot it without ipv6.disable=1, or leave --ipv6 out",
+            ));
+        }
         // Of two roots that look for a free subnet at once, one sees the other's bridge.
         let _host = files::Lock::of_host()?;
         choose::complete(&mut record, &self.db.networks()?)?;

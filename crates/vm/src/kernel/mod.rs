@@ -28,7 +28,7 @@ use modules::{Module, Modules};
 
 /// Changes when what is kept of a kernel changes. It is part of each name, so that two versions of this program
 /// that share a store do not undo each other's work.
-const FORMAT: &str = "2";
+const FORMAT: &str = "3";
 /// Drivers and file systems without which a guest cannot work, in the order they are wanted at boot.
 const NEEDED: &[&str] =
     &["virtio_pci", "virtio_console", "virtio_blk", "virtio_net", "erofs", "overlay", "ext4"];
