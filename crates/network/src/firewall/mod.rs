@@ -39,7 +39,9 @@ pub enum Error {
         name: String,
     },
     /// There is another element with that key.
-    #[error("the firewall has {key} already, and it leads elsewhere: the port is published by another instance")]
+    #[error(
+        "the firewall has {key} already, and it leads elsewhere: the port is published by another instance"
+    )]
     Taken {
         /// Address, transport and port.
         key: String,
@@ -159,7 +161,8 @@ impl Firewall {
 
     /// Publishes an instance's ports, and binds its link to its addresses.
     ///
-    /// A port on a host's address of an IP version that the instance has no address of is not published here.
+    /// Two things the kernel cannot redirect, and they are left out: a port on an address of an IP version that the
+    /// instance has no address of, and whatever is sent to `::1`. Whoever wants those listens and relays.
     ///
     /// # Errors
     /// [`Error::NoTable`], [`Error::Taken`], or the kernel refuses; then nothing was changed.

@@ -93,10 +93,8 @@ pub(super) fn remove_tables(name: &str) -> Result<(), Error> {
 /// Whether the kernel filters frames of bridges: makes a table for that, and takes it away in the same transaction.
 pub(super) fn has_bridges(name: &str) -> Result<bool, Error> {
     let name = format!("{name}_probe");
-    let requests = [
-        table(NEW_TABLE, CREATE, Family::Bridge, &name),
-        table(DELETE_TABLE, 0, Family::Bridge, &name),
-    ];
+    let requests =
+        [table(NEW_TABLE, CREATE, Family::Bridge, &name), table(DELETE_TABLE, 0, Family::Bridge, &name)];
     match open()?.transact(NFTABLES, &requests) {
         Ok(()) => Ok(true),
         Err((_, Errno::OPNOTSUPP | Errno::AFNOSUPPORT)) => Ok(false),

@@ -110,10 +110,7 @@ mod tests {
         let mac = parse_mac("02:42:ac:11:00:0f").unwrap();
         assert_eq!(mac, [2, 0x42, 0xac, 0x11, 0, 0xf]);
         assert_eq!(link_local(mac), "fe80::42:acff:fe11:f".parse::<Ipv6Addr>().unwrap());
-        assert_eq!(
-            Value::Number(link_local(mac)).to_string(),
-            "0xfe800000000000000042acfffe11000f"
-        );
+        assert_eq!(Value::Number(link_local(mac)).to_string(), "0xfe800000000000000042acfffe11000f");
         for wrong in ["", "02:42:ac:11:00", "02:42:ac:11:00:0f:01", "2:42:ac:11:00:0f", "02:42:ac:11:00:xx"] {
             assert_eq!(parse_mac(wrong), None, "{wrong}");
         }

@@ -24,7 +24,7 @@ pub const NEIGHBOUR: [&str; 2] = ["192.0.2.9", "2001:db8::9"];
 /// How long what should work may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long nothing may come of what should not work: what works takes a thousandth of it.
-const SILENCE: Duration = Duration::from_millis(400);
+const SILENCE: Duration = Duration::from_millis(250);
 
 /// A network namespace.
 pub struct Space(File);
@@ -44,7 +44,8 @@ impl Space {
             move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
             work()
         };
-        thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        thread::scope(|scope| scope.spawn(inside).join())
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
     /// As `ip` takes it.
@@ -74,6 +75,8 @@ pub struct Lab {
     pub firewall: Firewall,
     /// A namespace on its LAN, which routes the networks' subnets to it.
     pub lan: Space,
+    /// Whether br_netfilter is at work.
+    pub bridged_is_filtered: bool,
 }
 
 /// Runs a test on a host, once without and once with br_netfilter, which sends what crosses a bridge through the rules
@@ -88,13 +91,13 @@ pub fn on_a_host(test: fn(&Lab)) {
                 set(&switch, u8::from(bridged_is_filtered));
             }
             eprintln!("br_netfilter: {bridged_is_filtered}");
-            test(&Lab::new());
+            test(&Lab::new(bridged_is_filtered));
         });
     }
 }
 
 impl Lab {
-    fn new() -> Self {
+    fn new(bridged_is_filtered: bool) -> Self {
         set("/proc/sys/net/ipv4/ip_forward", 1);
         set("/proc/sys/net/ipv6/conf/all/forwarding", 1);
         let lan = Space::new();
@@ -121,7 +124,7 @@ impl Lab {
         });
         let firewall = Firewall::new("proa".into());
         assert!(firewall.ensure().unwrap());
-        Self { firewall, lan }
+        Self { firewall, lan, bridged_is_filtered }
     }
 
     /// A network `10.<number>.0.0/24`, `fd0<number>::/64` with its bridge.
@@ -143,7 +146,8 @@ impl Lab {
     pub fn instance(&self, network: &Network, number: u8, ports: &[PublishedPort]) -> Instance {
         let live = live(network, number, ports);
         let space = Space::new();
-        let Live { link, endpoint: Endpoint { interface: Interface { mac, addresses, gateways, .. }, .. } } = &live;
+        let Live { link, endpoint: Endpoint { interface: Interface { mac, addresses, gateways, .. }, .. } } =
+            &live;
         let path = space.path();
         self.firewall.add_endpoint(&live).unwrap();
         ip(&format!(
