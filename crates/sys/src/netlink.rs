@@ -138,7 +138,9 @@ impl Netlink {
         loop {
             let length = self.receive().map_err(|errno| (0, errno))?;
             for (sequence, errno) in acknowledgements(&self.buffer[..length]) {
-                let Some(number) = sequence.checked_sub(begin).map(|number| number as usize) else { continue };
+                let Some(number) = sequence.checked_sub(begin).map(|number| number as usize) else {
+                    continue;
+                };
                 match errno {
                     Some(errno) => return Err((number.saturating_sub(1), errno)),
                     None if number == last + 1 => return Ok(()),

@@ -25,9 +25,11 @@ mod nft;
 mod transaction;
 mod value;
 
+use std::sync::{Mutex, PoisonError};
 use std::{fmt, io};
 
 use proa_protocol::network::{Live, Network};
+use proa_sys::netlink::Netlink;
 
 /// A failure of the firewall.
 #[derive(Debug, thiserror::Error)]
@@ -96,17 +98,21 @@ impl fmt::Display for Family {
     }
 }
 
-/// The tables of one root, in the caller's network namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The tables of one root, in the network namespace of whoever first uses this.
+///
+/// Its socket is kept, since the kernel makes who closes one wait until nobody reads what was removed: tens of
+/// milliseconds. So drop it when nobody waits any more.
+#[derive(Debug)]
 pub struct Firewall {
     name: String,
+    netlink: Mutex<Option<Netlink>>,
 }
 
 impl Firewall {
     /// Tables of this name: letters, digits and underscores.
     pub fn new(name: String) -> Self {
         debug_assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'), "{name}");
-        Self { name }
+        Self { name, netlink: Mutex::new(None) }
     }
 
     /// Puts the tables there, without elements, if they are missing or another version's; whether it did.
@@ -114,7 +120,7 @@ impl Firewall {
     /// # Errors
     /// nft is missing or fails, or the kernel lacks what it needs.
     pub fn ensure(&self) -> Result<bool, Error> {
-        let is_missing = !transaction::is_installed(&self.name)?;
+        let is_missing = !self.ask(transaction::is_installed)?;
         if is_missing {
             self.install(Vec::new())?;
         }
@@ -140,7 +146,7 @@ impl Firewall {
     /// # Errors
     /// The kernel refuses.
     pub fn remove(&self) -> Result<(), Error> {
-        transaction::remove_tables(&self.name)
+        self.ask(transaction::remove_tables)
     }
 
     /// Isolates a network's bridge from everything else as the network says. Does nothing for one without a bridge.
@@ -148,7 +154,8 @@ impl Firewall {
     /// # Errors
     /// [`Error::NoTable`], or the kernel refuses.
     pub fn add_network(&self, network: &Network) -> Result<(), Error> {
-        transaction::add(&self.name, &element::of_network(network))
+        let elements = element::of_network(network);
+        self.ask(|netlink, name| transaction::add(netlink, name, &elements))
     }
 
     /// Undoes [`Firewall::add_network`]; the bridge has to be gone.
@@ -156,7 +163,8 @@ impl Firewall {
     /// # Errors
     /// [`Error::NoTable`], or the kernel refuses.
     pub fn remove_network(&self, network: &Network) -> Result<(), Error> {
-        transaction::remove(&self.name, &element::of_network(network))
+        let elements = element::of_network(network);
+        self.ask(|netlink, name| transaction::remove(netlink, name, &elements))
     }
 
     /// Publishes an instance's ports, and binds its link to its addresses.
@@ -167,7 +175,8 @@ impl Firewall {
     /// # Errors
     /// [`Error::NoTable`], [`Error::Taken`], or the kernel refuses; then nothing was changed.
     pub fn add_endpoint(&self, live: &Live) -> Result<(), Error> {
-        transaction::add(&self.name, &element::of_endpoint(live)?)
+        let elements = element::of_endpoint(live)?;
+        self.ask(|netlink, name| transaction::add(netlink, name, &elements))
     }
 
     /// Undoes [`Firewall::add_endpoint`]; the link has to be gone, and its ports still claimed.
@@ -175,14 +184,24 @@ impl Firewall {
     /// # Errors
     /// [`Error::NoTable`], or the kernel refuses.
     pub fn remove_endpoint(&self, live: &Live) -> Result<(), Error> {
-        transaction::remove(&self.name, &element::of_endpoint(live)?)
+        let elements = element::of_endpoint(live)?;
+        self.ask(|netlink, name| transaction::remove(netlink, name, &elements))
     }
 
     fn install(&self, elements: Vec<element::Element>) -> Result<(), Error> {
         let installed = nft::install(&self.name, elements);
-        if matches!(installed, Err(Error::Nft { .. })) && !transaction::has_bridges(&self.name)? {
+        if matches!(installed, Err(Error::Nft { .. })) && !self.ask(transaction::has_bridges)? {
             return Err(Error::NoBridgeFamily);
         }
         installed
+    }
+
+    fn ask<T>(&self, what: impl FnOnce(&mut Netlink, &str) -> Result<T, Error>) -> Result<T, Error> {
+        let mut kept = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
+        let netlink = match &mut *kept {
+            Some(netlink) => netlink,
+            none => none.insert(transaction::open()?),
+        };
+        what(netlink, &self.name)
     }
 }
