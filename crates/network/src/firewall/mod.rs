@@ -5,6 +5,7 @@
 //!                  `table bridge NAME` (what may come out of an instance's link), both over sets
 //!   element.rs     what a network or an instance is in those sets
 //!   transaction.rs adds and removes elements, each change one transaction of the kernel, without another program
+//!   flows.rs       forgets what the kernel remembers of ports of UDP that change hands
 //!   nft.rs         puts the tables there when they are missing, by nft
 //! ```
 //!
@@ -21,6 +22,7 @@
 //! comes from an interface that is not in the set of ports is not filtered. Needs Linux 5.7.
 
 mod element;
+mod flows;
 mod nft;
 mod transaction;
 mod value;
@@ -167,16 +169,19 @@ impl Firewall {
         self.ask(|netlink, name| transaction::remove(netlink, name, &elements))
     }
 
-    /// Publishes an instance's ports, and binds its link to its addresses.
+    /// Publishes an instance's ports, and binds its link to its addresses. Flows of UDP to those ports begin anew.
     ///
     /// Two things the kernel cannot redirect, and they are left out: a port on an address of an IP version that the
     /// instance has no address of, and whatever is sent to `::1`. Whoever wants those listens and relays.
     ///
     /// # Errors
-    /// [`Error::NoTable`], [`Error::Taken`], or the kernel refuses; then nothing was changed.
+    /// [`Error::NoTable`] or [`Error::Taken`], and then nothing was changed; or the kernel refuses.
     pub fn add_endpoint(&self, live: &Live) -> Result<(), Error> {
         let elements = element::of_endpoint(live)?;
-        self.ask(|netlink, name| transaction::add(netlink, name, &elements))
+        self.ask(|netlink, name| {
+            transaction::add(netlink, name, &elements)?;
+            flows::forget(netlink, live)
+        })
     }
 
     /// Undoes [`Firewall::add_endpoint`]; the link has to be gone, and its ports still claimed.
@@ -185,7 +190,10 @@ impl Firewall {
     /// [`Error::NoTable`], or the kernel refuses.
     pub fn remove_endpoint(&self, live: &Live) -> Result<(), Error> {
         let elements = element::of_endpoint(live)?;
-        self.ask(|netlink, name| transaction::remove(netlink, name, &elements))
+        self.ask(|netlink, name| {
+            transaction::remove(netlink, name, &elements)?;
+            flows::forget(netlink, live)
+        })
     }
 
     fn install(&self, elements: Vec<element::Element>) -> Result<(), Error> {

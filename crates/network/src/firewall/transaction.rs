@@ -104,7 +104,7 @@ pub(super) fn open() -> Result<Netlink, Error> {
     Netlink::netfilter().map_err(|errno| refused("a socket for the firewall", errno))
 }
 
-fn refused(what: &'static str, errno: Errno) -> Error {
+pub(super) fn refused(what: &'static str, errno: Errno) -> Error {
     Error::Kernel { what, source: errno.into() }
 }
 

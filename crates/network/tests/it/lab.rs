@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use proa_network::firewall::Firewall;
@@ -323,8 +323,21 @@ fn exchange(
     }
 }
 
+/// A socket that was closed lives on for a moment, if another test starts a program just then.
+fn bind<T>(socket: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match socket() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::yield_now();
+            }
+            done => return done,
+        }
+    }
+}
+
 fn over_tcp(client: At, to: SocketAddr, server: At, port: u16, limit: Duration) -> io::Result<IpAddr> {
-    let listener = server.run(|| TcpListener::bind(("::", port)))?;
+    let listener = server.run(|| bind(|| TcpListener::bind(("::", port))))?;
     set_socket_timeout(&listener, Timeout::Recv, Some(limit))?;
     let mut near = client.run(|| TcpStream::connect_timeout(&to, limit))?;
     let (mut far, peer) = listener.accept()?;
@@ -339,7 +352,7 @@ fn over_tcp(client: At, to: SocketAddr, server: At, port: u16, limit: Duration) 
 }
 
 fn over_udp(client: At, to: SocketAddr, server: At, port: u16, limit: Duration) -> io::Result<IpAddr> {
-    let far = server.run(|| UdpSocket::bind(("::", port)))?;
+    let far = server.run(|| bind(|| UdpSocket::bind(("::", port))))?;
     let local = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let near = client.run(|| UdpSocket::bind(local))?;
     near.connect(to)?;
