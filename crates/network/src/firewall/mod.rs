@@ -169,19 +169,16 @@ impl Firewall {
         self.ask(|netlink, name| transaction::remove(netlink, name, &elements))
     }
 
-    /// Publishes an instance's ports, and binds its link to its addresses. Flows of UDP to those ports begin anew.
+    /// Publishes an instance's ports, and binds its link to its addresses.
     ///
     /// Two things the kernel cannot redirect, and they are left out: a port on an address of an IP version that the
     /// instance has no address of, and whatever is sent to `::1`. Whoever wants those listens and relays.
     ///
     /// # Errors
-    /// [`Error::NoTable`] or [`Error::Taken`], and then nothing was changed; or the kernel refuses.
+    /// [`Error::NoTable`], [`Error::Taken`], or the kernel refuses; then nothing was changed.
     pub fn add_endpoint(&self, live: &Live) -> Result<(), Error> {
         let elements = element::of_endpoint(live)?;
-        self.ask(|netlink, name| {
-            transaction::add(netlink, name, &elements)?;
-            flows::forget(netlink, live)
-        })
+        self.ask(|netlink, name| transaction::add(netlink, name, &elements))
     }
 
     /// Undoes [`Firewall::add_endpoint`]; the link has to be gone, and its ports still claimed.
@@ -190,10 +187,19 @@ impl Firewall {
     /// [`Error::NoTable`], or the kernel refuses.
     pub fn remove_endpoint(&self, live: &Live) -> Result<(), Error> {
         let elements = element::of_endpoint(live)?;
-        self.ask(|netlink, name| {
-            transaction::remove(netlink, name, &elements)?;
-            flows::forget(netlink, live)
-        })
+        self.ask(|netlink, name| transaction::remove(netlink, name, &elements))
+    }
+
+    /// Lets flows of UDP to an instance's ports begin anew: to be called after [`Firewall::add_endpoint`] and
+    /// [`Firewall::remove_endpoint`], since a client that never pauses would keep the old way.
+    ///
+    /// The kernel goes through all of its flows for each port of UDP, which takes tens of milliseconds; nobody should
+    /// wait for that. Without such ports it costs nothing.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn forget_flows(&self, live: &Live) -> Result<(), Error> {
+        self.ask(|netlink, _| flows::forget(netlink, live))
     }
 
     fn install(&self, elements: Vec<element::Element>) -> Result<(), Error> {

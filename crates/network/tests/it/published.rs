@@ -149,6 +149,7 @@ fn a_client_of_udp_that_never_pauses_follows_the_port() {
             let mut live = instance.live.clone();
             live.endpoint.ports = vec![port(Udp, host_ip, 8053, 53)];
             lab.firewall.add_endpoint(&live).unwrap();
+            lab.firewall.forget_flows(&live).unwrap();
             live
         };
         send("nobody");
