@@ -19,7 +19,9 @@
 //! shared (`LOCK_SH`) around a change together with the file that records it. Changes need no order among each other.
 //!
 //! An instance's elements have to be there before its link is a port of the bridge, and may go only after it: what
-//! comes from an interface that is not in the set of ports is not filtered. Needs Linux 5.7.
+//! comes from an interface that is not in the set of ports is not filtered. MAC addresses are unique among a root's
+//! networks whose instances may not talk. With br_netfilter an instance reaches its own published ports only if its
+//! port of the bridge is in hairpin mode; the rules see to it that nothing else is mirrored. Needs Linux 5.7.
 
 mod element;
 mod flows;
@@ -117,12 +119,21 @@ impl Firewall {
         Self { name, netlink: Mutex::new(None) }
     }
 
-    /// Puts the tables there, without elements, if they are missing or another version's; whether it did.
+    /// Whether the tables are there, with the rules of this version.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn is_installed(&self) -> Result<bool, Error> {
+        self.ask(transaction::is_installed)
+    }
+
+    /// Puts the tables there, without elements, if they are missing or another version's; whether it did. Where
+    /// instances may run already, [`Firewall::restore`] does that without leaving them unfiltered for a moment.
     ///
     /// # Errors
     /// nft is missing or fails, or the kernel lacks what it needs.
     pub fn ensure(&self) -> Result<bool, Error> {
-        let is_missing = !self.ask(transaction::is_installed)?;
+        let is_missing = !self.is_installed()?;
         if is_missing {
             self.install(Vec::new())?;
         }
