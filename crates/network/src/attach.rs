@@ -26,7 +26,7 @@ use rustix::event::{Timespec, poll};
 use rustix::io::Errno;
 
 use crate::firewall::{self, Firewall};
-use crate::link::{Links, open};
+use crate::link::{self, Links, open};
 use crate::ports::{Reserved, reserve};
 use crate::{Error, files};
 
@@ -83,6 +83,7 @@ impl Attachment {
             Driver::Bridge => {
                 let (link, bridge) = self.admit(endpoint, here)?;
                 here.make_pair(&link, bridge, interface, target.as_fd())?;
+                link::reflect(&link)?;
             }
             Driver::Macvlan => {
                 let parent = index(here, &network.bridge)?;
@@ -135,6 +136,7 @@ impl Attachment {
             let (link, bridge) = self.admit(endpoint, &mut here)?;
             let tap = proa_sys::tap::open(&link).map_err(Error::file("make the tap", &link))?;
             here.join(&link, bridge, endpoint.interface.mtu)?;
+            link::reflect(&link)?;
             Ok(tap)
         };
         self.endpoints.iter().map(tap).collect()
@@ -154,6 +156,7 @@ impl Attachment {
             }
             other => other?,
         }
+        self.firewall.forget_flows(&live)?;
         Ok((live.link, index(here, &endpoint.network.bridge)?))
     }
 
@@ -197,6 +200,7 @@ impl Attachment {
         let deadline = Instant::now() + UNDOING;
         let one = |endpoint: &Endpoint| {
             let live = self.live(endpoint);
+            gone_is_fine(self.firewall.forget_flows(&live))?;
             while !live.link.is_empty() && here.index(&live.link)?.is_some() {
                 if Instant::now() >= deadline {
                     here.remove(&live.link)?;
@@ -280,10 +284,10 @@ pub fn ensure(run: &Path, firewall: &Firewall, network: &Network) -> Result<(), 
     }
     let _lock = files::Lock::take(run)?;
     files::write_network(run, network)?;
-    if firewall.ensure()? {
-        restore(run, firewall)?;
-    } else {
+    if firewall.is_installed()? {
         firewall.add_network(network)?;
+    } else {
+        restore(run, firewall)?;
     }
     links.ensure_bridge(network)
 }

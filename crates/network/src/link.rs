@@ -35,6 +35,13 @@ const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_MACVLAN_MODE: u16 = 1;
 const MACVLAN_MODE_BRIDGE: u32 = 4;
+const IFLA_BR_MULTI_BOOLOPT: u16 = 46;
+/// `struct br_boolopt_multi`: bit 0, and that it is meant. Frames of protocols between bridges pass no hook of the
+/// firewall, and would teach the bridge any address.
+const NO_LINK_LOCAL_LEARNING: [u8; 8] = {
+    let one = 1_u32.to_ne_bytes();
+    [one[0], one[1], one[2], one[3], one[0], one[1], one[2], one[3]]
+};
 
 const IFA_LOCAL: u16 = 2;
 const IFA_ADDRESS: u16 = 1;
@@ -147,7 +154,12 @@ impl Links {
         // Otherwise it would have that of a port, and change it as these come and go.
         attribute(&mut body, IFLA_ADDRESS, &bridge_mac(&network.id));
         mtu(&mut body, network.mtu);
-        nested(&mut body, IFLA_LINKINFO, |body| attribute(body, IFLA_INFO_KIND, b"bridge"));
+        nested(&mut body, IFLA_LINKINFO, |body| {
+            attribute(body, IFLA_INFO_KIND, b"bridge");
+            nested(body, IFLA_INFO_DATA, |body| {
+                attribute(body, IFLA_BR_MULTI_BOOLOPT, &NO_LINK_LOCAL_LEARNING)
+            });
+        });
         match self.netlink.ask(NEW_LINK, ACK | CREATE, &body) {
             Ok(_) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(Error::at("make bridge", name)(errno)),
@@ -317,6 +329,15 @@ fn forward_version_6() -> Result<(), Error> {
         }
     }
     set(&all, "1")
+}
+
+/// Lets a bridge's port get back what came from it: an instance reaches its own published ports so, where bridged
+/// packets pass the host's firewall. The firewall lets nothing else back.
+///
+/// # Errors
+/// It is no port.
+pub fn reflect(port: &str) -> Result<(), Error> {
+    set(&format!("/sys/class/net/{port}/brport/hairpin_mode"), "1")
 }
 
 fn set(path: &str, value: &str) -> Result<(), Error> {

@@ -79,7 +79,7 @@ impl Guard {
         let networks: Vec<_> =
             files::networks(&self.run).iter().filter_map(|id| files::network(&self.run, id)).collect();
         let text = |error| with_source(&error);
-        if networks.is_empty() || firewall.is_there().map_err(text)? {
+        if networks.is_empty() || firewall.is_installed().map_err(text)? {
             return Ok(false);
         }
         let endpoints: Vec<_> = networks

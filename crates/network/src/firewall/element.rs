@@ -1,6 +1,6 @@
 //! The elements that networks and instances have in the sets of `rules.nft`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use proa_protocol::network::{Driver, Endpoint, Live, Network, Protocol, PublishedPort};
 
@@ -77,8 +77,11 @@ pub(super) fn of_link(live: &Live) -> Result<Vec<Element>, Error> {
     if is_port { of_port(live) } else { Ok(Vec::new()) }
 }
 
-/// A published port; none if the instance has no address of that IP version.
+/// A published port; none if the instance has no address of that IP version, or the host's is `::1`.
 fn published(endpoint: &Endpoint, port: &PublishedPort) -> Option<Element> {
+    if port.host_ip == IpAddr::V6(Ipv6Addr::LOCALHOST) {
+        return None;
+    }
     let is_fitting = |home: &IpAddr| home.is_ipv4() == port.host_ip.is_ipv4();
     let home = endpoint.interface.addresses.iter().map(|home| home.addr()).find(is_fitting)?;
     let mut key = vec![Value::Transport(transport(port.protocol)), Value::Port(port.host_port)];

@@ -5,6 +5,7 @@
 //!                  `table bridge NAME` (what may come out of an instance's link), both over sets
 //!   element.rs     what a network or an instance is in those sets
 //!   transaction.rs adds and removes elements, each change one transaction of the kernel, without another program
+//!   flows.rs       forgets what the kernel remembers of ports of UDP that change hands
 //!   nft.rs         puts the tables there when they are missing, by nft
 //! ```
 //!
@@ -18,16 +19,21 @@
 //! shared (`LOCK_SH`) around a change together with the file that records it. Changes need no order among each other.
 //!
 //! An instance's elements have to be there before its link is a port of the bridge, and may go only after it: what
-//! comes from an interface that is not in the set of ports is not filtered. Needs Linux 5.7.
+//! comes from an interface that is not in the set of ports is not filtered. MAC addresses are unique among a root's
+//! networks whose instances may not talk. With br_netfilter an instance reaches its own published ports only if its
+//! port of the bridge is in hairpin mode; the rules see to it that nothing else is mirrored. Needs Linux 5.7.
 
 mod element;
+mod flows;
 mod nft;
 mod transaction;
 mod value;
 
+use std::sync::{Mutex, PoisonError};
 use std::{fmt, io};
 
 use proa_protocol::network::{Live, Network};
+use proa_sys::netlink::Netlink;
 
 /// A failure of the firewall.
 #[derive(Debug, thiserror::Error)]
@@ -96,37 +102,42 @@ impl fmt::Display for Family {
     }
 }
 
-/// The tables of one root, in the caller's network namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The tables of one root, in the network namespace of whoever first uses this.
+///
+/// Its socket is kept, since the kernel makes who closes one wait until nobody reads what was removed: tens of
+/// milliseconds. So drop it when nobody waits any more.
+#[derive(Debug)]
 pub struct Firewall {
     name: String,
+    netlink: Mutex<Option<Netlink>>,
 }
 
 impl Firewall {
     /// Tables of this name: letters, digits and underscores.
     pub fn new(name: String) -> Self {
         debug_assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'), "{name}");
-        Self { name }
+        Self { name, netlink: Mutex::new(None) }
     }
 
-    /// Puts the tables there, without elements, if they are missing or another version's; whether it did.
+    /// Whether the tables are there, with the rules of this version.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn is_installed(&self) -> Result<bool, Error> {
+        self.ask(transaction::is_installed)
+    }
+
+    /// Puts the tables there, without elements, if they are missing or another version's; whether it did. Where
+    /// instances may run already, [`Firewall::restore`] does that without leaving them unfiltered for a moment.
     ///
     /// # Errors
     /// nft is missing or fails, or the kernel lacks what it needs.
     pub fn ensure(&self) -> Result<bool, Error> {
-        let is_missing = !transaction::is_installed(&self.name)?;
+        let is_missing = !self.is_installed()?;
         if is_missing {
             self.install(Vec::new())?;
         }
         Ok(is_missing)
-    }
-
-    /// Whether the tables are there, and of this version.
-    ///
-    /// # Errors
-    /// The kernel refuses to say.
-    pub fn is_there(&self) -> Result<bool, Error> {
-        transaction::is_installed(&self.name)
     }
 
     /// Replaces the tables by fresh ones with what these networks and instances have, in one transaction.
@@ -148,7 +159,7 @@ impl Firewall {
     /// # Errors
     /// The kernel refuses.
     pub fn remove(&self) -> Result<(), Error> {
-        transaction::remove_tables(&self.name)
+        self.ask(transaction::remove_tables)
     }
 
     /// Isolates a network's bridge from everything else as the network says. Does nothing for one without a bridge.
@@ -156,7 +167,8 @@ impl Firewall {
     /// # Errors
     /// [`Error::NoTable`], or the kernel refuses.
     pub fn add_network(&self, network: &Network) -> Result<(), Error> {
-        transaction::add(&self.name, &element::of_network(network))
+        let elements = element::of_network(network);
+        self.ask(|netlink, name| transaction::add(netlink, name, &elements))
     }
 
     /// Undoes [`Firewall::add_network`]; the bridge has to be gone.
@@ -164,17 +176,20 @@ impl Firewall {
     /// # Errors
     /// [`Error::NoTable`], or the kernel refuses.
     pub fn remove_network(&self, network: &Network) -> Result<(), Error> {
-        transaction::remove(&self.name, &element::of_network(network))
+        let elements = element::of_network(network);
+        self.ask(|netlink, name| transaction::remove(netlink, name, &elements))
     }
 
     /// Publishes an instance's ports, and binds its link to its addresses.
     ///
-    /// A port on a host's address of an IP version that the instance has no address of is not published here.
+    /// Two things the kernel cannot redirect, and they are left out: a port on an address of an IP version that the
+    /// instance has no address of, and whatever is sent to `::1`. Whoever wants those listens and relays.
     ///
     /// # Errors
     /// [`Error::NoTable`], [`Error::Taken`], or the kernel refuses; then nothing was changed.
     pub fn add_endpoint(&self, live: &Live) -> Result<(), Error> {
-        transaction::add(&self.name, &element::of_endpoint(live)?)
+        let elements = element::of_endpoint(live)?;
+        self.ask(|netlink, name| transaction::add(netlink, name, &elements))
     }
 
     /// Undoes [`Firewall::add_endpoint`]; the link has to be gone, and its ports still claimed.
@@ -182,7 +197,20 @@ impl Firewall {
     /// # Errors
     /// [`Error::NoTable`], or the kernel refuses.
     pub fn remove_endpoint(&self, live: &Live) -> Result<(), Error> {
-        transaction::remove(&self.name, &element::of_endpoint(live)?)
+        let elements = element::of_endpoint(live)?;
+        self.ask(|netlink, name| transaction::remove(netlink, name, &elements))
+    }
+
+    /// Lets flows of UDP to an instance's ports begin anew: to be called after [`Firewall::add_endpoint`] and
+    /// [`Firewall::remove_endpoint`], since a client that never pauses would keep the old way.
+    ///
+    /// The kernel goes through all of its flows for each port of UDP, which takes tens of milliseconds; nobody should
+    /// wait for that. Without such ports it costs nothing.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn forget_flows(&self, live: &Live) -> Result<(), Error> {
+        self.ask(|netlink, _| flows::forget(netlink, live))
     }
 
     /// The first half of [`Firewall::remove_endpoint`]: nothing leads to the instance any more. Its ports and addresses
@@ -191,8 +219,8 @@ impl Firewall {
     /// # Errors
     /// [`Error::NoTable`], or the kernel refuses.
     pub fn withdraw(&self, live: &Live) -> Result<(), Error> {
-        let without = Live { link: String::new(), ..live.clone() };
-        transaction::remove(&self.name, &element::of_endpoint(&without)?)
+        let elements = element::of_endpoint(&Live { link: String::new(), ..live.clone() })?;
+        self.ask(|netlink, name| transaction::remove(netlink, name, &elements))
     }
 
     /// The second half: the link is gone.
@@ -200,14 +228,24 @@ impl Firewall {
     /// # Errors
     /// [`Error::NoTable`], or the kernel refuses.
     pub fn remove_link(&self, live: &Live) -> Result<(), Error> {
-        transaction::remove(&self.name, &element::of_link(live)?)
+        let elements = element::of_link(live)?;
+        self.ask(|netlink, name| transaction::remove(netlink, name, &elements))
     }
 
     fn install(&self, elements: Vec<element::Element>) -> Result<(), Error> {
         let installed = nft::install(&self.name, elements);
-        if matches!(installed, Err(Error::Nft { .. })) && !transaction::has_bridges(&self.name)? {
+        if matches!(installed, Err(Error::Nft { .. })) && !self.ask(transaction::has_bridges)? {
             return Err(Error::NoBridgeFamily);
         }
         installed
+    }
+
+    fn ask<T>(&self, what: impl FnOnce(&mut Netlink, &str) -> Result<T, Error>) -> Result<T, Error> {
+        let mut kept = self.netlink.lock().unwrap_or_else(PoisonError::into_inner);
+        let netlink = match &mut *kept {
+            Some(netlink) => netlink,
+            none => none.insert(transaction::open()?),
+        };
+        what(netlink, &self.name)
     }
 }

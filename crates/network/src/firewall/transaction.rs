@@ -23,10 +23,10 @@ const NESTED: u16 = 0x8000;
 const TABLE: u16 = 1;
 
 /// Adds elements, all or none; those that are there already are no error.
-pub(super) fn add(name: &str, elements: &[Element]) -> Result<(), Error> {
+pub(super) fn add(netlink: &mut Netlink, name: &str, elements: &[Element]) -> Result<(), Error> {
     let requests: Vec<Request> =
         elements.iter().map(|element| request(NEW_ELEMENT, CREATE, name, element)).collect();
-    open()?.transact(NFTABLES, &requests).map_err(|(place, errno)| match errno {
+    netlink.transact(NFTABLES, &requests).map_err(|(place, errno)| match errno {
         Errno::NOENT => Error::NoTable { name: name.to_owned() },
         Errno::EXIST | Errno::BUSY => Error::Taken { key: value::text(&elements[place].key) },
         errno => refused("a new element", errno),
@@ -34,24 +34,23 @@ pub(super) fn add(name: &str, elements: &[Element]) -> Result<(), Error> {
 }
 
 /// Removes elements; those that are gone already are no error.
-pub(super) fn remove(name: &str, elements: &[Element]) -> Result<(), Error> {
+pub(super) fn remove(netlink: &mut Netlink, name: &str, elements: &[Element]) -> Result<(), Error> {
     let requests: Vec<Request> =
         elements.iter().map(|element| request(DESTROY_ELEMENT, 0, name, element)).collect();
-    match open()?.transact(NFTABLES, &requests) {
+    match netlink.transact(NFTABLES, &requests) {
         Ok(()) => Ok(()),
         Err((_, Errno::NOENT)) => Err(Error::NoTable { name: name.to_owned() }),
         // An older kernel does not know the request.
-        Err((_, Errno::INVAL)) => remove_one_by_one(name, elements),
+        Err((_, Errno::INVAL)) => remove_one_by_one(netlink, name, elements),
         Err((_, errno)) => Err(refused("the removal of elements", errno)),
     }
 }
 
 /// Removes elements where the kernel takes one that is gone for an error, which would undo the whole transaction.
-pub(super) fn remove_one_by_one(name: &str, elements: &[Element]) -> Result<(), Error> {
-    if !is_installed(name)? {
+fn remove_one_by_one(netlink: &mut Netlink, name: &str, elements: &[Element]) -> Result<(), Error> {
+    if !is_installed(netlink, name)? {
         return Err(Error::NoTable { name: name.to_owned() });
     }
-    let mut netlink = open()?;
     for element in elements {
         match netlink.transact(NFTABLES, &[request(DELETE_ELEMENT, 0, name, element)]) {
             Ok(()) | Err((_, Errno::NOENT)) => {}
@@ -62,8 +61,7 @@ pub(super) fn remove_one_by_one(name: &str, elements: &[Element]) -> Result<(), 
 }
 
 /// Whether both tables are there, with the rules of this version.
-pub(super) fn is_installed(name: &str) -> Result<bool, Error> {
-    let mut netlink = open()?;
+pub(super) fn is_installed(netlink: &mut Netlink, name: &str) -> Result<bool, Error> {
     for family in [Family::Inet, Family::Bridge] {
         let mut body = header(family);
         string(&mut body, TABLE, name);
@@ -79,8 +77,7 @@ pub(super) fn is_installed(name: &str) -> Result<bool, Error> {
 }
 
 /// Removes both tables; those that are gone already are no error.
-pub(super) fn remove_tables(name: &str) -> Result<(), Error> {
-    let mut netlink = open()?;
+pub(super) fn remove_tables(netlink: &mut Netlink, name: &str) -> Result<(), Error> {
     for family in [Family::Inet, Family::Bridge] {
         match netlink.transact(NFTABLES, &[table(DELETE_TABLE, 0, family, name)]) {
             Ok(()) | Err((_, Errno::NOENT | Errno::OPNOTSUPP | Errno::AFNOSUPPORT)) => {}
@@ -91,22 +88,23 @@ pub(super) fn remove_tables(name: &str) -> Result<(), Error> {
 }
 
 /// Whether the kernel filters frames of bridges: makes a table for that, and takes it away in the same transaction.
-pub(super) fn has_bridges(name: &str) -> Result<bool, Error> {
+pub(super) fn has_bridges(netlink: &mut Netlink, name: &str) -> Result<bool, Error> {
     let name = format!("{name}_probe");
     let requests =
         [table(NEW_TABLE, CREATE, Family::Bridge, &name), table(DELETE_TABLE, 0, Family::Bridge, &name)];
-    match open()?.transact(NFTABLES, &requests) {
+    match netlink.transact(NFTABLES, &requests) {
         Ok(()) => Ok(true),
         Err((_, Errno::OPNOTSUPP | Errno::AFNOSUPPORT)) => Ok(false),
         Err((_, errno)) => Err(refused("a table for bridges", errno)),
     }
 }
 
-fn open() -> Result<Netlink, Error> {
+/// A socket of the caller's network namespace.
+pub(super) fn open() -> Result<Netlink, Error> {
     Netlink::netfilter().map_err(|errno| refused("a socket for the firewall", errno))
 }
 
-fn refused(what: &'static str, errno: Errno) -> Error {
+pub(super) fn refused(what: &'static str, errno: Errno) -> Error {
     Error::Kernel { what, source: errno.into() }
 }
 
@@ -151,4 +149,32 @@ fn header(family: Family) -> Vec<u8> {
 
 fn kind(message: u8) -> u16 {
     u16::from_be_bytes([NFTABLES, message])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::firewall::value::Value;
+
+    #[test]
+    fn an_older_kernel_removes_elements_one_by_one() {
+        let elsewhere = || {
+            proa_sys::process::unshare_namespaces(0x4000_0000).expect("this test needs root");
+            let mut netlink = open().unwrap();
+            let element = |name: &str| Element {
+                family: Family::Inet,
+                set: "bridges",
+                key: vec![Value::Name(name.into())],
+                data: Vec::new(),
+            };
+            let (here, gone) = (element("br1"), element("br2"));
+            let both = [gone, here.clone()];
+            assert!(matches!(remove_one_by_one(&mut netlink, "proa", &both), Err(Error::NoTable { .. })));
+            nft::install("proa", vec![here.clone()]).unwrap();
+            remove_one_by_one(&mut netlink, "proa", &both).unwrap();
+            let removal = [request(DELETE_ELEMENT, 0, "proa", &here)];
+            assert_eq!(netlink.transact(NFTABLES, &removal), Err((0, Errno::NOENT)));
+        };
+        std::thread::spawn(elsewhere).join().unwrap();
+    }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use proa_network::firewall::Firewall;
@@ -24,7 +24,7 @@ pub const NEIGHBOUR: [&str; 2] = ["192.0.2.9", "2001:db8::9"];
 /// How long what should work may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long nothing may come of what should not work: what works takes a thousandth of it.
-const SILENCE: Duration = Duration::from_millis(400);
+const SILENCE: Duration = Duration::from_millis(250);
 
 /// A network namespace.
 pub struct Space(File);
@@ -75,6 +75,8 @@ pub struct Lab {
     pub firewall: Firewall,
     /// A namespace on its LAN, which routes the networks' subnets to it.
     pub lan: Space,
+    /// Whether br_netfilter is at work.
+    pub bridged_is_filtered: bool,
 }
 
 /// Runs a test on a host, once without and once with br_netfilter, which sends what crosses a bridge through the rules
@@ -89,13 +91,13 @@ pub fn on_a_host(test: fn(&Lab)) {
                 set(&switch, u8::from(bridged_is_filtered));
             }
             eprintln!("br_netfilter: {bridged_is_filtered}");
-            test(&Lab::new());
+            test(&Lab::new(bridged_is_filtered));
         });
     }
 }
 
 impl Lab {
-    fn new() -> Self {
+    fn new(bridged_is_filtered: bool) -> Self {
         set("/proc/sys/net/ipv4/ip_forward", 1);
         set("/proc/sys/net/ipv6/conf/all/forwarding", 1);
         let lan = Space::new();
@@ -122,7 +124,7 @@ impl Lab {
         });
         let firewall = Firewall::new("proa".into());
         assert!(firewall.ensure().unwrap());
-        Self { firewall, lan }
+        Self { firewall, lan, bridged_is_filtered }
     }
 
     /// A network `10.<number>.0.0/24`, `fd0<number>::/64` with its bridge.
@@ -321,8 +323,21 @@ fn exchange(
     }
 }
 
+/// A socket that was closed lives on for a moment, if another test starts a program just then.
+fn bind<T>(socket: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match socket() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::yield_now();
+            }
+            done => return done,
+        }
+    }
+}
+
 fn over_tcp(client: At, to: SocketAddr, server: At, port: u16, limit: Duration) -> io::Result<IpAddr> {
-    let listener = server.run(|| TcpListener::bind(("::", port)))?;
+    let listener = server.run(|| bind(|| TcpListener::bind(("::", port))))?;
     set_socket_timeout(&listener, Timeout::Recv, Some(limit))?;
     let mut near = client.run(|| TcpStream::connect_timeout(&to, limit))?;
     let (mut far, peer) = listener.accept()?;
@@ -337,7 +352,7 @@ fn over_tcp(client: At, to: SocketAddr, server: At, port: u16, limit: Duration) 
 }
 
 fn over_udp(client: At, to: SocketAddr, server: At, port: u16, limit: Duration) -> io::Result<IpAddr> {
-    let far = server.run(|| UdpSocket::bind(("::", port)))?;
+    let far = server.run(|| bind(|| UdpSocket::bind(("::", port))))?;
     let local = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let near = client.run(|| UdpSocket::bind(local))?;
     near.connect(to)?;

@@ -1,9 +1,15 @@
 //! Ports of instances that are reached by ports of the host.
 
+use std::io::ErrorKind;
+use std::net::{TcpStream, UdpSocket};
+use std::time::Duration;
+
 use proa_protocol::network::Protocol::{self, Tcp, Udp};
 use proa_protocol::network::PublishedPort;
 
-use crate::lab::{At, HOST, HOST_TOO, Lab, NEIGHBOUR, assert_blocked, ip, nft, on_a_host, port, set, source};
+use crate::lab::{
+    At, HOST, HOST_TOO, Instance, NEIGHBOUR, assert_blocked, ip, nft, on_a_host, port, set, source,
+};
 
 const BOTH: [Protocol; 2] = [Tcp, Udp];
 
@@ -108,12 +114,52 @@ fn a_port_on_the_loopback_address_is_the_hosts_alone() {
 
 #[test]
 fn the_host_reaches_a_port_on_all_addresses_by_its_loopback_address() {
-    on_a_host(|lab: &Lab| {
+    on_a_host(|lab| {
         let network = lab.network(1, |_| {});
         let web = lab.instance(&network, 2, &everywhere(8080, 80));
         for protocol in BOTH {
             assert_eq!(source(protocol, At::Host, ("127.0.0.1", 8080), &web, 80), "10.1.0.1");
-            assert_eq!(source(protocol, At::Host, ("::1", 8080), &web, 80), "fd01::1");
         }
+        // By that of IPv6 it cannot, and learns so at once.
+        let error = TcpStream::connect("[::1]:8080").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
+fn a_client_of_udp_that_never_pauses_follows_the_port() {
+    on_a_host(|lab| {
+        let network = lab.network(1, |_| {});
+        let (first, second) = (lab.instance(&network, 2, &[]), lab.instance(&network, 3, &[]));
+        let listen = || {
+            let server = UdpSocket::bind("0.0.0.0:53").unwrap();
+            server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            server
+        };
+        let servers = [&first, &second].map(|instance| instance.space.run(listen));
+        // One port of the client all the time, so that it is one flow.
+        let client = lab.lan.run(|| UdpSocket::bind("0.0.0.0:4000")).unwrap();
+        let send = |word: &str| client.send_to(word.as_bytes(), (HOST[0], 8053)).unwrap();
+        let next = |server: &UdpSocket| {
+            let mut word = [0; 16];
+            let (length, _) = server.recv_from(&mut word).unwrap();
+            String::from_utf8_lossy(&word[..length]).into_owned()
+        };
+        let publish = |instance: &Instance, host_ip| {
+            let mut live = instance.live.clone();
+            live.endpoint.ports = vec![port(Udp, host_ip, 8053, 53)];
+            lab.firewall.add_endpoint(&live).unwrap();
+            lab.firewall.forget_flows(&live).unwrap();
+            live
+        };
+        send("nobody");
+        let live = publish(&first, "0.0.0.0");
+        send("first");
+        assert_eq!(next(&servers[0]), "first");
+        lab.firewall.remove_endpoint(&live).unwrap();
+        send("nobody");
+        publish(&second, HOST[0]);
+        send("second");
+        assert_eq!(next(&servers[1]), "second");
     });
 }
