@@ -175,9 +175,6 @@ impl Attachment {
     pub fn withdraw(&mut self) -> Result<(), Error> {
         let done =
             self.endpoints.iter().map(|endpoint| self.withdraw_one(endpoint)).fold(Ok(()), Result::and);
-        for endpoint in &mut self.endpoints {
-            (endpoint.names, endpoint.ports) = (Vec::new(), Vec::new());
-        }
         self.reserved.clear();
         done
     }

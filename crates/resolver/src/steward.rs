@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
@@ -96,7 +96,12 @@ fn lock(args: &Args) -> Result<Option<File>, Error> {
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) if proa_sys::lock::is_unlinked(&file) => {}
-            Ok(()) => return Ok(Some(file)),
+            Ok(()) => {
+                // Whoever ends what belongs to the root finds us by it.
+                let id = std::process::id().to_string();
+                file.set_len(0).and_then(|()| (&file).write_all(id.as_bytes())).map_err(failed)?;
+                return Ok(Some(file));
+            }
             Err(Errno::WOULDBLOCK) => return Ok(None),
             Err(Errno::INTR) => {}
             Err(errno) => return Err(failed(errno.into())),

@@ -103,7 +103,7 @@ impl Proa {
             fs::create_dir(proa.root.path().join(directory)).unwrap();
         }
         let from = proa.binary.parent().unwrap().to_owned();
-        for program in ["proa", "proa-monitor", "proa-agent"] {
+        for program in ["proa", "proa-monitor", "proa-resolver", "proa-agent"] {
             let to = proa.root.path().join("bin").join(program);
             // On one file system a second name will do.
             fs::hard_link(from.join(program), &to)
@@ -249,11 +249,13 @@ impl Proa {
         let run = self.run(&["info", "--format", "{{.RunRoot}}"]).stdout;
         // The last command: another would start what keeps an ordinary user's namespace again.
         let ids = self.run(&["ps", "-aq", "--no-trunc"]).stdout;
+        let networks = self.run(&["network", "ls", "-q"]).stdout;
         let stop = self.run(&["system", "stop"]);
         assert_eq!(stop.code, 0, "{stop:?}");
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            let left = self.leftovers(run.trim(), &ids);
+            let mut left = self.leftovers(run.trim(), &ids);
+            left.extend(network_leftovers(run.trim(), &ids, &networks));
             if left.is_empty() {
                 return;
             }
@@ -295,6 +297,20 @@ impl Drop for Proa {
             self.assert_nothing_left();
         }
     }
+}
+
+/// Interfaces and tables of the firewall that belong to these instances and networks, or to this runtime directory.
+fn network_leftovers(run: &str, ids: &str, networks: &str) -> Vec<String> {
+    let mut names: Vec<String> = networks.lines().map(|id| format!("pr-{id}")).collect();
+    names.extend(ids.lines().flat_map(|id| (0..4).map(move |number| format!("p{}{number}", &id[..12]))));
+    names.retain(|name| Path::new("/sys/class/net").join(name).exists());
+    let mut left: Vec<String> = names.iter().map(|name| format!("interface {name}")).collect();
+    let table = Path::new(run).file_name().unwrap_or_default().to_string_lossy().replace('-', "_");
+    let tables = Command::new("nft").args(["list", "tables"]).output();
+    let tables =
+        tables.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    left.extend(tables.lines().filter(|line| line.ends_with(&format!(" {table}"))).map(ToOwned::to_owned));
+    left
 }
 
 /// Cgroups anywhere whose name holds this id.

@@ -9,6 +9,7 @@ mod harness;
 mod keep_id;
 mod load;
 mod lsm;
+mod network;
 mod parity;
 mod policy;
 mod rootless;

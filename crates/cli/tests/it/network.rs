@@ -1,0 +1,163 @@
+//! Networks, where both levels are in one of them or a level has something of its own; and what the tests of networks
+//! share.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use crate::harness::Proa;
+use crate::parity::Bed;
+
+/// An instance that answers `served` at port 8000.
+pub struct Server {
+    /// Its id.
+    pub id: String,
+    name: String,
+}
+
+impl Server {
+    /// Starts it and waits until it answers.
+    pub fn start(bed: &Bed, name: &str, flags: &[&str]) -> Self {
+        let serve = "mkdir -p /www; printf served > /www/index.html; exec httpd -f -p 8000 -h /www";
+        let id = bed.detach(name, flags, &["sh", "-c", serve]);
+        let server = Self { id, name: name.to_owned() };
+        server.wait(bed);
+        server
+    }
+
+    /// Waits until it answers.
+    pub fn wait(&self, bed: &Bed) {
+        let ask = ["exec", &self.name, "wget", "-qO-", "http://127.0.0.1:8000/"];
+        bed.proa.wait_for("the server", || bed.proa(&ask).stdout == "served");
+    }
+
+    /// Its address in its first network.
+    pub fn address(&self, bed: &Bed) -> String {
+        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+        bed.ok(&["inspect", "-f", format, &self.name])
+    }
+}
+
+/// What a server at an address of this host says.
+pub fn get(at: &str) -> String {
+    let limit = Some(Duration::from_secs(30));
+    let mut stream = TcpStream::connect(at).unwrap();
+    stream.set_read_timeout(limit).unwrap();
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned()
+}
+
+/// A port of the host that nobody has at this moment.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Kills a process without a word.
+pub fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+#[test]
+fn a_container_and_a_virtual_machine_talk_by_name() {
+    let (containers, machines) = (Bed::new("container"), "vm");
+    let server = Server::start(&containers, "box", &["-p", "8000"]);
+    let bed = Bed { level: machines, ..containers };
+    let guest = Server::start(&bed, "guest", &["-p", "8000"]);
+    let to = |from: &str, to: &str| bed.ok(&["exec", from, "wget", "-qO-", &format!("http://{to}:8000/")]);
+    assert_eq!((to("box", "guest"), to("guest", "box")), ("served".into(), "served".into()));
+    for name in ["box", "guest"] {
+        assert_eq!(get(&bed.ok(&["port", name, "8000"])), "served");
+    }
+    assert_ne!(server.address(&bed), guest.address(&bed));
+}
+
+#[test]
+fn a_running_container_changes_its_networks() {
+    let bed = Bed::new("container");
+    bed.ok(&["network", "create", "lan"]);
+    let server = Server::start(&bed, "site", &["--network", "lan"]);
+    bed.detach("client", &["--network", "none"], &["sleep", "1000"]);
+    let ask = ["exec", "client", "wget", "-T", "2", "-qO-"];
+    let at = format!("http://{}:8000/", server.address(&bed));
+    assert_ne!(bed.proa(&[&ask[..], &[&at]].concat()).code, 0);
+    bed.ok(&["network", "connect", "lan", "client"]);
+    assert_eq!(bed.ok(&[&ask[..], &[&at]].concat()), "served");
+    assert!(bed.ok(&["network", "inspect", "lan"]).contains("client"));
+    bed.ok(&["network", "disconnect", "lan", "client"]);
+    assert_ne!(bed.proa(&[&ask[..], &[&at]].concat()).code, 0);
+    assert_eq!(bed.ok(&["exec", "client", "ls", "/sys/class/net"]), "lo");
+}
+
+#[test]
+fn a_running_virtual_machine_keeps_its_networks() {
+    let bed = Bed::new("vm");
+    bed.ok(&["network", "create", "lan"]);
+    bed.detach("guest", &[], &["sleep", "1000"]);
+    let refused = bed.proa(&["network", "connect", "lan", "guest"]);
+    assert!(refused.code == 1 && refused.stderr.contains("proa stop guest"), "{refused:?}");
+}
+
+#[test]
+fn two_containers_share_a_network_stack() {
+    let bed = Bed::new("container");
+    Server::start(&bed, "site", &[]);
+    let share = ["--network", "container:site"];
+    assert_eq!(bed.run_ok(&share, &["wget", "-qO-", "http://127.0.0.1:8000/"]), "served");
+    bed.ok(&["stop", "-t", "0", "site"]);
+    let refused = bed.run(&share, &["true"]);
+    assert!(refused.code == 125 && refused.stderr.contains("not running"), "{refused:?}");
+    let refused = Bed { level: "vm", ..bed }.run(&share, &["true"]);
+    assert!(refused.code == 125 && refused.stderr.contains("two containers"), "{refused:?}");
+}
+
+#[test]
+fn rules_that_somebody_flushed_come_back() {
+    let bed = Bed::new("container");
+    let server = Server::start(&bed, "site", &["-p", "8000"]);
+    let run = bed.ok(&["info", "--format", "{{.RunRoot}}"]);
+    let table = run.rsplit('/').next().unwrap().replace('-', "_");
+    for family in ["inet", "bridge"] {
+        bed.proa.shell_with_input(&format!("nft delete table {family} {table}"), b"");
+    }
+    let at = bed.ok(&["port", "site", "8000"]);
+    bed.proa.wait_for("the rules", || TcpStream::connect(&at).is_ok());
+    assert_eq!(get(&at), "served");
+    drop(server);
+}
+
+#[test]
+fn many_come_and_go_and_nothing_of_them_stays() {
+    let proa = Proa::with_busybox();
+    proa.ok(&["network", "create", "lan"]);
+    let table = || {
+        let run = proa.ok(&["info", "--format", "{{.RunRoot}}"]);
+        let name = run.rsplit('/').next().unwrap().replace('-', "_");
+        proa.shell_with_input(&format!("nft list table inet {name}; nft list table bridge {name}"), b"")
+    };
+    let before = table();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..10 {
+                    let run = proa.run(&[
+                        "run",
+                        "--rm",
+                        "--network",
+                        "lan",
+                        "-p",
+                        "80",
+                        "busybox",
+                        "hostname",
+                        "-i",
+                    ]);
+                    assert!(run.code == 0 && run.stdout.starts_with("172."), "{run:?}");
+                }
+            });
+        }
+    });
+    // What the kernel undoes behind the last of them.
+    proa.wait_for("the table to be as before", || table() == before);
+}
