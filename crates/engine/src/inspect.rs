@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::engine::{Engine, Instance};
 use crate::mounts;
 use crate::parse::{rfc3339_nano, rfc3339_or_zero};
-use crate::trees;
+use proa_sys::trees;
 
 /// The word for a status.
 pub fn status_word(status: Status) -> &'static str {

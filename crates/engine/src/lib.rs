@@ -37,7 +37,6 @@ pub mod signals;
 pub mod spec;
 pub mod system;
 pub mod templates;
-pub mod trees;
 pub mod update;
 mod userns;
 

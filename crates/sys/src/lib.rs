@@ -23,4 +23,5 @@ pub mod seal;
 pub mod signalfd;
 pub mod signals;
 pub mod sigwait;
+pub mod trees;
 pub mod userns;
