@@ -39,6 +39,7 @@ pub mod system;
 pub mod templates;
 pub mod update;
 mod userns;
+mod write_ahead;
 
 pub use channel::Channel;
 pub use engine::{Engine, Instance};
