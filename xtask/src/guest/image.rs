@@ -47,6 +47,16 @@ const PACKAGES: &[&str] = &[
 const UNUSED: &[&str] = &["/usr/share/", "/etc/init.d/", "/etc/cron", "/lib/systemd/", "/usr/lib/systemd/"];
 /// What is needed nevertheless.
 const USED: &[&str] = &["/usr/share/apparmor"];
+/// What systemd and its bus consist of: the tests boot them, without any of the units that systems have.
+const SYSTEMD: &[&str] = &[
+    "/lib/systemd/systemd",
+    "/bin/systemctl",
+    "/lib/systemd/system/dbus.service",
+    "/lib/systemd/system/dbus.socket",
+    "/usr/bin/dbus-daemon",
+    "/usr/share/dbus-1/system.conf",
+    "/usr/share/dbus-1/system.d/org.freedesktop.systemd1.conf",
+];
 /// What the compiler consists of, as it names them; some tests compile the program they run in a container.
 const COMPILER_PROGRAMS: &[&str] = &["cc1", "collect2", "as", "ld"];
 const COMPILER_FILES: &[&str] = &[
@@ -74,6 +84,7 @@ const DIRECTORIES: &[&str] = &[
     "var/lib",
     "root",
     "etc",
+    "etc/systemd/system",
     "home/user",
     "rw",
     "guest",
@@ -83,9 +94,12 @@ const DIRECTORIES: &[&str] = &[
 const FILES: &[(&str, &str)] = &[
     (
         "etc/passwd",
-        "root:x:0:0:root:/root:/bin/sh\nproa-test:x:1000:1000::/home/user:/bin/sh\nproa-test-plain:x:1001:1001::/home/user:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
+        "root:x:0:0:root:/root:/bin/sh\nproa-test:x:1000:1000::/home/user:/bin/sh\nproa-test-plain:x:1001:1001::/home/user:/bin/sh\nmessagebus:x:101:101::/:/bin/false\nnobody:x:65534:65534::/:/bin/false\n",
     ),
-    ("etc/group", "root:x:0:\ntty:x:5:\nproa-test:x:1000:\nproa-test-plain:x:1001:\nnogroup:x:65534:\n"),
+    (
+        "etc/group",
+        "root:x:0:\ntty:x:5:\nproa-test:x:1000:\nproa-test-plain:x:1001:\nmessagebus:x:101:\nnogroup:x:65534:\n",
+    ),
     ("etc/subuid", "proa-test:100000:65536\n"),
     ("etc/subgid", "proa-test:100000:65536\n"),
     ("etc/hosts", "127.0.0.1 localhost guest\n"),
@@ -194,7 +208,10 @@ impl Tree {
                 self.add(path)?;
             }
         }
-        self.add(Path::new("/usr/bin/awk"))
+        for path in SYSTEMD.iter().chain(&["/usr/bin/awk"]) {
+            self.add(Path::new(path))?;
+        }
+        Ok(())
     }
 
     fn add_compiler(&mut self) -> Result<()> {
