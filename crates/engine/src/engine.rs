@@ -20,7 +20,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::channel::Channel;
 use crate::db::{Database, Record};
 use crate::error::{Error, Result};
-use crate::monitor::{self, Mode, Programs};
+use crate::monitor::{self, Mode, Programs, Waiting};
 use crate::paths::Paths;
 use crate::{names, rootless};
 
@@ -277,6 +277,22 @@ impl Engine {
     /// The monitor's program cannot be run.
     pub fn spawn_monitor(&self, id: &str) -> Result<Channel> {
         monitor::spawn(&self.programs, &self.paths, id, Mode::Run, self.notice)
+    }
+
+    /// Starts a monitor for an instance that is about to be made.
+    ///
+    /// # Errors
+    /// The monitor's program cannot be run.
+    pub fn prepare_monitor(&self) -> Result<Waiting> {
+        monitor::spawn_waiting(&self.programs, &self.paths)
+    }
+
+    /// Gives an instance that was just made its monitor. Nothing runs before that is asked to.
+    ///
+    /// # Errors
+    /// The monitor is gone.
+    pub fn give_monitor(&self, monitor: Waiting, id: &str) -> Result<Channel> {
+        monitor.serve(id, self.notice)
     }
 
     /// A conversation about an instance's files, whether it runs or not.
