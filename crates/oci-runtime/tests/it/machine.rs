@@ -3,11 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use proa_oci::runtime::{Cpu, Memory, Pids};
 
-use crate::support::{Bundle, PROGRAM, stdout, wait};
+use crate::support::{Bundle, PROGRAM, stdout, wait, wait_within};
 
+/// Longest that each half of a boot may take.
+const BOOT: Duration = Duration::from_secs(90);
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/programs/machine.sh");
 
 /// The running system. Its processes are in a cgroup of its own, in all hierarchies.
@@ -41,9 +44,11 @@ impl Machine {
         let first = || fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
         let is_systemd =
             |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "systemd\n");
-        wait("systemd", || is_systemd(&first()));
+        wait_within(BOOT, "systemd", || is_systemd(&first()));
         let machine = Self { child, pid: first(), cgroups, _scratch: scratch };
-        wait("its bus", || machine.shell("systemctl is-active dbus.service").stdout == b"active\n");
+        wait_within(BOOT, "its bus", || {
+            machine.shell("systemctl is-active dbus.service").stdout == b"active\n"
+        });
         machine
     }
 
