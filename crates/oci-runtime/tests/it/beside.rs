@@ -61,7 +61,7 @@ fn limits_outlast_what_systemd_does() {
     let id = proa
         .ok("run -d --name box -m 64m --memory-reservation 32m --cpus 0.5 --cpu-shares 512 --cpuset-cpus 0 \
          --pids-limit 33 --device-write-bps /dev/loop0:1mb busybox sleep 1000");
-    let (quota, weight) = if is_unified() { ("50000 100000", "20") } else { ("50000", "512") };
+    let (quota, weight) = if is_unified() { ("50000 100000", "59") } else { ("50000", "512") };
     let files = [
         ("memory.max", "memory.limit_in_bytes"),
         ("memory.low", "memory.soft_limit_in_bytes"),

@@ -44,6 +44,10 @@ impl Machine {
         let first = || fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
         let is_systemd =
             |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "systemd\n");
+        wait("its first process", || !first().is_empty());
+        if is_unified() {
+            leave(child.id());
+        }
         wait_within(BOOT, "systemd", || is_systemd(&first()));
         let machine = Self { child, pid: first(), cgroups, _scratch: scratch };
         wait_within(BOOT, "its bus", || {
@@ -54,9 +58,18 @@ impl Machine {
 
     /// The beginning of a command line that is run in it.
     pub fn entry(&self) -> Vec<String> {
+        // Where namespaces are borders of delegation, nobody moves a process out of a cgroup that it does not see.
+        let join = match is_unified() {
+            true => format!(
+                "mkdir -p {0} && echo $$ >{0}/cgroup.procs && ",
+                self.cgroups[0].join("entered").display()
+            ),
+            false => String::new(),
+        };
         let line =
-            ["nsenter", "-t", &self.pid, "-m", "-p", "-u", "-i", "-n", "-C", "-r", "-w", "--", "env", "-i"];
-        line.iter().chain(&["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]).map(ToString::to_string).collect()
+            ["sh", "-c", &format!("{join}exec \"$@\""), "sh", "nsenter", "-t", &self.pid, "-m", "-p", "-u"];
+        let rest = ["-i", "-n", "-C", "-r", "-w", "--", "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"];
+        line.iter().chain(&rest).map(ToString::to_string).collect()
     }
 
     /// Runs a command in it.
@@ -94,6 +107,13 @@ impl Drop for Machine {
             });
         }
     }
+}
+
+/// Takes a process to our own cgroup: one that has processes of its own hands no controllers down.
+fn leave(pid: u32) {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
+    fs::write(Path::new("/sys/fs/cgroup").join(own).join("cgroup.procs"), pid.to_string()).unwrap();
 }
 
 /// A cgroup in each hierarchy.
