@@ -15,13 +15,14 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use proa_image::layer::LayerForm;
 use proa_image::{Image, LayerCopy, LayerFile};
 use proa_protocol::instance::{CONFIG_FILE, InstanceConfig, IsolationLevel, Layer};
+use proa_sys::trees;
 
 use crate::config::{ContainerConfig, HostConfig};
 use crate::db::Record;
 use crate::engine::{Engine, Making};
 use crate::error::{Error, Result};
 use crate::settings::{NetworkSettings, SecuritySettings};
-use crate::{events, mounts, names, parse, policy, spec, trees, userns};
+use crate::{events, mounts, names, parse, policy, spec, userns};
 
 /// Attempts at finding a free name.
 const NAME_ATTEMPTS: u32 = 20;

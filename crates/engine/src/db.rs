@@ -33,6 +33,7 @@ use rusqlite::{
 use crate::config::{ContainerConfig, HostConfig};
 use crate::error::{Error, Result};
 use crate::names;
+use crate::write_ahead::write_ahead;
 
 /// Name of the file below the root.
 pub const FILE: &str = "proa.db";
@@ -174,7 +175,7 @@ impl Database {
     fn migrate(&mut self) -> Result<()> {
         let path = self.path.clone();
         let failed = |source| Error::Database { action: "upgrade what is", path: path.clone(), source };
-        proa_image::write_ahead(&self.connection).map_err(failed)?;
+        write_ahead(&self.connection, BUSY).map_err(failed)?;
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
         // Another process may have been faster.

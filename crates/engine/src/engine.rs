@@ -2,15 +2,17 @@
 
 use std::cell::OnceCell;
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use proa_image::{RemoveHooks, Store};
 use proa_oci::reference::Digest;
 use proa_protocol::instance::{
-    CONFIG_FILE, InstanceConfig, InstanceState, STATE_FILE, Status, layer_mount_dir,
+    CONFIG_FILE, InstanceConfig, InstanceState, STATE_FILE, Status, layer_mount_dir, removing_dir,
 };
+use proa_sys::trees;
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::fs::{FlockOperation, flock};
@@ -18,9 +20,9 @@ use rustix::fs::{FlockOperation, flock};
 use crate::channel::Channel;
 use crate::db::{Database, Record};
 use crate::error::{Error, Result};
-use crate::monitor::{self, Mode, Programs};
+use crate::monitor::{self, Mode, Programs, Waiting};
 use crate::paths::Paths;
-use crate::{names, rootless, trees};
+use crate::{names, rootless};
 
 /// Held shared by whoever makes or starts an instance, exclusively by whoever judges what is litter.
 const LOCK_FILE: &str = "lock";
@@ -116,7 +118,7 @@ impl Engine {
                     .map_err(|errno| failed(errno.into()))?;
                 Ok(Some(file))
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed(error)),
         }
     }
@@ -204,7 +206,7 @@ impl Engine {
         loop {
             match trees::remove(&directory) {
                 // Somebody has just opened the lock's file anew.
-                Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+                Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
                 other => return other.map_err(|error| Error::io("remove", &directory, error)),
             }
         }
@@ -235,7 +237,7 @@ impl Engine {
         match read_short(&path) {
             Ok(bytes) => InstanceState::parse(&bytes)
                 .map_err(|error| Error::io("read", &path, std::io::Error::other(error))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(InstanceState::default()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(InstanceState::default()),
             Err(error) => Err(Error::io("read", &path, error)),
         }
     }
@@ -248,7 +250,7 @@ impl Engine {
         let path = self.paths.instance(id).join(CONFIG_FILE);
         match std::fs::read(&path) {
             Ok(bytes) => parse_json(&bytes, &path),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::conflict(
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::conflict(
                 format!("instance {} was never completed", names::short(id)),
                 format!("`proa rm {}` removes what there is of it", names::short(id)),
             )),
@@ -276,6 +278,27 @@ impl Engine {
     /// A program of ours cannot be run.
     pub fn spawn_monitor(&self, record: &Record) -> Result<Channel> {
         let channel = monitor::spawn(&self.programs, &self.paths, &record.id, Mode::Run, self.notice)?;
+        if !record.host_config.networks.is_empty() {
+            self.ensure_resolver()?;
+        }
+        Ok(channel)
+    }
+
+    /// Starts a monitor for an instance that is about to be made.
+    ///
+    /// # Errors
+    /// The monitor's program cannot be run.
+    pub fn prepare_monitor(&self) -> Result<Waiting> {
+        monitor::spawn_waiting(&self.programs, &self.paths)
+    }
+
+    /// Gives an instance that was just made its monitor, and sees to it that names are answered in its networks.
+    /// Nothing runs before the monitor is asked to.
+    ///
+    /// # Errors
+    /// The monitor is gone, or a program of ours cannot be run.
+    pub fn give_monitor(&self, monitor: Waiting, record: &Record) -> Result<Channel> {
+        let channel = monitor.serve(&record.id, self.notice)?;
         if !record.host_config.networks.is_empty() {
             self.ensure_resolver()?;
         }
@@ -361,16 +384,49 @@ impl Engine {
     }
 
     /// Files first, then the record: whoever is interrupted leaves something that can be removed again. The lock
-    /// goes last, so that whoever takes it after us finds that there is no record.
+    /// goes last, so that whoever takes it after us finds that there is no record. The files are out of the way, and
+    /// gone when all is told.
     pub(crate) fn remove_locked(&self, id: &str, lock: monitor::Lock) -> Result<()> {
-        let directory = self.paths.instance(id);
-        trees::remove(&directory).map_err(|error| Error::io("remove", &directory, error))?;
+        self.set_aside(id)?;
         let record = self.db.by_id(id)?;
         let deleted = self.db.delete(id)?;
         self.remove_run_directory(id)?;
         drop(lock);
         if let (true, Some(record)) = (deleted, record) {
             self.tell(&record, "destroy", &[]);
+        }
+        self.clear_aside()
+    }
+
+    /// Moves an instance's files to where they are removed.
+    fn set_aside(&self, id: &str) -> Result<()> {
+        let (directory, aside) = (self.paths.instance(id), removing_dir(&self.paths.root));
+        let target = aside.join(id);
+        let rename = || std::fs::rename(&directory, &target);
+        let moved = match rename() {
+            Err(error) if error.kind() == ErrorKind::NotFound && directory.exists() => {
+                let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&aside);
+                made.and_then(|()| rename())
+            }
+            other => other,
+        };
+        match moved {
+            // There was none.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            other => other.map_err(|error| Error::io("move aside", &directory, error)),
+        }
+    }
+
+    /// Removes what was set aside, but for what its monitor or another command is about to remove.
+    pub(crate) fn clear_aside(&self) -> Result<()> {
+        let aside = removing_dir(&self.paths.root);
+        let failed = |error| Error::io("remove what is in", &aside, error);
+        let entries = match std::fs::read_dir(&aside) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(failed)?,
+        };
+        for entry in entries {
+            trees::remove_unless_held(&entry.map_err(failed)?.path()).map_err(failed)?;
         }
         Ok(())
     }

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use proa_protocol::instance::{InstanceConfig, IsolationLevel, LOG_FILE, Status};
+use proa_sys::trees;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::engine::{Engine, Instance};
 use crate::parse::{rfc3339_nano, rfc3339_or_zero};
-use crate::trees;
 use crate::{mounts, network};
 
 /// The word for a status.

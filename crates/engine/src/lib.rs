@@ -39,9 +39,9 @@ pub mod signals;
 pub mod spec;
 pub mod system;
 pub mod templates;
-pub mod trees;
 pub mod update;
 mod userns;
+mod write_ahead;
 
 pub use channel::Channel;
 pub use engine::{Engine, Instance};

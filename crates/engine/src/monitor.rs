@@ -3,6 +3,7 @@
 //! A monitor holds `monitor.lock` for as long as it lives; whoever gets that lock knows that there is none.
 
 use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
@@ -45,21 +46,14 @@ pub enum Mode {
 /// The monitor gets its own seal as standard input, and so keeps it open for as long as it lives. It reads nothing
 /// there; but closing the last descriptor of a cloned mount waits for the kernel to let go of it, which takes
 /// milliseconds that nobody but the ended monitor ought to wait.
-fn command(programs: &Programs, paths: &Paths, id: &str, sealed: &Sealed) -> std::io::Result<Command> {
+///
+/// It goes to `/` by itself: with a directory to go to, the standard library forks, which copies this process's page
+/// tables, where it can otherwise run the program from shared memory.
+fn command(programs: &Programs, paths: &Paths, sealed: &Sealed) -> std::io::Result<Command> {
     let mut command = Command::new(sealed.path());
-    command
-        .arg0("proa-monitor")
-        .arg("--root")
-        .arg(&paths.root)
-        .arg("--run")
-        .arg(&paths.run)
-        .args(["--id", id]);
+    command.arg0("proa-monitor").arg("--root").arg(&paths.root).arg("--run").arg(&paths.run);
     command.arg("--agent").arg(&programs.agent);
-    command
-        .stdin(sealed.as_fd().try_clone_to_owned()?)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .current_dir("/");
+    command.stdin(sealed.as_fd().try_clone_to_owned()?).stdout(Stdio::null()).stderr(Stdio::null());
     Ok(command)
 }
 
@@ -67,23 +61,57 @@ fn seal(programs: &Programs) -> Result<Sealed> {
     Sealed::open(&programs.monitor).map_err(|error| Error::io("run", &programs.monitor, error))
 }
 
+/// A monitor that was started before it is known for which instance: it ends where nobody tells it.
+#[derive(Debug)]
+pub struct Waiting {
+    socket: UnixStream,
+}
+
+impl Waiting {
+    /// Tells it the instance, and returns the conversation with it.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn serve(mut self, id: &str, notice: fn(&str)) -> Result<Channel> {
+        let sent = self.socket.write_all(id.as_bytes());
+        sent.map_err(|_| Error::MonitorGone(names::short(id).to_owned()))?;
+        Ok(Channel::new(self.socket, id, notice))
+    }
+}
+
+/// Starts a monitor that is to run an instance: it gets ready while the instance is made.
+///
+/// # Errors
+/// The program cannot be run.
+pub fn spawn_waiting(programs: &Programs, paths: &Paths) -> Result<Waiting> {
+    spawn_with(programs, paths, |_| {}).map(|socket| Waiting { socket })
+}
+
 /// Starts a monitor and returns the conversation with it.
 ///
 /// # Errors
 /// The program cannot be run.
 pub fn spawn(programs: &Programs, paths: &Paths, id: &str, mode: Mode, notice: fn(&str)) -> Result<Channel> {
+    let socket = spawn_with(programs, paths, |command| {
+        command.args(["--id", id]);
+        if mode == Mode::Maintenance {
+            command.arg("--maintenance");
+        }
+    })?;
+    Ok(Channel::new(socket, id, notice))
+}
+
+fn spawn_with(programs: &Programs, paths: &Paths, complete: impl FnOnce(&mut Command)) -> Result<UnixStream> {
     let failed = |error: std::io::Error| Error::io("run", &programs.monitor, error);
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     // Nothing else of this process starts programs while this one descriptor is inheritable.
     rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).map_err(|errno| failed(errno.into()))?;
     let sealed = seal(programs)?;
-    let mut command = command(programs, paths, id, &sealed).map_err(failed)?;
+    let mut command = command(programs, paths, &sealed).map_err(failed)?;
     command.arg("--client-fd").arg(theirs.as_raw_fd().to_string());
-    if mode == Mode::Maintenance {
-        command.arg("--maintenance");
-    }
+    complete(&mut command);
     command.spawn().map_err(failed)?;
-    Ok(Channel::new(ours, id, notice))
+    Ok(ours)
 }
 
 /// Lets a monitor finish what one that died has left.
@@ -93,8 +121,8 @@ pub fn spawn(programs: &Programs, paths: &Paths, id: &str, mode: Mode, notice: f
 pub fn repair(programs: &Programs, paths: &Paths, id: &str) -> Result<()> {
     let failed = |error| Error::io("run", &programs.monitor, error);
     let sealed = seal(programs)?;
-    let mut command = command(programs, paths, id, &sealed).map_err(failed)?;
-    let output = command.arg("--repair").stderr(Stdio::piped()).output().map_err(failed)?;
+    let mut command = command(programs, paths, &sealed).map_err(failed)?;
+    let output = command.args(["--id", id, "--repair"]).stderr(Stdio::piped()).output().map_err(failed)?;
     if output.status.success() {
         return Ok(());
     }

@@ -5,14 +5,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use proa_protocol::instance::{CONFIG_FILE, Status};
+use proa_protocol::instance::{CONFIG_FILE, Status, removing_dir};
 use proa_protocol::message::Request;
+use proa_sys::trees;
 use serde::Serialize;
 
 use crate::engine::{Engine, Instance};
 use crate::error::{Error, Result};
 use crate::life::StopOptions;
-use crate::{monitor, names, signals, trees};
+use crate::{monitor, names, signals};
 
 /// One thing that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -46,6 +47,7 @@ impl Engine {
             self.db.integrity()?.into_iter().map(|what| Problem { what, repaired: false }).collect();
         self.check_instances(options.repair, &mut problems)?;
         self.check_directories(options.repair, &mut problems)?;
+        self.check_aside(options.repair, &mut problems)?;
         if options.repair {
             self.db.fold()?;
         }
@@ -120,6 +122,22 @@ impl Engine {
                 let what = format!("{} belongs to no instance", path.display());
                 problems.push(Problem { what, repaired: repair });
             }
+        }
+        Ok(())
+    }
+
+    /// What is left of removed instances; where nobody holds it, its removal was cut short.
+    fn check_aside(&self, repair: bool, problems: &mut Vec<Problem>) -> Result<()> {
+        let aside = removing_dir(&self.paths.root);
+        let held = |path: &Path| trees::hold(path).is_err() && path.exists();
+        let found = entries(&aside)?.into_iter().map(|name| aside.join(name));
+        let left: Vec<_> = found.filter(|path| path.exists() && !held(path)).collect();
+        if repair {
+            self.clear_aside()?;
+        }
+        for path in left {
+            let what = format!("{} is left of an instance that was removed", path.display());
+            problems.push(Problem { what, repaired: repair });
         }
         Ok(())
     }

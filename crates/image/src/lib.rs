@@ -27,4 +27,4 @@ pub use progress::{Event, Progress};
 pub use pull::{PullOptions, pull};
 pub use push::push;
 pub use registry::{RegistryConfig, RegistryOptions};
-pub use store::{Image, ImageId, LayerCopy, LayerFile, RemoveHooks, Removed, Store, write_ahead};
+pub use store::{Image, ImageId, LayerCopy, LayerFile, RemoveHooks, Removed, Store};

@@ -22,7 +22,7 @@ pub struct Args {
     pub root: PathBuf,
     /// Runtime directory.
     pub run: PathBuf,
-    /// Instance id.
+    /// Instance id; empty where the first client is to tell it.
     pub id: String,
     /// Connected socket of the first client.
     pub client_fd: Option<u32>,
@@ -33,7 +33,8 @@ pub struct Args {
 }
 
 impl Args {
-    /// Reads `--root DIR --run DIR --id ID [--client-fd N] [--agent FILE] [--maintenance | --repair]`.
+    /// Reads `--root DIR --run DIR [--id ID] [--client-fd N] [--agent FILE] [--maintenance | --repair]`, of which one, the
+    /// id or the client, must be there.
     ///
     /// # Errors
     /// Says which argument is wrong.
@@ -57,15 +58,20 @@ impl Args {
                 _ => return Err(format!("unknown argument {}", name.display())),
             }
         }
-        let plain = parsed.id.bytes().all(|byte| byte.is_ascii_alphanumeric());
         if parsed.root.as_os_str().is_empty() || parsed.run.as_os_str().is_empty() {
             return Err("--root and --run are needed".into());
         }
-        if parsed.id.is_empty() || !plain {
-            return Err("--id needs an instance id".into());
+        let told = parsed.client_fd.is_some() && parsed.mode == Mode::Run;
+        if is_id(&parsed.id) || parsed.id.is_empty() && told {
+            return Ok(parsed);
         }
-        Ok(parsed)
+        Err("--id needs an instance id".into())
     }
+}
+
+/// Whether it can be an instance's id, and no path.
+pub fn is_id(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 fn text(value: OsString) -> Result<String, String> {
@@ -88,9 +94,16 @@ mod tests {
 
     #[test]
     fn wrong_lines_are_refused() {
-        for line in
-            ["", "--root /r --run /n", "--root", "--root /r --run /n --id ../x", "--client-fd x", "--what"]
-        {
+        assert_eq!(parse("--root /r --run /n --client-fd 3").unwrap().id, "");
+        for line in [
+            "",
+            "--root /r --run /n",
+            "--root",
+            "--root /r --run /n --id ../x",
+            "--root /r --run /n --client-fd 3 --repair",
+            "--client-fd x",
+            "--what",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

@@ -1,12 +1,13 @@
 //! The process that outlives the CLI and owns one instance.
 //!
 //! ```text
-//!   proa-monitor --root DIR --run DIR --id ID [--client-fd N] [--agent FILE] [--maintenance | --repair]
+//!   proa-monitor --root DIR --run DIR [--id ID] [--client-fd N] [--agent FILE] [--maintenance | --repair]
 //!   proa-monitor --template JSON [detach]
 //! ```
 //!
 //! The engine starts it from a sealed executable, in a session of its own, with `/dev/null` for standard
-//! streams. Errors go to the client whose connected socket is `--client-fd`, and into `state.json`. Under the
+//! streams. Without `--id` the client tells the 64 digits of the id before anything else, or closes its socket where
+//! there will be no instance. Errors go to the client whose connected socket is `--client-fd`, and into `state.json`. Under the
 //! name `proa-init` the same executable is PID 1 of a container.
 //!
 //! SIGTERM, SIGINT and SIGHUP do nothing: who wants the instance to end tells the instance. SIGKILL takes the
@@ -27,6 +28,7 @@ mod record;
 mod repair;
 mod serve;
 
+use std::io::Read;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -44,6 +46,8 @@ use crate::log::Log;
 use crate::record::Record;
 use crate::serve::{Reaper, Server};
 
+/// Digits of an instance's id.
+const ID_LENGTH: usize = 64;
 /// How long a client may take to read why there is no monitor.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -61,14 +65,16 @@ fn main() -> ExitCode {
         Err(message) => usage(&message),
         Ok(mut args) => {
             args.agent.get_or_insert_with(|| Path::new(&own_name).with_file_name("proa-agent"));
-            run(&args)
+            run(args)
         }
     }
 }
 
-fn run(args: &Args) -> ExitCode {
+fn run(args: Args) -> ExitCode {
+    // What it was started in is not to be kept busy.
+    let _ = rustix::process::chdir("/");
     let result = match args.mode {
-        Mode::Repair => repair::run(args).inspect_err(complain),
+        Mode::Repair => repair::run(&args).inspect_err(complain),
         // The client has been told, and the state says it: standard error is nobody's.
         Mode::Run | Mode::Maintenance => monitor(args),
     };
@@ -89,7 +95,7 @@ fn usage(message: &str) -> ExitCode {
     ExitCode::from(125)
 }
 
-fn monitor(args: &Args) -> Result<(), Error> {
+fn monitor(mut args: Args) -> Result<(), Error> {
     // Run by a descriptor, it is named after that.
     let _ = rustix::thread::set_name(c"proa-monitor");
     // Whoever starts an instance, its root is to be open to its users.
@@ -97,12 +103,23 @@ fn monitor(args: &Args) -> Result<(), Error> {
     // The terminal's signals are for the client. Failure means that we lead a session already.
     let _ = rustix::process::setsid();
     let client = args.client_fd.map(first_client).transpose()?;
+    if let (true, Some(client)) = (args.id.is_empty(), &client) {
+        let Some(id) = told_id(client) else { return Ok(()) };
+        args.id = id;
+    }
     let told = client.as_ref().and_then(|client| client.try_clone().ok());
-    let result = prepare(args, client).and_then(|server| server.run().at(&args.run));
+    let result = prepare(&args, client).and_then(|server| server.run().at(&args.run));
     if let (Err(error), Some(client)) = (&result, told) {
         tell(&client, error);
     }
     result
+}
+
+/// The id that the client tells; none where it has no use for us.
+fn told_id(mut client: &UnixStream) -> Option<String> {
+    let mut id = [0; ID_LENGTH];
+    client.read_exact(&mut id).ok()?;
+    String::from_utf8(id.to_vec()).ok().filter(|id| args::is_id(id))
 }
 
 /// Tells the first client why there is no monitor, and waits until it has read that: it may still be writing its

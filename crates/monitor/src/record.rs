@@ -5,13 +5,16 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use proa_protocol::instance::{
     CONFIG_FILE, InstanceConfig, InstanceState, LOCK_FILE, SOCKET_FILE, STATE_FILE, instance_dir,
+    removing_dir,
 };
+use proa_sys::trees;
 use rustix::event::Timespec;
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
@@ -30,6 +33,8 @@ pub struct Record {
     /// `<run>/instances/<id>`.
     pub run_dir: PathBuf,
     lock: Option<File>,
+    /// Keeps others from removing the files.
+    held: Option<OwnedFd>,
 }
 
 /// A process that a monitor started, told from others that get its id later by its start time.
@@ -50,7 +55,7 @@ impl Record {
     pub fn lock(root: &Path, run: &Path, id: &str) -> Result<Self, Error> {
         let dir = instance_dir(root, id);
         let run_dir = instance_dir(run, id);
-        let mut record = Self { dir, run_dir, lock: None };
+        let mut record = Self { dir, run_dir, lock: None, held: None };
         let deadline = Instant::now() + ENDING;
         loop {
             let lock = record.open_lock()?;
@@ -102,6 +107,23 @@ impl Record {
     /// Lets others have the instance. Nothing of the record may be written from then on.
     pub fn unlock(&mut self) {
         self.lock = None;
+    }
+
+    /// From now on others who forget the instance leave its files to [`Record::remove_files`].
+    pub fn hold_files(&mut self) {
+        // Whoever works on them at this moment can remove them too.
+        self.held = trees::hold(&self.dir).ok();
+    }
+
+    /// Removes the files that [`Record::hold_files`] has kept, if the instance has been forgotten; otherwise whoever
+    /// forgets it does that.
+    pub fn remove_files(&mut self, root: &Path) {
+        if self.held.take().is_some()
+            && let Some(id) = self.dir.file_name()
+        {
+            // What is left the next who removes an instance removes.
+            let _ = trees::remove_unless_held(&removing_dir(root).join(id));
+        }
     }
 
     /// Reads the configuration.

@@ -15,7 +15,7 @@
 //! Order at the end: the log is complete, all processes and cgroups gone, `state.json` written and the socket
 //! removed before any client hears of the end. The container's mounts, which the kernel takes milliseconds to
 //! undo, go after that, and then the lock: whoever starts the instance again or removes it waits for the lock
-//! anyway. Only an instance to be removed gives its lock before. A client that stands still keeps this process
+//! anyway. Only an instance to be removed gives its lock before, and has its files removed after. A client that stands still keeps this process
 //! alive, and nothing of the instance.
 //!
 //! Requests are passed to the backend as they came, but for those that change the instance's state (`Start`,
@@ -697,7 +697,8 @@ impl Server {
         self.listener = None;
         self.record.remove_run_files();
         if self.reaper.is_some() {
-            // Its owner removes it now, for which the mounts are no hindrance; nobody starts it again.
+            // Its owner forgets it now, for which the mounts are no hindrance; nobody starts it again.
+            self.record.hold_files();
             self.record.unlock();
         }
         for channel in self.clients.keys().copied().collect::<Vec<_>>() {
@@ -707,6 +708,9 @@ impl Server {
         self.flush_clients();
         drop(remains);
         self.record.unlock();
+        if let Some(reaper) = &self.reaper {
+            self.record.remove_files(&reaper.root);
+        }
         if !owned && !matches!(outcome, Outcome::Nothing) {
             self.reap();
         }

@@ -9,12 +9,19 @@
 //!   <run>/instances/<id>/
 //!     monitor.lock     held (flock) as long as the monitor lives: the one proof that it does
 //!     monitor.sock     where clients connect
+//!   <root>/removing/<id>/  the first of these when the instance is forgotten: files on their way out
 //!   <root>/events/       the journal, see `crate::events`
 //!   <run>/layers/<hex of diff id>/   a layer, mounted once for the whole host
 //! ```
 //!
 //! A monitor that dies leaves its lock free. Whoever then reads a state that says `running` knows better,
 //! cleans up what the monitor left, and the state becomes `exited` with code 137.
+//!
+//! Who removes an instance moves its directory to `removing/` first and removes it from there last, when everybody has
+//! forgotten the instance. One that goes by itself (`auto_remove`) is forgotten while its monitor still undoes its
+//! mounts, and with these in use its files would be in the way; so the monitor holds the directory (by a
+//! lock) from before it tells of the end, and then removes what it finds in `removing/`. Whoever finds something there
+//! that nobody holds, since a process was killed, removes it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -196,6 +203,11 @@ impl InstanceState {
 /// Directory of an instance below `<root>` or `<run>`.
 pub fn instance_dir(base: &Path, id: &str) -> PathBuf {
     base.join("instances").join(id)
+}
+
+/// Where the files of forgotten instances are, until they are removed.
+pub fn removing_dir(root: &Path) -> PathBuf {
+    root.join("removing")
 }
 
 /// Where the layer with this diff id is mounted.

@@ -25,4 +25,5 @@ pub mod signalfd;
 pub mod signals;
 pub mod sigwait;
 pub mod tap;
+pub mod trees;
 pub mod userns;

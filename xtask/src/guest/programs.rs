@@ -56,7 +56,7 @@ impl Programs {
     fn add(&mut self, message: &Value) -> Result<()> {
         let Some(path) = message["executable"].as_str().map(PathBuf::from) else { return Ok(()) };
         if message["profile"]["test"] != true {
-            if message["target"]["name"] == "proa-monitor" {
+            if ["proa-monitor", "proa-runtime"].iter().any(|name| message["target"]["name"] == *name) {
                 self.binaries.push(path);
             }
             return Ok(());

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   image ─▶ create ─▶ monitor ─▶ attach and start in one write ─▶ relay ─▶ exit code
-//!                                                                    └ --rm: remove
+//!     monitor's program is started ┘                                 └ --rm: remove
 //! ```
 
 use std::io::IsTerminal;
@@ -10,6 +10,7 @@ use std::io::Write;
 
 use proa_engine::channel::Channel;
 use proa_engine::create::{CreateRequest, Created};
+use proa_engine::monitor::Waiting;
 use proa_engine::{Engine, Kind};
 use proa_image::Image;
 use proa_oci::reference::Reference;
@@ -65,12 +66,14 @@ fn run_inner(context: &Context, args: &Args) -> Outcome {
     if attached.stdin && tty {
         check_terminal()?;
     }
-    let created = create(context, &args.container, wanted)?;
     let engine = context.engine()?;
+    // It gets ready meanwhile.
+    let monitor = engine.prepare_monitor()?;
+    let created = create(context, &args.container, wanted)?;
     let id = created.record.id.clone();
     let remove = created.record.auto_remove;
     let result = if args.detach {
-        start_detached(engine, created)
+        start_detached(engine, monitor, created)
     } else {
         let options = relay::Options {
             stdin: attached.stdin,
@@ -79,7 +82,7 @@ fn run_inner(context: &Context, args: &Args) -> Outcome {
             detach_keys: keys,
             running: false,
         };
-        run_attached(engine, created, attached, &options)
+        run_attached(engine, monitor, created, attached, &options)
     };
     let (code, over) = match &result {
         Ok(finished) => (finished.code, finished.over),
@@ -103,8 +106,8 @@ pub struct Finished {
     pub over: bool,
 }
 
-fn start_detached(engine: &Engine, created: Created) -> Result<Finished, Failure> {
-    let mut channel = engine.spawn_monitor(&created.record)?;
+fn start_detached(engine: &Engine, monitor: Waiting, created: Created) -> Result<Finished, Failure> {
+    let mut channel = engine.give_monitor(monitor, &created.record)?;
     channel.start()?;
     println!("{}", created.record.id);
     Ok(Finished { code: 0, over: false })
@@ -112,11 +115,12 @@ fn start_detached(engine: &Engine, created: Created) -> Result<Finished, Failure
 
 fn run_attached(
     engine: &Engine,
+    monitor: Waiting,
     created: Created,
     attached: Attached,
     options: &relay::Options,
 ) -> Result<Finished, Failure> {
-    let mut channel = engine.spawn_monitor(&created.record)?;
+    let mut channel = engine.give_monitor(monitor, &created.record)?;
     let id = created.record.id.clone();
     send_start(&mut channel, attached, options)?;
     let ended = relay::relay(channel, options, move || drop(created))?;

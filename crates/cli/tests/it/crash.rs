@@ -151,6 +151,27 @@ fn what_is_just_being_started_can_be_removed() {
 }
 
 #[test]
+fn files_on_their_way_out_go_with_whoever_comes_next() {
+    let proa = Proa::with_busybox();
+    let aside = proa.root().join("removing");
+    let is_empty = || fs::read_dir(&aside).unwrap().next().is_none();
+    proa.ok(&["run", "--rm", "busybox", "true"]);
+    assert_eq!(proa.ok(&["ps", "-aq"]), "");
+    proa.wait_for("the monitor to remove the files", is_empty);
+    // As of a process that was killed there.
+    let left = || fs::create_dir_all(aside.join("ab12/upper/etc")).unwrap();
+    left();
+    let check = proa.run(&["system", "check"]);
+    assert!(check.code == 1 && check.stdout.contains("left of an instance"), "{check:?}");
+    proa.ok(&["system", "check", "--repair"]);
+    assert!(is_empty());
+    left();
+    proa.ok(&["create", "--name", "next", "busybox", "true"]);
+    proa.ok(&["rm", "next"]);
+    assert!(is_empty());
+}
+
+#[test]
 fn machines_survive_kills() {
     storm("vm", 12, 3_000_000);
 }

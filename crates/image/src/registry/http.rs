@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use ureq::http::{HeaderMap, Method, Request, Uri, header};
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig};
+use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Body, Proxy, SendBody, Timeout};
 
 use super::config::is_loopback;
+use super::names::SystemNames;
 use super::{RegistryError, RegistryOptions};
 use crate::error::{Error, Result};
 
@@ -171,7 +173,7 @@ impl Http {
         if https {
             config = config.tls_config(self.tls(host)?);
         }
-        let agent = Agent::new_with_config(config.build());
+        let agent = Agent::with_parts(config.build(), DefaultConnector::default(), SystemNames::default());
         self.agents.lock().unwrap_or_else(PoisonError::into_inner).insert(key, agent.clone());
         Ok(agent)
     }

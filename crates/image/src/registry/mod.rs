@@ -4,6 +4,7 @@
 //! * [`credentials`]: Docker's `config.json`: passwords, tokens and credential helpers.
 //! * `auth`: what a `WWW-Authenticate` asks for, and the tokens it leads to.
 //! * `http`: connections, certificates, redirects, time limits, retries.
+//! * `names`: addresses of their names.
 //! * `client`: one repository's manifests and blobs.
 
 pub mod config;
@@ -14,6 +15,7 @@ mod client;
 mod error;
 mod http;
 mod login;
+mod names;
 
 use std::path::PathBuf;
 use std::time::Duration;

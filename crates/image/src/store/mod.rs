@@ -31,7 +31,6 @@ pub use check::Problem;
 pub use copies::LayerCopy;
 pub use inspect::HistoryRow;
 pub use remove::{Pruned, RemoveHooks, Removed};
-pub use schema::write_ahead;
 pub(crate) use session::{NewImage, Session};
 
 use crate::error::{Error, Result};
@@ -260,11 +259,11 @@ impl Store {
         Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate).map_err(self.failed())
     }
 
-    /// Moves the log's content into the database, so that the next command need not read a long log to begin.
-    /// Where others are reading, a later command does it.
+    /// A store of an earlier version has a write-ahead log; that goes, for quicker commands. Where others are reading,
+    /// a later change does it.
     fn settle(&self) {
         let _ = self.db.busy_timeout(Duration::ZERO);
-        let _ = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        let _ = self.db.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()));
         let _ = self.db.busy_timeout(schema::BUSY);
     }
 

@@ -7,15 +7,16 @@
 //!   leases: content that a living session will soon refer to, which no collector may take
 //! ```
 //!
+//! It is read by each command that starts an instance and changed by few, so changes go through a rollback journal: of
+//! a write-ahead log, the first process to open the database makes the index anew, and here that is each command.
+//!
 //! Rows of `layers` and `blobs` are written after their files are in place, rows of `images` after those. So
 //! content without a row is litter, and a row without content can only stand where nothing refers to it.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
-use rustix::event::Timespec;
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use crate::error::{Error, Result};
 use crate::layout::Layout;
@@ -97,8 +98,6 @@ pub(super) fn open(layout: &Layout) -> Result<Connection> {
 fn prepare(mut db: Connection, path: &Path) -> Result<Connection> {
     let failed = |source| Error::Database { path: path.to_owned(), source };
     db.busy_timeout(BUSY).map_err(failed)?;
-    // Removing the log on every close would cost each command two file creations and a sync.
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(failed)?;
     let version = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
     match version {
         VERSION => {}
@@ -108,31 +107,8 @@ fn prepare(mut db: Connection, path: &Path) -> Result<Connection> {
     Ok(db)
 }
 
-/// Makes changes go through a log beside the database, which is a property of the file. SQLite does not wait for
-/// readers here, whatever its time limit for other locks, so this does.
-///
-/// # Errors
-/// It cannot be done, or others kept it from being done for half a minute.
-pub fn write_ahead(db: &Connection) -> rusqlite::Result<()> {
-    let deadline = Instant::now() + BUSY;
-    let is_busy = |error: &rusqlite::Error| error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
-    loop {
-        match db.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())) {
-            Err(error) if is_busy(&error) && Instant::now() < deadline => pause(),
-            other => return other,
-        }
-    }
-}
-
-fn pause() {
-    let moment = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
-    // Nothing is waited for but time.
-    let _ = rustix::event::poll(&mut [], Some(&moment));
-}
-
 /// Makes the tables; whoever comes second finds them made.
 fn create(db: &mut Connection) -> rusqlite::Result<()> {
-    write_ahead(db)?;
     let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = change.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if version == 0 {

@@ -238,6 +238,26 @@ fn a_store_of_a_newer_version_is_left_alone() {
 }
 
 #[test]
+fn a_store_with_a_log_loses_it_with_the_next_change() {
+    let test = TestStore::new();
+    test.load(&TestImage::small(1), "a:1");
+    let path = test.dir.path().join("image/store.db");
+    let ask = |database: &rusqlite::Connection, sql| {
+        database.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap()
+    };
+    let other = rusqlite::Connection::open(&path).unwrap();
+    assert_eq!(ask(&other, "PRAGMA journal_mode = WAL"), "wal");
+    test.store.resolve("a:1").unwrap();
+    // While others have it open nothing is waited for, and nothing is lost.
+    test.store.tag("a:1", &Reference::parse("b:1").unwrap()).unwrap();
+    assert_eq!(ask(&other, "PRAGMA journal_mode"), "wal");
+    drop(other);
+    test.store.tag("a:1", &Reference::parse("c:1").unwrap()).unwrap();
+    assert_eq!(ask(&rusqlite::Connection::open(&path).unwrap(), "PRAGMA journal_mode"), "delete");
+    assert_eq!(test.store.resolve("c:1").unwrap().names.len(), 3);
+}
+
+#[test]
 fn many_may_open_a_new_store_at_once() {
     // What can go wrong here does so in a few of a hundred rounds, where all begin at one moment.
     for _ in 0..100 {

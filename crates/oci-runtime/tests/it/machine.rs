@@ -3,11 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
-use proa_oci::runtime::{Memory, Pids};
+use proa_oci::runtime::{Cpu, Memory, Pids};
 
-use crate::support::{Bundle, PROGRAM, stdout, wait};
+use crate::support::{Bundle, PROGRAM, stdout, wait, wait_within};
 
+/// Longest that each half of a boot may take.
+const BOOT: Duration = Duration::from_secs(90);
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/programs/machine.sh");
 
 /// The running system. Its processes are in a cgroup of its own, in all hierarchies.
@@ -24,8 +27,8 @@ pub fn is_unified() -> bool {
 }
 
 impl Machine {
-    /// Boots it with `v1` or `v2`; `shared` is a directory of the host's that it sees.
-    pub fn boot(layout: &str, shared: &Path) -> Self {
+    /// Boots it with `v1` or `v2`; `shared` are directories of the host's that it sees.
+    pub fn boot(layout: &str, shared: &[&Path]) -> Self {
         assert!(Path::new("/lib/systemd/systemd").exists(), "install systemd and dbus: this test boots them");
         let scratch = tempfile::Builder::new().prefix("proa-machine-").tempdir().unwrap();
         let cgroups = own_cgroups(scratch.path());
@@ -33,7 +36,7 @@ impl Machine {
         let enter = "for dir in $CGROUPS; do echo $$ > $dir/cgroup.procs; done; exec unshare \"$@\"";
         let mut command = Command::new("sh");
         command.args(["-c", enter, "sh", "-Cmpfuin", "--kill-child", "sh", SCRIPT]);
-        command.arg(scratch.path()).arg(layout).arg(programs).arg(shared);
+        command.arg(scratch.path()).arg(layout).arg(programs).args(shared);
         let list: Vec<_> = cgroups.iter().map(|dir| dir.to_str().unwrap()).collect();
         command.env("CGROUPS", list.join(" ")).stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.spawn().unwrap();
@@ -41,17 +44,32 @@ impl Machine {
         let first = || fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
         let is_systemd =
             |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "systemd\n");
-        wait("systemd", || is_systemd(&first()));
+        wait("its first process", || !first().is_empty());
+        if is_unified() {
+            leave(child.id());
+        }
+        wait_within(BOOT, "systemd", || is_systemd(&first()));
         let machine = Self { child, pid: first(), cgroups, _scratch: scratch };
-        wait("its bus", || machine.shell("systemctl is-active dbus.service").stdout == b"active\n");
+        wait_within(BOOT, "its bus", || {
+            machine.shell("systemctl is-active dbus.service").stdout == b"active\n"
+        });
         machine
     }
 
     /// The beginning of a command line that is run in it.
     pub fn entry(&self) -> Vec<String> {
+        // Where namespaces are borders of delegation, nobody moves a process out of a cgroup that it does not see.
+        let join = match is_unified() {
+            true => format!(
+                "mkdir -p {0} && echo $$ >{0}/cgroup.procs && ",
+                self.cgroups[0].join("entered").display()
+            ),
+            false => String::new(),
+        };
         let line =
-            ["nsenter", "-t", &self.pid, "-m", "-p", "-u", "-i", "-n", "-C", "-r", "-w", "--", "env", "-i"];
-        line.iter().chain(&["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]).map(ToString::to_string).collect()
+            ["sh", "-c", &format!("{join}exec \"$@\""), "sh", "nsenter", "-t", &self.pid, "-m", "-p", "-u"];
+        let rest = ["-i", "-n", "-C", "-r", "-w", "--", "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"];
+        line.iter().chain(&rest).map(ToString::to_string).collect()
     }
 
     /// Runs a command in it.
@@ -62,7 +80,7 @@ impl Machine {
         output
     }
 
-    fn shell(&self, script: &str) -> Output {
+    pub fn shell(&self, script: &str) -> Output {
         self.command(&["sh", "-c", script])
     }
 
@@ -89,6 +107,13 @@ impl Drop for Machine {
             });
         }
     }
+}
+
+/// Takes a process to our own cgroup: one that has processes of its own hands no controllers down.
+fn leave(pid: u32) {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
+    fs::write(Path::new("/sys/fs/cgroup").join(own).join("cgroup.procs"), pid.to_string()).unwrap();
 }
 
 /// A cgroup in each hierarchy.
@@ -173,7 +198,7 @@ fn a_real_systemd_makes_scopes_on_cgroup_v2() {
     if !is_unified() && !Path::new("/sys/fs/cgroup/unified").exists() {
         return;
     }
-    let machine = Machine::boot("v2", &bundle.path(""));
+    let machine = Machine::boot("v2", &[&bundle.path("")]);
     run(&machine, &bundle);
     assert_runs(&machine);
     assert_goes(&machine);
@@ -186,21 +211,41 @@ fn a_real_systemd_knows_the_limits() {
         let resources = spec.linux_mut().resources.get_or_insert_default();
         resources.memory = Some(Memory { limit: Some(64 << 20), ..Memory::default() });
         resources.pids = Some(Pids { limit: 33 });
+        let cpus = Some("0".to_owned());
+        resources.cpu = Some(Cpu { quota: Some(50_000), period: Some(100_000), cpus, ..Cpu::default() });
     });
-    let machine = Machine::boot(layout, &bundle.path(""));
+    let machine = Machine::boot(layout, &[&bundle.path("")]);
     run(&machine, &bundle);
     assert_runs(&machine);
-    let memory = if is_unified() { "MemoryMax" } else { "MemoryLimit" };
-    assert_eq!(machine.property("test-box.scope", memory), (64 << 20).to_string());
-    let pids = |limit: &str| {
-        assert_eq!(machine.property("test-box.scope", "TasksMax"), limit);
-        let file = machine.shell("cat $(find /sys/fs/cgroup -path '*test-box.scope/pids.max')");
-        assert_eq!(stdout(&file).trim(), limit);
+    // systemd's word, and the kernel's.
+    let holds = |property: &str, told: &str, file: &str, written: &str| {
+        assert_eq!(machine.property("test-box.scope", property), told);
+        let file = machine.shell(&format!("cat $(find /sys/fs/cgroup/ -path '*test-box.scope/{file}')"));
+        assert_eq!(stdout(&file).trim(), written, "{property}");
     };
-    pids("33");
-    machine.runtime(&["update", "--pids-limit", "44", "box"]);
+    let limits = |pids: &str, quota_ms: u32, memory: &str| {
+        holds("TasksMax", pids, "pids.max", pids);
+        let told = format!("{}ms", quota_ms * 10);
+        let written = (quota_ms * 1000).to_string();
+        if is_unified() {
+            holds("CPUQuotaPerSecUSec", &told, "cpu.max", &format!("{written} 100000"));
+            holds("MemoryMax", memory, "memory.max", memory);
+            holds("AllowedCPUs", "0", "cpuset.cpus", "0");
+        } else {
+            holds("CPUQuotaPerSecUSec", &told, "cpu.cfs_quota_us", &written);
+            holds("MemoryLimit", memory, "memory.limit_in_bytes", memory);
+        }
+    };
+    limits("33", 50, &(64 << 20).to_string());
+    let memory = (48 << 20).to_string();
+    machine.runtime(&["update", "--pids-limit", "44", "--cpu-quota", "25000", "--memory", &memory, "box"]);
+    limits("44", 25, &memory);
     machine.command(&["systemctl", "daemon-reload"]);
-    pids("44");
+    limits("44", 25, &memory);
+    let stats: serde_json::Value =
+        serde_json::from_str(&machine.runtime(&["events", "--stats", "box"])).unwrap();
+    assert_eq!(stats["data"]["memory"]["usage"]["limit"], 48 << 20);
+    assert!(stats["data"]["cpu"]["usage"]["total"].as_u64().unwrap() > 0, "{stats}");
     // Killed from outside.
     machine.command(&["systemctl", "kill", "-s", "KILL", "test-box.scope"]);
     wait("it stops", || machine.runtime(&["state", "box"]).contains("\"stopped\""));

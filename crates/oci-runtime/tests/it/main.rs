@@ -4,6 +4,7 @@
 
 mod support;
 
+mod beside;
 mod checkpoint;
 mod crash;
 mod engines;

@@ -164,10 +164,15 @@ impl Drop for Bundle {
 }
 
 /// Polls until something holds.
-pub fn wait(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn wait(what: &str, holds: impl FnMut() -> bool) {
+    wait_within(LIMIT, what, holds);
+}
+
+/// For what takes long where it is emulated.
+pub fn wait_within(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !holds() {
-        assert!(begin.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
+        assert!(begin.elapsed() < limit, "{what}: not within {limit:?}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -28,7 +28,7 @@ fn podman_has_its_scopes_made_by_systemd() {
     let tar = podman.image_tar();
     let config = podman.path("containers.conf");
     fs::write(&config, "[containers]\ndefault_ulimits = []\n").unwrap();
-    let machine = Machine::boot(if is_unified() { "v2" } else { "v1" }, &podman.path(""));
+    let machine = Machine::boot(if is_unified() { "v2" } else { "v1" }, &[&podman.path("")]);
     podman.line = machine.entry();
     podman.line.extend([format!("CONTAINERS_CONF={}", config.display()), "podman".to_owned()]);
     let options =

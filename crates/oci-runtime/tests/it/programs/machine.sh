@@ -10,8 +10,9 @@ mount -t overlay overlay -o "lowerdir=/,upperdir=$scratch/upper,workdir=$scratch
 mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 for place in run tmp dev; do mount -t tmpfs -o mode=755 tmpfs "$root/$place"; done
-for node in null zero full random urandom tty; do
-    touch "$root/dev/$node"
+for node in null zero full random urandom tty loop-control loop0 loop1 loop2 loop3; do
+    [ -e "/dev/$node" ] || continue
+    : >"$root/dev/$node"
     mount --bind "/dev/$node" "$root/dev/$node"
 done
 mkdir "$root/dev/pts" "$root/dev/shm"

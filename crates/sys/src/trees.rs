@@ -2,13 +2,17 @@
 //!
 //! A workload can nest directories deeper than a stack or a table of descriptors reaches. So the recursion here
 //! ends at a fixed depth: what lies deeper is first moved up beside the tree's root and then removed from there.
+//!
+//! A tree that several processes may remove is removed by whoever has its lock: see [`hold`].
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, flock, openat, renameat, unlinkat,
+};
 use rustix::io::Errno;
 
 const DEPTH: usize = 32;
@@ -34,6 +38,33 @@ pub fn remove(path: &Path) -> io::Result<()> {
         }
     }
     gone_is_fine(unlinkat(CWD, path, AtFlags::REMOVEDIR))
+}
+
+/// Keeps others from [`remove_unless_held`] for as long as what is returned lives, wherever the directory is moved to.
+///
+/// # Errors
+/// There is no such directory, or somebody removes it at this moment.
+pub fn hold(directory: &Path) -> io::Result<OwnedFd> {
+    let held = open_directory(CWD, directory)?;
+    rustix::io::retry_on_intr(|| flock(&held, FlockOperation::NonBlockingLockExclusive))?;
+    Ok(held)
+}
+
+/// Removes a tree unless somebody holds it, who is to remove it then, or removes it already.
+///
+/// # Errors
+/// Something cannot be removed.
+pub fn remove_unless_held(directory: &Path) -> io::Result<()> {
+    let top = match open_directory(CWD, directory) {
+        Ok(top) => top,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    match rustix::io::retry_on_intr(|| flock(&top, FlockOperation::NonBlockingLockExclusive)) {
+        Ok(()) => remove(directory),
+        Err(Errno::WOULDBLOCK) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn open_directory(at: impl AsFd, path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
@@ -110,14 +141,32 @@ pub fn disk_usage(path: &Path) -> u64 {
 mod tests {
     use super::*;
     use std::fs;
+    use std::path::PathBuf;
+
+    /// A directory that is gone after the test.
+    struct Base(PathBuf);
+
+    impl Base {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("proa-trees-{}-{name}", std::process::id()));
+            fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Base {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
 
     #[test]
     fn links_are_removed_and_not_followed() {
-        let base = tempfile::tempdir().unwrap();
-        let kept = base.path().join("kept");
+        let base = Base::new("links");
+        let kept = base.0.join("kept");
         fs::create_dir(&kept).unwrap();
         fs::write(kept.join("file"), "x").unwrap();
-        let tree = base.path().join("tree");
+        let tree = base.0.join("tree");
         fs::create_dir_all(tree.join("a/b")).unwrap();
         fs::write(tree.join("a/file"), "y".repeat(5000)).unwrap();
         std::os::unix::fs::symlink(&kept, tree.join("a/link")).unwrap();
@@ -134,8 +183,8 @@ mod tests {
 
     #[test]
     fn depth_does_not_matter() {
-        let base = tempfile::tempdir().unwrap();
-        let tree = base.path().join("tree");
+        let base = Base::new("depth");
+        let tree = base.0.join("tree");
         fs::create_dir(&tree).unwrap();
         let mut at = open_directory(CWD, &tree).unwrap();
         for _ in 0..3000 {
@@ -145,5 +194,20 @@ mod tests {
         drop(at);
         remove(&tree).unwrap();
         assert!(!tree.exists());
+    }
+    #[test]
+    fn what_is_held_stays_wherever_it_is() {
+        let base = Base::new("held");
+        let (tree, aside) = (base.0.join("tree"), base.0.join("aside"));
+        fs::create_dir_all(tree.join("a")).unwrap();
+        let held = hold(&tree).unwrap();
+        fs::rename(&tree, &aside).unwrap();
+        remove_unless_held(&aside).unwrap();
+        assert!(aside.join("a").exists());
+        drop(held);
+        remove_unless_held(&aside).unwrap();
+        assert!(!aside.exists());
+        remove_unless_held(&aside).unwrap();
+        assert!(hold(&aside).is_err());
     }
 }
