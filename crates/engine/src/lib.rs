@@ -37,7 +37,7 @@ pub mod signals;
 pub mod spec;
 pub mod system;
 pub mod templates;
-pub mod trees;
+pub use proa_sys::trees;
 pub mod update;
 mod userns;
 

@@ -51,7 +51,7 @@ pub struct Event {
     /// An instance's image again.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub from: String,
-    /// `container` or `image`.
+    /// `container`, `image` or `volume`.
     #[serde(rename = "Type")]
     pub kind: String,
     /// What happened.
@@ -73,7 +73,7 @@ pub struct Event {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Actor {
-    /// An instance's id, an image's id or name.
+    /// An instance's id, an image's id or name, a volume's name.
     #[serde(rename = "ID")]
     pub id: String,
     /// Name, image, labels, and what the action has.
@@ -92,6 +92,15 @@ impl Event {
     pub fn image(action: &str, id: &str, name: &str) -> Self {
         let attributes = BTreeMap::from([("name".to_owned(), name.to_owned())]);
         Self::new("image", action, id, String::new(), attributes)
+    }
+
+    /// Something happened to a volume.
+    pub fn volume(action: &str, name: &str) -> Self {
+        let attributes = BTreeMap::from([("driver".to_owned(), crate::volume::DRIVER.to_owned())]);
+        // Docker's old fields are for instances and images alone.
+        let mut event = Self::new("volume", action, name, String::new(), attributes);
+        (event.status, event.id) = (String::new(), String::new());
+        event
     }
 
     fn new(kind: &str, action: &str, id: &str, from: String, attributes: BTreeMap<String, String>) -> Self {

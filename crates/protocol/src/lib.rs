@@ -26,3 +26,4 @@ pub mod instance;
 pub mod message;
 pub mod template;
 pub mod time;
+pub mod volume;

@@ -23,4 +23,7 @@ pub mod seal;
 pub mod signalfd;
 pub mod signals;
 pub mod sigwait;
+pub mod tree;
+pub mod trees;
 pub mod userns;
+pub mod volume;
