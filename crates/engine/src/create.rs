@@ -1,8 +1,8 @@
 //! Making an instance.
 //!
 //! ```text
-//!   merge with the image ─▶ policy ─▶ build the spec ─▶ claim id and name ─▶ confine ─▶ write instance.json
-//!                                                         (database row)     (LSMs)      (renamed into place)
+//!   merge with the image ─▶ policy ─▶ build the spec ─▶ claim id, name, volumes ─▶ confine ─▶ write instance.json
+//!                                                         (database rows)           (LSMs)     (renamed into place)
 //! ```
 //!
 //! What can be refused is refused before the claim, but for what the kernel's security modules refuse. A crash after it leaves a row without a
@@ -15,12 +15,14 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use proa_image::layer::LayerForm;
 use proa_image::{Image, LayerCopy, LayerFile};
 use proa_protocol::instance::{CONFIG_FILE, InstanceConfig, IsolationLevel, Layer};
+use proa_protocol::volume::MountPoint;
 
 use crate::config::{ContainerConfig, HostConfig};
 use crate::db::Record;
 use crate::engine::{Engine, Making};
 use crate::error::{Error, Result};
 use crate::settings::SecuritySettings;
+use crate::volumes::behind;
 use crate::{events, mounts, names, parse, policy, spec, trees, userns};
 
 /// Attempts at finding a free name.
@@ -62,7 +64,8 @@ impl Engine {
         let CreateRequest { image, config, host_config, level, settings, .. } = &mut request;
         spec::merge(config, &image.config.config);
         spec::complete(host_config, *level)?;
-        policy::enforce(config, host_config, settings)?;
+        let (points, volumes) = self.mount_points(config, host_config)?;
+        policy::enforce(config, host_config, &behind(&points), settings)?;
         settings.apply(host_config)?;
         userns::complete(config, host_config, *level, settings)?;
         let mut record = Record {
@@ -76,7 +79,7 @@ impl Engine {
             config: config.clone(),
             host_config: Box::new(host_config.clone()),
         };
-        let mut instance = spec::build(&record.id, &record.config, &record.host_config, record.level)?;
+        let mut instance = spec::build(&record.id, &record.config, &record.host_config, &points, record.level)?;
         record.config.hostname = instance.spec.hostname.clone().unwrap_or_default();
         instance.layers = layers(&image.layers);
         instance.reaper = Some(self.programs.own.clone());
@@ -84,7 +87,8 @@ impl Engine {
         let settings = *settings;
         let making = self.making()?;
         self.claim(&mut record, request.name.as_deref())?;
-        if let Err(error) = self.claim_ids(&mut record, &mut instance.spec, &settings) {
+        let claimed = self.claim_ids(&mut record, &mut instance.spec, &settings);
+        if let Err(error) = claimed.and_then(|()| self.claim_volumes(&record.id, &volumes)) {
             self.undo(&record);
             return Err(error);
         }
@@ -130,6 +134,10 @@ impl Engine {
             return Err(proa_image::Error::NotFound(record.image.clone()).into());
         }
         if let Some(copy) = copy_of_layers(record)? {
+            let fills = |point: &MountPoint| point.volume.as_ref().is_some_and(|volume| volume.copy);
+            if copy == LayerCopy::Image && instance.mount_points.iter().any(fills) {
+                instance.readable_layers = instance.layers.clone();
+            }
             instance.layers = layers(&store.copies(image, copy)?);
         }
         let directory = self.paths.instance(&record.id);
@@ -153,7 +161,7 @@ impl Engine {
     /// A failure here leaves a row that `rm` removes; the first failure is the one to tell.
     fn undo(&self, record: &Record) {
         let _ = trees::remove(&self.paths.instance(&record.id));
-        let _ = self.db.delete(&record.id);
+        let _ = self.forget(&record.id, true);
     }
 
     fn warnings(&self, record: &Record) -> Result<Vec<String>> {

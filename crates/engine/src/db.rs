@@ -9,6 +9,8 @@
 //!   notes       what has been said once to the users of this root
 //!   categories  SELinux categories that instances have claimed: low * 1024 + high · key
 //!   id_ranges   ids of the host that instances have for their user namespaces: kind (u, g) · first · count · key
+//!   volumes     name · created_ns · labels · options, see `volumes`
+//!   volume_uses volumes that instances have: volume · key · anonymous
 //! ```
 //!
 //! `key` is the number made of an id's first fifteen digits: ids are random, so it is as unique as they are. As
@@ -18,6 +20,8 @@
 //!
 //! `synchronous=NORMAL`: a commit writes no more than the log's pages and waits for no disk. A kill of any of
 //! our processes loses nothing; a power cut may lose the last commands, never the database.
+
+mod volumes;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,6 +35,8 @@ use rusqlite::{
 use crate::config::{ContainerConfig, HostConfig};
 use crate::error::{Error, Result};
 use crate::names;
+
+pub use volumes::{Claim, VolumeRecord};
 
 /// Name of the file below the root.
 pub const FILE: &str = "proa.db";
@@ -65,6 +71,17 @@ const MIGRATIONS: &[&str] = &[
     CREATE INDEX id_ranges_key ON id_ranges (key);
     CREATE TRIGGER id_ranges_freed AFTER DELETE ON instances
         BEGIN DELETE FROM id_ranges WHERE key = OLD.key; END;
+",
+    "
+    CREATE TABLE volumes (
+        name TEXT PRIMARY KEY, created_ns INTEGER NOT NULL, labels TEXT NOT NULL, options TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE volume_uses (
+        volume TEXT NOT NULL, key INTEGER NOT NULL, anonymous INTEGER NOT NULL, PRIMARY KEY (volume, key)
+    ) WITHOUT ROWID;
+    CREATE INDEX volume_uses_key ON volume_uses (key);
+    CREATE TRIGGER volume_uses_freed AFTER DELETE ON instances
+        BEGIN DELETE FROM volume_uses WHERE key = OLD.key; END;
 ",
 ];
 

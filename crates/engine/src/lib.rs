@@ -37,11 +37,12 @@ pub mod signals;
 pub mod spec;
 pub mod system;
 pub mod templates;
-pub use proa_sys::trees;
 pub mod update;
 mod userns;
+pub mod volumes;
 
 pub use channel::Channel;
 pub use engine::{Engine, Instance};
 pub use error::{Error, Kind, Result};
 pub use paths::{Bases, Paths};
+pub use proa_sys::trees;

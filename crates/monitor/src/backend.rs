@@ -173,7 +173,7 @@ fn local(args: &Args, record: &Record, config: InstanceConfig) -> Result<Supervi
 }
 
 /// Where the layer's directory is; an EROFS image is mounted first, once for the whole host.
-fn mount_layer(run: &Path, layer: &Layer, label: Option<&str>) -> Result<PathBuf, Error> {
+pub fn mount_layer(run: &Path, layer: &Layer, label: Option<&str>) -> Result<PathBuf, Error> {
     if layer.path.is_dir() {
         return Ok(layer.path.clone());
     }

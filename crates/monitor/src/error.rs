@@ -30,6 +30,17 @@ pub enum Error {
     /// A layer cannot be mounted.
     #[error("{}", with_source(.0))]
     Layer(#[from] proa_sys::layer_mount::LayerMountError),
+    /// A volume cannot be used.
+    #[error("volume {name}: {error}")]
+    Volume {
+        /// Which.
+        name: String,
+        /// Why.
+        error: String,
+    },
+    /// A command works on all of a volume.
+    #[error("a command is working on it at this moment; try again when that has ended")]
+    VolumeBusy,
     /// The container's runtime failed.
     #[error(transparent)]
     Runtime(#[from] proa_runtime::Error),
@@ -42,8 +53,8 @@ impl Error {
     /// The sort of failure.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::HasMonitor => ErrorKind::Conflict,
-            Self::BadJson { .. } | Self::Io { .. } | Self::Layer(_) => ErrorKind::Internal,
+            Self::HasMonitor | Self::VolumeBusy => ErrorKind::Conflict,
+            Self::BadJson { .. } | Self::Io { .. } | Self::Layer(_) | Self::Volume { .. } => ErrorKind::Internal,
             Self::Runtime(error) => error.kind(),
             Self::Vm(_) => ErrorKind::Unsupported,
         }

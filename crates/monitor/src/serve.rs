@@ -43,6 +43,7 @@ use crate::events::Events;
 use crate::log::Log;
 use crate::peek;
 use crate::record::Record;
+use crate::volumes::Volumes;
 
 /// The channel on which the monitor passes on what changes the instance's state.
 const CONTROL: u32 = 2;
@@ -115,6 +116,7 @@ pub struct Server {
     /// When the backend is ended if the first process has not.
     kill_by: Option<Instant>,
     trimmed: bool,
+    volumes: Volumes,
 }
 
 impl Server {
@@ -143,7 +145,13 @@ impl Server {
             reaper: None,
             kill_by: None,
             trimmed: false,
+            volumes: Volumes::default(),
         }
+    }
+
+    /// Uses the instance's volumes until its end.
+    pub fn keep_volumes(&mut self, volumes: Volumes) {
+        self.volumes = volumes;
     }
 
     /// Runs nothing: the instance's root is held for work on its files.
@@ -536,6 +544,7 @@ impl Server {
             self.phase = Phase::Stopping(Outcome::Failed { kind, message });
             return;
         }
+        self.events.volumes("mount");
         self.events.tell("start", &[]);
         for channel in std::mem::take(&mut self.askers) {
             self.answer(channel, &Response::Started { pid });
@@ -680,10 +689,12 @@ impl Server {
         self.record_end(outcome, left_behind);
         if let Outcome::Exited { status, .. } = outcome {
             self.events.died(*status, self.state.started_ns);
+            self.events.volumes("unmount");
         }
         self.events.flush();
         self.listener = None;
         self.record.remove_run_files();
+        let mounts = self.leave_volumes(mounts);
         if self.reaper.is_some() {
             // Its owner removes it now, for which the mounts are no hindrance; nobody starts it again.
             self.record.unlock();
@@ -698,6 +709,18 @@ impl Server {
         if !owned && !matches!(outcome, Outcome::Nothing) {
             self.reap();
         }
+    }
+
+    /// Whoever hears of the end may remove the volumes. Those with a file system of their own can be unmounted when the
+    /// instance's mounts have gone.
+    fn leave_volumes(&mut self, mounts: Option<Mounts>) -> Option<Mounts> {
+        if !self.volumes.has_mounts() {
+            self.volumes.detach();
+            return mounts;
+        }
+        drop(mounts);
+        self.volumes.detach();
+        None
     }
 
     fn record_end(&mut self, outcome: &Outcome, left_behind: String) {

@@ -229,6 +229,10 @@ fn attributes(source: BorrowedFd, target: BorrowedFd) -> Result<(), Errno> {
         other => other?,
     };
     for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        // A label says where a file is, and a new one has that of its directory.
+        if name == b"security.selinux" {
+            continue;
+        }
         let mut value = vec![0; MAX_ATTRIBUTE];
         let size = fgetxattr(source, name, &mut value[..])?;
         match fsetxattr(target, name, &value[..size], XattrFlags::empty()) {

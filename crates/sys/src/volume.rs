@@ -66,6 +66,20 @@ pub fn lock(volume: &Path) -> io::Result<Guard> {
     Ok(Guard { _directory: directory })
 }
 
+/// The same, but `None` where somebody does.
+///
+/// # Errors
+/// There is no such directory.
+pub fn try_lock(volume: &Path) -> io::Result<Option<Guard>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(volume, flags, Mode::empty())?;
+    match rustix::io::retry_on_intr(|| flock(&directory, FlockOperation::NonBlockingLockExclusive)) {
+        Ok(()) => Ok(Some(Guard { _directory: directory })),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 fn users(volume: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o600).open(volume.join(USERS))
 }
@@ -100,11 +114,24 @@ pub fn is_mounted(at: &Path) -> bool {
         .is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
-/// Mounts the ext4 file system in a file, through a loop device that goes away with its last mount.
+/// Mounts the ext4 file system in a file, if that is not done, through a loop device that goes away with its last mount.
+/// The volume's files are in the directory `data` of it.
 ///
 /// # Errors
 /// There is no loop device, or the kernel cannot mount the file.
-pub fn mount_image(image: &Path, at: &Path) -> io::Result<()> {
+pub fn ensure_image(image: &Path, at: &Path, data: &Path) -> io::Result<()> {
+    if !is_mounted(at) {
+        mount_image(image, at)?;
+    }
+    match rustix::fs::mkdir(data, Mode::RWXU) {
+        // Whatever the mask of who calls us.
+        Ok(()) => Ok(rustix::fs::chmod(data, Mode::from_raw_mode(0o755))?),
+        Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn mount_image(image: &Path, at: &Path) -> io::Result<()> {
     let (device, _open) = match layer_mount::find_loop(image)? {
         Some(found) => found,
         None => layer_mount::attach_loop(image, 0)?,
@@ -127,11 +154,15 @@ fn explained(context: &OwnedFd, errno: Errno) -> io::Error {
     }
 }
 
-/// Mounts a file system by `mount(2)` and its options: words that are flags, and the rest for the file system.
+/// Mounts a file system, if that is not done, by `mount(2)` and its options: words that are flags, and the rest for the
+/// file system.
 ///
 /// # Errors
 /// The kernel refuses it.
-pub fn mount_options(kind: &str, device: &str, options: &str, at: &Path) -> io::Result<()> {
+pub fn ensure_mounted(kind: &str, device: &str, options: &str, at: &Path) -> io::Result<()> {
+    if is_mounted(at) {
+        return Ok(());
+    }
     let mut flags = MountFlags::NODEV;
     let mut rest = Vec::new();
     for option in options.split(',').filter(|option| !option.is_empty()) {

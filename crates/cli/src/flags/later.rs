@@ -20,7 +20,6 @@ const LATER: &[(&str, &[&str])] = &[
             "network-alias",
         ],
     ),
-    ("volumes", &["volumes-from", "volume-driver"]),
     ("restart policies", &["restart"]),
     (
         "health checks",

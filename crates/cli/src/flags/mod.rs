@@ -135,7 +135,7 @@ impl ContainerFlags {
             self.disk_size.as_deref().map(proa_engine::parse::bytes).transpose().map_err(usage)?;
         self.log(&mut host)?;
         self.process.apply(&mut host)?;
-        self.storage.apply(&mut host)?;
+        self.storage.apply(&mut config, &mut host)?;
         self.limits.apply(&mut host)?;
         self.security.apply(&mut host)?;
         Ok(Wanted { image: config.image.clone(), config, host_config: host, level })
