@@ -133,26 +133,18 @@ fn open(directory: PathBuf, record: &VolumeRecord, alone: bool) -> Result<Opened
     } else {
         volume::join(&directory, &guard).map_err(|_| in_use(&record.name))?
     };
-    let opened = Opened {
-        base: backing.base(&directory),
-        data: backing.data(&directory),
-        is_mounted: backing.is_mounted(),
-        users: Some(users),
-        directory,
-    };
-    let failed = |error| Error::io("use volume", &opened.directory, error);
-    match &backing {
-        Backing::Image(_) => {
-            volume::ensure_image(&image_file(&opened.directory), &mount_dir(&opened.directory), &opened.data)
-        }
-        Backing::Mount { kind, device, options } => {
-            volume::ensure_mounted(kind, device, options, &mount_dir(&opened.directory))
-        }
+    let (base, data) = (backing.base(&directory), backing.data(&directory));
+    let at = mount_dir(&directory);
+    let mounted = match &backing {
+        Backing::Image(_) => volume::ensure_image(&image_file(&directory), &at, &data),
+        Backing::Mount { kind, device, options } => volume::ensure_mounted(kind, device, options, &at),
         Backing::Directory | Backing::Bind(_) => Ok(()),
-    }
-    .map_err(failed)?;
-    volume::settle(&opened.base, &opened.data).map_err(failed)?;
-    Ok(opened)
+    };
+    let settled = mounted.and_then(|()| volume::settle(&base, &data)).map_err(failed);
+    // The end of what is opened takes the lock itself.
+    drop(guard);
+    let opened = Opened { base, data, is_mounted: backing.is_mounted(), users: Some(users), directory };
+    settled.map(|()| opened)
 }
 
 fn in_use(name: &str) -> Error {

@@ -268,7 +268,7 @@ fn make_file_system(image: &Path, bytes: u64) -> Result<()> {
     let failed = |error| Error::io("make", image, error);
     fs::File::create_new(image).and_then(|file| file.set_len(bytes)).map_err(failed)?;
     let mut command = Command::new(TOOL);
-    command.args(["-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0"]);
+    command.args(["-q", "-F", "-b", "4096", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0"]);
     command.arg(image).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").stdin(Stdio::null());
     let output = command.output().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::unsupported(

@@ -13,6 +13,7 @@ mod process;
 mod security;
 mod terminal;
 mod userns;
+mod volumes;
 
 use crate::harness::{Output, Proa};
 
