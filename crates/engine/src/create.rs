@@ -79,7 +79,8 @@ impl Engine {
             config: config.clone(),
             host_config: Box::new(host_config.clone()),
         };
-        let mut instance = spec::build(&record.id, &record.config, &record.host_config, &points, record.level)?;
+        let mut instance =
+            spec::build(&record.id, &record.config, &record.host_config, &points, record.level)?;
         record.config.hostname = instance.spec.hostname.clone().unwrap_or_default();
         instance.layers = layers(&image.layers);
         instance.reaper = Some(self.programs.own.clone());

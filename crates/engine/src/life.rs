@@ -173,7 +173,8 @@ impl Engine {
         let mut seen = instance.clone();
         loop {
             let live = seen.is_live();
-            let done = if live { self.end(&seen, force) } else { self.remove_ended(&seen.record.id, volumes) };
+            let done =
+                if live { self.end(&seen, force) } else { self.remove_ended(&seen.record.id, volumes) };
             match done {
                 Ok(()) if !live => return Ok(()),
                 Ok(()) | Err(Error::Conflict { .. }) if force && Instant::now() < deadline => {}

@@ -90,10 +90,15 @@ impl Filters {
             && self.any("isolation", |level| record.level.as_str() == level)
             && self.any("network", |name| name == if host.network_mode == "host" { "host" } else { "none" })
             && self.any("volume", |path| {
-                let is = |text: &str| text == path || (text.starts_with('/') && text.trim_end_matches('/') == path);
+                let is = |text: &str| {
+                    text == path || (text.starts_with('/') && text.trim_end_matches('/') == path)
+                };
                 let binds = host.binds.iter().any(|bind| bind.split(':').any(is));
                 let mounts = host.mounts.iter().any(|mount| is(&mount.source) || is(&mount.target));
-                binds || mounts || record.config.volumes.keys().any(|place| is(place)) || volumes(record, path)
+                binds
+                    || mounts
+                    || record.config.volumes.keys().any(|place| is(place))
+                    || volumes(record, path)
             })
             && (ancestors.is_empty() || ancestors.iter().any(|ancestor| ancestor.is_of(instance)))
     }
@@ -127,8 +132,10 @@ impl Engine {
             ancestors.push(Ancestor { id, name: name.to_owned() });
         }
         let mut instances = self.instances()?;
-        let uses = if filters.of("volume").next().is_some() { self.db.volume_uses()? } else { BTreeMap::new() };
-        let has = |record: &Record, name: &str| uses.get(name).is_some_and(|users| users.contains(&record.id));
+        let uses =
+            if filters.of("volume").next().is_some() { self.db.volume_uses()? } else { BTreeMap::new() };
+        let has =
+            |record: &Record, name: &str| uses.get(name).is_some_and(|users| users.contains(&record.id));
         instances.retain(|instance| filters.matches(instance, &ancestors, &has));
         for name in filters.of("before") {
             let moment = self.db.find(name)?.created_ns;
@@ -171,7 +178,7 @@ mod tests {
     fn conditions() {
         let holds = |texts: &[&str]| {
             let texts: Vec<String> = texts.iter().map(ToString::to_string).collect();
-            Filters::parse(&texts).unwrap().matches(&instance(), &[])
+            Filters::parse(&texts).unwrap().matches(&instance(), &[], &|_, _| false)
         };
         for texts in [
             &[][..],

@@ -50,10 +50,15 @@ pub fn parse_bind(text: &str) -> Result<Bind> {
     let (source, destination, mode) = match parts[..] {
         [source, destination] => (source, destination, ""),
         [source, destination, mode] => (source, destination, mode),
-        _ => return Err(invalid(format!("invalid volume {text:?}"), "HOST-PATH:PATH[:ro] or NAME:PATH[:ro]")),
+        _ => {
+            return Err(invalid(format!("invalid volume {text:?}"), "HOST-PATH:PATH[:ro] or NAME:PATH[:ro]"));
+        }
     };
     if source.is_empty() {
-        return Err(invalid(format!("invalid volume {text:?}: no source"), "HOST-PATH:PATH[:ro] or NAME:PATH[:ro]"));
+        return Err(invalid(
+            format!("invalid volume {text:?}: no source"),
+            "HOST-PATH:PATH[:ro] or NAME:PATH[:ro]",
+        ));
     }
     if !source.starts_with('/') {
         volumes::check_name(source)?;
@@ -183,7 +188,10 @@ pub fn parse_mount(text: &str) -> Result<MountConfig> {
     }
     check_mount(text, &mount, &bind, &tmpfs)?;
     if volume != VolumeOptions::default() && mount.kind != "volume" {
-        return Err(invalid(format!("invalid mount {text:?}: options of a volume"), "type=volume,target=/path"));
+        return Err(invalid(
+            format!("invalid mount {text:?}: options of a volume"),
+            "type=volume,target=/path",
+        ));
     }
     mount.volume_options = (volume != VolumeOptions::default()).then_some(volume);
     mount.bind_options = (bind != BindOptions::default()).then_some(bind);
@@ -319,7 +327,8 @@ fn bind_mount(point: &MountPoint, level: IsolationLevel) -> Result<Mount> {
 /// The owners of a volume's files are those inside, whatever ids of the host the instance has.
 fn volume_mount(point: &MountPoint, host: &HostConfig) -> Mount {
     let mut mount = bound(point, "rprivate");
-    if proa_sys::userns::is_initial() && !host.id_mappings.uid_map.is_empty() {
+    let has_own_ids = !matches!(host.userns_mode.as_str(), "" | "host");
+    if has_own_ids && proa_sys::userns::is_initial() {
         mount.options.push("ridmap".into());
     }
     mount
@@ -409,10 +418,21 @@ mod tests {
         assert!(bind.read_only);
         assert_eq!(bind.propagation, "rshared");
         assert!(!parse_bind("/a:/b:z").unwrap().read_only);
-        for text in
-            ["", "/only", "n:/b", ":/b", "/a:b", "/a:/", "/a:/x/..", "/a:/b:fast", "/a:/b:ro:x", "/a:", "/a:/b:nocopy",
-             "name:/b:rshared", "na/me:/b"]
-        {
+        for text in [
+            "",
+            "/only",
+            "n:/b",
+            ":/b",
+            "/a:b",
+            "/a:/",
+            "/a:/x/..",
+            "/a:/b:fast",
+            "/a:/b:ro:x",
+            "/a:",
+            "/a:/b:nocopy",
+            "name:/b:rshared",
+            "na/me:/b",
+        ] {
             assert!(parse_bind(text).is_err(), "{text}");
         }
         let volume = parse_bind("name:/b:nocopy,rprivate").unwrap();

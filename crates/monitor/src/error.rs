@@ -54,7 +54,9 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::HasMonitor | Self::VolumeBusy => ErrorKind::Conflict,
-            Self::BadJson { .. } | Self::Io { .. } | Self::Layer(_) | Self::Volume { .. } => ErrorKind::Internal,
+            Self::BadJson { .. } | Self::Io { .. } | Self::Layer(_) | Self::Volume { .. } => {
+                ErrorKind::Internal
+            }
             Self::Runtime(error) => error.kind(),
             Self::Vm(_) => ErrorKind::Unsupported,
         }

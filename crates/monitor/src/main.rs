@@ -129,7 +129,7 @@ fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {
     proa_sys::signals::default_library_signals();
     proa_sys::signals::survive(&[Signal::TERM, Signal::INT, Signal::HUP]).at("/".as_ref())?;
     let mut config = record.config()?;
-    let first = args.mode == Mode::Run && state.started_ns == 0;
+    let first = state.started_ns == 0;
     let volumes = Volumes::attach(&args.run, &record, &mut config, first)?;
     let listener = listen(&record)?;
     let log = Log::open(&record.dir, config.log.clone())?;

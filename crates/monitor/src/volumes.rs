@@ -40,12 +40,17 @@ struct Used {
 }
 
 impl Volumes {
-    /// Makes the volumes of an instance ready. Those that are empty are filled from its image where `first`: at its
-    /// first start. The spec is changed where an instance sees a part of a volume alone.
+    /// Makes the volumes of an instance ready. Those that are empty are filled from its image where `first`: before it
+    /// has ever run. The spec is changed where an instance sees a part of a volume alone.
     ///
     /// # Errors
     /// A volume is gone, cannot be mounted or cannot be filled.
-    pub fn attach(run: &Path, record: &Record, config: &mut InstanceConfig, first: bool) -> Result<Self, Error> {
+    pub fn attach(
+        run: &Path,
+        record: &Record,
+        config: &mut InstanceConfig,
+        first: bool,
+    ) -> Result<Self, Error> {
         let mut volumes = Self::default();
         for point in config.mount_points.clone() {
             let Some(volume) = &point.volume else { continue };
@@ -54,9 +59,9 @@ impl Volumes {
             let used = attach(record, &point, volume, source).map_err(failed)?;
             volumes.used.push(used);
             if !volume.part.is_empty() {
-                volumes.show_part(record, &point, volume, config).map_err(|error| {
-                    failed(Error::Io { path: PathBuf::from(&volume.part), error })
-                })?;
+                volumes
+                    .show_part(record, &point, volume, config)
+                    .map_err(|error| failed(Error::Io { path: PathBuf::from(&volume.part), error }))?;
             }
         }
         Ok(volumes)

@@ -14,7 +14,9 @@ use rustix::mount::{
 
 use crate::fork::end;
 use crate::plan::namespaces;
-use crate::rootfs::{LONGEST_VALUE, clone_tree, finish, has_lowerdir_append, join_names, open_all, open_context};
+use crate::rootfs::{
+    LONGEST_VALUE, clone_tree, finish, has_lowerdir_append, join_names, open_all, open_context,
+};
 use crate::{Error, Result, channel, inroot};
 
 /// The directory `path` of the image with these layers, lowest first; `None` where the image has no such directory.
@@ -56,8 +58,9 @@ fn mount(layers: &[PathBuf], empty: &Path, one_by_one: bool) -> Result<OwnedFd> 
         set("lowerdir", Path::new(&names))?;
     }
     if !userns::is_initial() {
-        fsconfig_set_flag(context.as_fd(), "userxattr")
-            .map_err(|errno| crate::rootfs::explain(&context, errno).context("overlay in a user namespace"))?;
+        fsconfig_set_flag(context.as_fd(), "userxattr").map_err(|errno| {
+            crate::rootfs::explain(&context, errno).context("overlay in a user namespace")
+        })?;
     }
     finish(context, MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_RDONLY)
         .map_err(|error| error.context("overlay of an image's layers"))

@@ -222,7 +222,8 @@ pub(crate) fn find_loop(image: &Path) -> io::Result<Option<(PathBuf, File)>> {
         let Ok(device) = File::options().read(true).write(true).open(&path) else { continue };
         let mut status = LoopInfo::default();
         // SAFETY: the structure has the kernel's layout and lives across the call, which fills it.
-        let done = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, std::ptr::from_mut(&mut status)) };
+        let done =
+            unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, std::ptr::from_mut(&mut status)) };
         if done == 0 && status.inode == wanted.ino() && kernel_device(wanted.dev()) == status.device {
             return Ok(Some((path, device)));
         }
@@ -237,17 +238,12 @@ fn kernel_device(device: u64) -> u64 {
 }
 
 /// `struct loop_info64` of linux/loop.h.
+#[derive(Default)]
 #[repr(C)]
 struct LoopInfo {
     device: u64,
     inode: u64,
     rest: [u64; 27],
-}
-
-impl Default for LoopInfo {
-    fn default() -> Self {
-        Self { device: 0, inode: 0, rest: [0; 27] }
-    }
 }
 
 /// `struct loop_config` of linux/loop.h, with `struct loop_info64` in it.

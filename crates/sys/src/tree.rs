@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, fgetxattr,
-    flistxattr, fsetxattr,
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
+    fgetxattr, flistxattr, fsetxattr,
 };
 use rustix::io::Errno;
 
@@ -39,7 +39,8 @@ pub enum Devices {
 /// Something cannot be read or made; what was copied until then stays.
 pub fn copy(from: BorrowedFd, to: BorrowedFd, devices: Devices) -> Result<(), Errno> {
     let (from, to) = (open_directory(from, c".")?, open_directory(to, c".")?);
-    let mut copier = Copier { root: to.as_fd(), links: HashMap::new(), at: PathBuf::new(), devices, clones: true };
+    let mut copier =
+        Copier { root: to.as_fd(), links: HashMap::new(), at: PathBuf::new(), devices, clones: true };
     copier.directory(from.as_fd(), to.as_fd(), 0)
 }
 
@@ -88,7 +89,14 @@ impl Copier<'_> {
         Ok(())
     }
 
-    fn one(&mut self, from: BorrowedFd, to: BorrowedFd, name: &CStr, stat: &Stat, depth: usize) -> Result<(), Errno> {
+    fn one(
+        &mut self,
+        from: BorrowedFd,
+        to: BorrowedFd,
+        name: &CStr,
+        stat: &Stat,
+        depth: usize,
+    ) -> Result<(), Errno> {
         let kind = FileType::from_raw_mode(stat.st_mode);
         let key = (stat.st_dev, stat.st_ino);
         let has_names = kind != FileType::Directory && stat.st_nlink > 1;
@@ -109,7 +117,9 @@ impl Copier<'_> {
                 rustix::fs::symlinkat(text.as_c_str(), to, name)?;
                 own(to, name, stat)?;
             }
-            FileType::CharacterDevice | FileType::BlockDevice if self.devices == Devices::Leave => return Ok(()),
+            FileType::CharacterDevice | FileType::BlockDevice if self.devices == Devices::Leave => {
+                return Ok(());
+            }
             FileType::Socket | FileType::Unknown => return Ok(()),
             kind => {
                 rustix::fs::mknodat(to, name, kind, Mode::empty(), stat.st_rdev)?;
@@ -125,8 +135,12 @@ impl Copier<'_> {
 
     fn file(&mut self, from: BorrowedFd, to: BorrowedFd, name: &CStr) -> Result<(), Errno> {
         let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let source =
-            rustix::fs::openat(from, name, flags | OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())?;
+        let source = rustix::fs::openat(
+            from,
+            name,
+            flags | OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
+            Mode::empty(),
+        )?;
         // It may have become something else since it was looked at.
         let stat = rustix::fs::fstat(&source)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -284,7 +298,14 @@ mod tests {
         fs::hard_link(from.join("dir/tool"), from.join("again")).unwrap();
         symlink("/etc/passwd", from.join("link")).unwrap();
         rustix::fs::setxattr(from.join("dir"), "user.note", b"x", XattrFlags::empty()).unwrap();
-        rustix::fs::mknodat(rustix::fs::CWD, from.join("pipe"), FileType::Fifo, Mode::from_raw_mode(0o620), 0).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            from.join("pipe"),
+            FileType::Fifo,
+            Mode::from_raw_mode(0o620),
+            0,
+        )
+        .unwrap();
         fs::set_permissions(&from, fs::Permissions::from_mode(0o1777)).unwrap();
         scratch.copy(Devices::Leave);
         let tool = fs::metadata(to.join("again")).unwrap();

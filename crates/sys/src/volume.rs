@@ -23,8 +23,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FlockOperation, Gid, Mode, OFlags, RenameFlags, StatxAttributes, StatxFlags, Uid, flock,
-    renameat_with,
+    AtFlags, CWD, Dir, FlockOperation, Gid, Mode, OFlags, RenameFlags, StatxAttributes, StatxFlags, Uid,
+    flock, renameat_with,
 };
 use rustix::io::Errno;
 use rustix::mount::{
@@ -207,9 +207,12 @@ pub fn mount_part(data: &Path, path: &str, at: &Path) -> io::Result<()> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let part = rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve)?;
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let clone =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = open_tree(&part, c"", clone)?;
-    if rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&part)?.st_mode) == rustix::fs::FileType::Directory {
+    if rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&part)?.st_mode)
+        == rustix::fs::FileType::Directory
+    {
         std::fs::create_dir_all(at)?;
     } else {
         drop(File::create(at)?);

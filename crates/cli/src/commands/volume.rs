@@ -25,7 +25,8 @@ fn check_driver(driver: &str) -> Result<(), Failure> {
     if driver == DRIVER {
         return Ok(());
     }
-    Err(Failure::new(format!("there is no volume driver {driver:?}")).with_hint(format!("{DRIVER} is the one there is")))
+    Err(Failure::new(format!("there is no volume driver {driver:?}"))
+        .with_hint(format!("{DRIVER} is the one there is")))
 }
 
 /// Docker's document of a volume.
@@ -245,7 +246,9 @@ pub mod export {
         let Some(path) = args.output.as_ref().filter(|path| path.as_os_str() != "-") else {
             let out = std::io::stdout().lock();
             if out.is_terminal() {
-                return Err(Failure::usage("a tar is not for a terminal").with_hint("give -o FILE, or redirect it"));
+                return Err(
+                    Failure::usage("a tar is not for a terminal").with_hint("give -o FILE, or redirect it")
+                );
             }
             let mut out = BufWriter::with_capacity(1 << 20, out);
             engine.export_volume(&args.volume, &mut out)?;

@@ -68,7 +68,11 @@ impl Database {
     ///
     /// # Errors
     /// `place` failed; nothing has been added then.
-    pub fn add_volume(&self, record: &VolumeRecord, place: &mut dyn FnMut(&str) -> Result<()>) -> Result<bool> {
+    pub fn add_volume(
+        &self,
+        record: &VolumeRecord,
+        place: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<bool> {
         let transaction = self.begin()?;
         if find(&transaction, &record.name).map_err(self.failed("look up a volume"))?.is_some() {
             return Ok(false);
@@ -146,7 +150,8 @@ impl Database {
             let rows = statement.query_map([key_of(id)], |row| row.get(0)).map_err(failed)?;
             rows.collect::<rusqlite::Result<Vec<String>>>().map_err(failed)?
         };
-        let count = transaction.execute("DELETE FROM instances WHERE key = ?1", [key_of(id)]).map_err(failed)?;
+        let count =
+            transaction.execute("DELETE FROM instances WHERE key = ?1", [key_of(id)]).map_err(failed)?;
         let mut busy = Vec::new();
         for name in &names {
             match clear(name) {

@@ -14,8 +14,8 @@ pub mod selinux;
 
 use proa_oci::defaults;
 use proa_oci::runtime::Spec;
-use proa_protocol::volume::MountPoint;
 use proa_protocol::instance::{InstanceConfig, IsolationLevel};
+use proa_protocol::volume::MountPoint;
 
 use crate::config::HostConfig;
 use crate::db::Record;

@@ -164,7 +164,9 @@ pub fn relabel_volumes(host: &HostConfig, labels: &Labels) -> Result<()> {
 /// One cannot be labelled.
 pub fn label_volumes(points: &[MountPoint], labels: &Labels) -> Result<()> {
     for point in points {
-        let Some(volume) = point.volume.as_ref().filter(|volume| volume.backing == Backing::Directory) else { continue };
+        let Some(volume) = point.volume.as_ref().filter(|volume| volume.backing == Backing::Directory) else {
+            continue;
+        };
         let own = point.mode.split(',').any(|option| option == "Z");
         let label = if own { &labels.mount } else { &labels.shared };
         let data = volume.backing.data(&volume.directory);

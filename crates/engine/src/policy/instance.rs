@@ -5,9 +5,9 @@ use proa_protocol::volume::Backing;
 use super::{Dialect, Level, RunAs, Seccomp, SelinuxOptions, Subject, check, run_as, short_capability};
 use crate::config::{ContainerConfig, HostConfig};
 use crate::error::{Error, Result};
-use crate::{mounts, volumes};
 use crate::settings::SecuritySettings;
 use crate::spec::{AppArmor, Filter, SecurityOptions};
+use crate::{mounts, volumes};
 
 /// Refuses an instance that breaks its policy: the one asked for, which cannot be weaker than the host's. Which it
 /// was is written out in `host`. `behind` are paths of the host that its volumes are in truth.

@@ -203,7 +203,12 @@ fn hostname(id: &str, config: &ContainerConfig, network: Network) -> Result<Stri
 }
 
 /// The user's mounts take the place of defaults at the same path, and of what those hold.
-fn place_mounts(spec: &mut Spec, host: &HostConfig, points: &[MountPoint], level: IsolationLevel) -> Result<()> {
+fn place_mounts(
+    spec: &mut Spec,
+    host: &HostConfig,
+    points: &[MountPoint],
+    level: IsolationLevel,
+) -> Result<()> {
     if host.shm_size != crate::config::DEFAULT_SHM_SIZE {
         if host.shm_size <= 0 {
             return Err(Error::invalid("--shm-size must be more than 0"));

@@ -35,7 +35,10 @@ impl VolumeFilters {
         let pair = |text: &String| {
             let (key, value) = match text.split_once("!=") {
                 Some((key, value)) if !key.contains('=') => (format!("{key}!"), value),
-                _ => text.split_once('=').map(|(key, value)| (key.to_owned(), value)).ok_or_else(|| wrong(text))?,
+                _ => text
+                    .split_once('=')
+                    .map(|(key, value)| (key.to_owned(), value))
+                    .ok_or_else(|| wrong(text))?,
             };
             let key = key.trim().to_ascii_lowercase();
             let is_switch = key == "dangling" || key == "all";
@@ -48,7 +51,8 @@ impl VolumeFilters {
     }
 
     fn any(&self, key: &str, holds: impl Fn(&str) -> bool) -> bool {
-        let mut values = self.0.iter().filter(|(known, _)| known == key).map(|(_, value)| value.as_str()).peekable();
+        let mut values =
+            self.0.iter().filter(|(known, _)| known == key).map(|(_, value)| value.as_str()).peekable();
         values.peek().is_none() || values.any(holds)
     }
 
@@ -63,7 +67,8 @@ impl VolumeFilters {
 
     pub(super) fn matches(&self, volume: &VolumeRecord, used: bool) -> bool {
         let has_label = |wanted: &str| {
-            let (key, value) = wanted.split_once('=').map_or((wanted, None), |(key, value)| (key, Some(value)));
+            let (key, value) =
+                wanted.split_once('=').map_or((wanted, None), |(key, value)| (key, Some(value)));
             volume.labels.get(key).is_some_and(|found| value.is_none_or(|value| found == value))
         };
         self.all("label", has_label)
@@ -104,7 +109,8 @@ mod tests {
         ] {
             assert!(holds(texts), "{texts:?}");
         }
-        for texts in [&["dangling=1"][..], &["driver=nfs"], &["label=tier", "label=tier=two"], &["name=^ata"]] {
+        for texts in [&["dangling=1"][..], &["driver=nfs"], &["label=tier", "label=tier=two"], &["name=^ata"]]
+        {
             assert!(!holds(texts), "{texts:?}");
         }
         for text in ["", "dangling", "dangling=perhaps", "colour=red", "label!=x"] {

@@ -150,7 +150,9 @@ impl Engine {
         let directory = self.volume_directory(&volume.name);
         match backing(&volume.options) {
             Ok(Backing::Directory) => trees::disk_usage(&directory.join("_data")),
-            Ok(Backing::Image(_)) => fs::metadata(image_file(&directory)).map_or(0, |image| image.blocks() * 512),
+            Ok(Backing::Image(_)) => {
+                fs::metadata(image_file(&directory)).map_or(0, |image| image.blocks() * 512)
+            }
             _ => 0,
         }
     }
@@ -169,7 +171,8 @@ impl Engine {
             return Ok(());
         }
         for _ in 0..ATTEMPTS {
-            let missing = claims.iter().map(|claim| &claim.record).filter(|record| !self.is_there(&record.name));
+            let missing =
+                claims.iter().map(|claim| &claim.record).filter(|record| !self.is_there(&record.name));
             let mut prepared = self.prepare(missing)?;
             let claimed = self.db.claim_volumes(id, claims, &mut |name, known| {
                 if known && self.is_there(name) { Ok(()) } else { self.place(&mut prepared, name) }
@@ -268,7 +271,16 @@ fn make_file_system(image: &Path, bytes: u64) -> Result<()> {
     let failed = |error| Error::io("make", image, error);
     fs::File::create_new(image).and_then(|file| file.set_len(bytes)).map_err(failed)?;
     let mut command = Command::new(TOOL);
-    command.args(["-q", "-F", "-b", "4096", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0"]);
+    command.args([
+        "-q",
+        "-F",
+        "-b",
+        "4096",
+        "-m",
+        "0",
+        "-E",
+        "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0",
+    ]);
     command.arg(image).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").stdin(Stdio::null());
     let output = command.output().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::unsupported(

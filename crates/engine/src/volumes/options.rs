@@ -55,7 +55,9 @@ pub fn backing(options: &BTreeMap<String, String>) -> Result<Backing> {
     }
     if !proa_sys::userns::is_initial() {
         return Err(Error::unsupported(
-            format!("a volume of type {kind} needs root: what an ordinary user mounts is not shared by its instances"),
+            format!(
+                "a volume of type {kind} needs root: what an ordinary user mounts is not shared by its instances"
+            ),
             "leave type out, use type=none with o=bind, or --tmpfs for memory of one instance",
         ));
     }
@@ -65,7 +67,10 @@ pub fn backing(options: &BTreeMap<String, String>) -> Result<Backing> {
 fn image(size: &str) -> Result<Backing> {
     let bytes = parse::bytes(size)?;
     if bytes < SMALLEST {
-        return Err(Error::invalid(format!("a volume's size must be at least {} MiB: {size}", SMALLEST >> 20)));
+        return Err(Error::invalid(format!(
+            "a volume's size must be at least {} MiB: {size}",
+            SMALLEST >> 20
+        )));
     }
     if !proa_sys::userns::is_initial() {
         return Err(Error::unsupported(
@@ -107,8 +112,11 @@ mod tests {
         let bind = [("type", "none"), ("device", "/srv"), ("o", "bind")];
         assert_eq!(read(&bind).unwrap(), Backing::Bind("/srv".into()));
         let tmpfs = read(&[("type", "tmpfs"), ("device", "tmpfs"), ("o", "size=8m,uid=1000")]).unwrap();
-        let expected =
-            Backing::Mount { kind: "tmpfs".into(), device: "tmpfs".into(), options: "size=8m,uid=1000".into() };
+        let expected = Backing::Mount {
+            kind: "tmpfs".into(),
+            device: "tmpfs".into(),
+            options: "size=8m,uid=1000".into(),
+        };
         assert_eq!(tmpfs, expected);
     }
 

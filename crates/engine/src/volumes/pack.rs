@@ -168,7 +168,11 @@ mod tests {
         let entries = archive.entries().unwrap().map(|entry| {
             let entry = entry.unwrap();
             let name = entry.path().unwrap().display().to_string();
-            (name, entry.header().entry_type(), entry.link_name().unwrap().map(|link| link.display().to_string()))
+            (
+                name,
+                entry.header().entry_type(),
+                entry.link_name().unwrap().map(|link| link.display().to_string()),
+            )
         });
         let long = format!("./{}", "n".repeat(200));
         let expected = [

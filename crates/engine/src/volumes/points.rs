@@ -65,7 +65,8 @@ impl Engine {
             }
             point.name = std::mem::take(&mut point.source);
             let volume = VolumePoint { copy: !bind.no_copy, ..VolumePoint::default() };
-            let record = self.volume_or(&point.name, request(Some(&point.name), BTreeMap::new(), BTreeMap::new())?)?;
+            let record =
+                self.volume_or(&point.name, request(Some(&point.name), BTreeMap::new(), BTreeMap::new())?)?;
             self.add_volume_point(&mut given, point, volume, record)?;
         }
         for mount in &host.mounts {
@@ -84,7 +85,12 @@ impl Engine {
             if !taken {
                 let point = MountPoint { destination, ..MountPoint::default() };
                 let volume = VolumePoint { copy: true, anonymous: true, ..VolumePoint::default() };
-                self.add_volume_point(&mut plan, point, volume, request(None, BTreeMap::new(), BTreeMap::new())?)?;
+                self.add_volume_point(
+                    &mut plan,
+                    point,
+                    volume,
+                    request(None, BTreeMap::new(), BTreeMap::new())?,
+                )?;
             }
         }
         let (points, claims): (Vec<_>, Vec<_>) = plan.points.into_values().unzip();
@@ -98,7 +104,10 @@ impl Engine {
             "" | "rw" | "z" | "Z" => false,
             "ro" => true,
             _ => {
-                return Err(Error::invalid_with_hint(format!("invalid --volumes-from {text:?}"), "NAME[:ro]"));
+                return Err(Error::invalid_with_hint(
+                    format!("invalid --volumes-from {text:?}"),
+                    "NAME[:ro]",
+                ));
             }
         };
         let instance = self.find(name)?;
@@ -188,7 +197,10 @@ fn check_driver(name: &str) -> Result<()> {
     if name.is_empty() || name == DRIVER {
         return Ok(());
     }
-    Err(Error::unsupported(format!("there is no volume driver {name:?}"), format!("{DRIVER} is the one there is")))
+    Err(Error::unsupported(
+        format!("there is no volume driver {name:?}"),
+        format!("{DRIVER} is the one there is"),
+    ))
 }
 
 /// A path in a volume, which may not lead out by its own words; links in the volume are looked at when it is mounted.
@@ -230,7 +242,11 @@ mod tests {
             volume: Some(VolumePoint { backing, ..VolumePoint::default() }),
             ..MountPoint::default()
         };
-        let mount = |kind: &str| Backing::Mount { kind: kind.into(), device: "/dev/x".into(), options: String::new() };
+        let mount = |kind: &str| Backing::Mount {
+            kind: kind.into(),
+            device: "/dev/x".into(),
+            options: String::new(),
+        };
         let points = [
             volume(Backing::Directory),
             volume(Backing::Bind("/srv".into())),

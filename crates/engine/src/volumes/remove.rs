@@ -60,7 +60,10 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
-        self.tell_volume("prune", "", &[("reclaimed", &pruned.bytes.to_string())]);
+        let mut event =
+            proa_protocol::events::Event::volume("prune", "").with("reclaimed", pruned.bytes.to_string());
+        event.actor.attributes.remove("driver");
+        self.append(event);
         Ok(pruned)
     }
 

@@ -41,7 +41,8 @@ pub fn run<S: Store>(
     meaning: Meaning,
 ) -> Result<LayerInfo, LayerError> {
     let mut archive = Archive::new(tar, limits);
-    let mut ingest = Ingest { tree: Tree::new(limits, meaning), limits, meaning, devices: 0, path: Vec::new() };
+    let mut ingest =
+        Ingest { tree: Tree::new(limits, meaning), limits, meaning, devices: 0, path: Vec::new() };
     let mut count = 0;
     while let Some(entry) = archive.next()? {
         count += 1;

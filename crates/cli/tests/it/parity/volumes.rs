@@ -18,6 +18,7 @@ at_both_levels!(
     parts_of_volumes,
     hostile_images_fill_nothing_else,
     one_volume_in_both_levels,
+    out_and_in_again,
     events_of_volumes;;
     a_size_is_a_limit,
     file_systems_of_volumes
@@ -37,7 +38,11 @@ fn image(bed: &Bed, name: &str, script: &str, changes: &[&str]) {
     let (root, tar) = (tree.path().join("root"), tree.path().join("tar"));
     fs::create_dir(&root).unwrap();
     let from = crate::harness::Proa::busybox_tar();
-    let make = format!("cd {} && tar xf {from} && {{ {script}; }} && tar --numeric-owner -cf {} .", root.display(), tar.display());
+    let make = format!(
+        "cd {} && tar xf {from} && {{ {script}; }} && tar --numeric-owner -cf {} .",
+        root.display(),
+        tar.display()
+    );
     bed.proa.shell_with_input(&make, b"");
     let mut arguments = vec!["import", "--change", "CMD [\"sh\"]", "--change", "ENV PATH=/bin"];
     changes.iter().for_each(|change| arguments.extend(["--change", change]));
@@ -78,7 +83,8 @@ fn empty_volumes_are_filled_from_the_image(bed: &Bed) {
         ln -s one app/link; chmod 4750 app/one; chmod 1775 app; chown 7:8 app/sub/two; chown 7:8 app";
     let script = if bed.proa.has_ids() { script } else { script.split("; chown").next().unwrap() };
     image(bed, "app", script, &[]);
-    let look = "stat -c '%a %u %g %n' /app /app/one /app/sub /app/sub/two; stat -c %h /app/one; readlink /app/link";
+    let look =
+        "stat -c '%a %u %g %n' /app /app/one /app/sub /app/sub/two; stat -c %h /app/one; readlink /app/link";
     let expected = run_of(bed, "app", &[], look).stdout;
     assert_eq!(run_of(bed, "app", &["-v", "filled:/app"], look).stdout, expected);
     assert_eq!(run_of(bed, "app", &["-v", "bare:/app:nocopy"], "ls -A /app").stdout, "");
@@ -89,7 +95,8 @@ fn empty_volumes_are_filled_from_the_image(bed: &Bed) {
     let deep = run_of(bed, "app", &["-v", "deep:/app/sub"], "cat /app/sub/two; cat /app/one");
     assert_eq!(deep.stdout, "two\none\n");
     // What the instance was started with once is its users' from then on.
-    let create = ["create", "--isolation", bed.level, "--name", "again", "-v", "mine:/app", "app", "sh", "-c"];
+    let create =
+        ["create", "--isolation", bed.level, "--name", "again", "-v", "mine:/app", "app", "sh", "-c"];
     bed.ok(&[&create[..], &["ls -A /app; rm -rf /app/*"]].concat());
     assert!(fs::read_dir(data(bed, "mine")).unwrap().next().is_none(), "filled before the start");
     assert_eq!(lines(&bed.ok(&["start", "-a", "again"])), ["again", "link", "one", "sub"]);
@@ -110,11 +117,31 @@ fn anonymous_volumes_go_with_their_instance(bed: &Bed) {
     // A mount at its place, or memory, is there in its stead.
     run_of(bed, "declares", &["--tmpfs", "/store", "-v", "named:/more"], "true");
     assert_eq!(volumes(), "named");
-    let start = ["run", "-d", "--isolation", bed.level, "--name", "box", "-v", "named:/n", "declares", "sleep", "1000"];
+    let start = [
+        "run",
+        "-d",
+        "--isolation",
+        bed.level,
+        "--name",
+        "box",
+        "-v",
+        "named:/n",
+        "declares",
+        "sleep",
+        "1000",
+    ];
     bed.ok(&start);
-    let anonymous = bed.ok(&["inspect", "-f", "{{range .Mounts}}{{if eq .Destination \"/store\"}}{{.Name}}{{end}}{{end}}", "box"]);
+    let anonymous = bed.ok(&[
+        "inspect",
+        "-f",
+        "{{range .Mounts}}{{if eq .Destination \"/store\"}}{{.Name}}{{end}}{{end}}",
+        "box",
+    ]);
     assert_eq!(anonymous.len(), 64, "{anonymous}");
-    assert_eq!(bed.ok(&["volume", "inspect", "-f", "{{json .Labels}}", &anonymous]), r#"{"com.docker.volume.anonymous":""}"#);
+    assert_eq!(
+        bed.ok(&["volume", "inspect", "-f", "{{json .Labels}}", &anonymous]),
+        r#"{"com.docker.volume.anonymous":""}"#
+    );
     bed.ok(&["rm", "-f", "box"]);
     assert_eq!(lines(&volumes()).len(), 2);
     let pruned = bed.ok(&["volume", "prune", "-f"]);
@@ -143,7 +170,18 @@ fn mounts_of_other_instances(bed: &Bed) {
     let missing = bed.run(&["--volumes-from", "nobody"], &["true"]);
     assert!(missing.code == 125 && missing.stderr.contains("nobody"), "{missing:?}");
     // What the second has as well stays until it is gone.
-    let second = ["create", "--isolation", bed.level, "--name", "second", "--volumes-from", "first", "busybox", "cat", "/anon/file"];
+    let second = [
+        "create",
+        "--isolation",
+        bed.level,
+        "--name",
+        "second",
+        "--volumes-from",
+        "first",
+        "busybox",
+        "cat",
+        "/anon/file",
+    ];
     bed.ok(&second);
     bed.ok(&["rm", "-f", "-v", "first"]);
     assert_eq!(bed.ok(&["start", "-a", "second"]), "anon");
@@ -158,7 +196,10 @@ fn volumes_in_use_stay(bed: &Bed) {
         assert!(refused.code == 1 && refused.stderr.contains("holder"), "{refused:?}");
     }
     assert!(!bed.ok(&["volume", "prune", "-a", "-f"]).contains("held"));
-    assert_eq!(bed.ok(&["ps", "-aq", "--filter", "volume=held", "--format", "{{.Names}} {{.Mounts}}"]), "holder held");
+    assert_eq!(
+        bed.ok(&["ps", "-aq", "--filter", "volume=held", "--format", "{{.Names}} {{.Mounts}}"]),
+        "holder held"
+    );
     bed.ok(&["rm", "-v", "holder"]);
     assert_eq!(bed.ok(&["volume", "rm", "held"]), "held");
 }
@@ -168,7 +209,18 @@ fn mount_options(bed: &Bed) {
     let refused = bed.run(&["--mount", mount], &["touch", "/data/x"]);
     assert!(refused.code != 0 && refused.stderr.contains("ead-only"), "{refused:?}");
     assert_eq!(bed.ok(&["volume", "inspect", "-f", "{{json .Labels}}", "made"]), r#"{"a":"b"}"#);
-    let create = ["create", "--isolation", bed.level, "--name", "looked", "--mount", mount, "-v", "made:/two", "busybox"];
+    let create = [
+        "create",
+        "--isolation",
+        bed.level,
+        "--name",
+        "looked",
+        "--mount",
+        mount,
+        "-v",
+        "made:/two",
+        "busybox",
+    ];
     bed.ok(&create);
     let seen = bed.ok(&["inspect", "-f", "{{json .Mounts}}", "looked"]);
     let seen: serde_json::Value = serde_json::from_str(&seen).unwrap();
@@ -200,7 +252,10 @@ fn parts_of_volumes(bed: &Bed) {
     bed.run_ok(&["-v", "parts:/d"], &["sh", "-c", script]);
     for part in ["a/b", "inside"] {
         let mount = format!("type=volume,src=parts,dst=/part,volume-subpath={part}");
-        assert_eq!(bed.run_ok(&["--mount", &mount], &["sh", "-c", "cat /part/file; ls -A /part"]), "deep\nfile");
+        assert_eq!(
+            bed.run_ok(&["--mount", &mount], &["sh", "-c", "cat /part/file; ls -A /part"]),
+            "deep\nfile"
+        );
     }
     for part in ["outside", "up", "none", "../..", "/etc"] {
         let mount = format!("type=volume,src=parts,dst=/part,volume-subpath={part}");
@@ -242,36 +297,94 @@ fn one_volume_in_both_levels(bed: &Bed) {
     bed.ok(&["rm", "-f", "here"]);
 }
 
+fn out_and_in_again(bed: &Bed) {
+    let script = "cd /d; mkdir -p a/.wh.b; echo one > a/file; ln a/file hard; ln -s /etc/passwd soft; chmod 2750 a; echo x > .wh.x";
+    bed.run_ok(&["-v", "source:/d"], &["sh", "-c", script]);
+    let directory = bed.directory();
+    let tar = directory.path().join("volume.tar").display().to_string();
+    bed.ok(&["volume", "export", "-o", &tar, "source"]);
+    bed.ok(&["volume", "import", "target", &tar]);
+    let look = "cd /d; find . | sort; stat -c '%a %h %n' a hard; readlink soft; cat a/file";
+    let expected = bed.run_ok(&["-v", "source:/d:ro"], &["sh", "-c", look]);
+    assert!(expected.contains("./.wh.x") && expected.contains("2750 "), "{expected}");
+    assert_eq!(bed.run_ok(&["-v", "target:/d:ro"], &["sh", "-c", look]), expected);
+    let refused = bed.proa(&["volume", "import", "target", &tar]);
+    assert!(refused.code == 1 && refused.stderr.contains("not empty"), "{refused:?}");
+    assert_eq!(bed.ok(&["volume", "snapshot", "source", "copied"]), "copied");
+    bed.run_ok(&["-v", "source:/d"], &["sh", "-c", "echo changed > /d/a/file"]);
+    assert_eq!(bed.run_ok(&["-v", "copied:/d:ro"], &["sh", "-c", look]), expected);
+    // What is no archive, or leads out, leaves nothing.
+    for bad in [&b"no archive at all, but long enough to look at"[..], &evil_tar()] {
+        let failed = bed.proa.run_with_input(&["volume", "import", "broken", "-"], bad);
+        assert_eq!(failed.code, 1, "{failed:?}");
+        assert!(fs::read_dir(data(bed, "broken")).unwrap().next().is_none());
+    }
+    assert_eq!(bed.run(&["-v", "broken:/var/www"], &["ls", "/var/www"]).stdout, "index.html\n");
+}
+
+/// An archive with a name that leads out.
+fn evil_tar() -> Vec<u8> {
+    let mut block = [0u8; 512];
+    block[..9].copy_from_slice(b"../../out");
+    block[100..107].copy_from_slice(b"0000644");
+    block[124..135].copy_from_slice(b"00000000000");
+    block[136..147].copy_from_slice(b"00000000000");
+    block[156] = b'0';
+    block[148..156].copy_from_slice(b"        ");
+    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+    block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    [&block[..], &[0; 1024]].concat()
+}
+
 fn events_of_volumes(bed: &Bed) {
     bed.run_ok(&["--name", "teller", "-v", "told:/data"], &["true"]);
     bed.ok(&["volume", "rm", "told"]);
     let format = "{{.Action}} {{.Actor.ID}}";
     let events = ["events", "--since", "1h", "--until", "0s", "--filter", "type=volume", "--format", format];
     assert_eq!(lines(&bed.ok(&events)), ["create told", "mount told", "unmount told", "destroy told"]);
-    let attributes = ["events", "--since", "1h", "--until", "0s", "--filter", "event=mount", "--format", "{{json .Actor.Attributes}}"];
+    let attributes = [
+        "events",
+        "--since",
+        "1h",
+        "--until",
+        "0s",
+        "--filter",
+        "event=mount",
+        "--format",
+        "{{json .Actor.Attributes}}",
+    ];
     let mount: serde_json::Value = serde_json::from_str(&bed.ok(&attributes)).unwrap();
     assert_eq!((&mount["destination"], &mount["read/write"]), (&"/data".into(), &"true".into()));
 }
 
 fn a_size_is_a_limit(bed: &Bed) {
     bed.ok(&["volume", "create", "--opt", "size=16m", "small"]);
-    let script = "dd if=/dev/zero of=/data/big bs=1M count=40 2>&1; cat /data/index.html; stat -c %s /data/big";
+    let script =
+        "dd if=/dev/zero of=/data/big bs=1M count=40 2>&1; cat /data/index.html; stat -c %s /data/big";
     let full = bed.run(&["-v", "small:/data", "-v", "small:/var/www"], &["sh", "-c", script]);
     assert!(full.stdout.contains("No space left"), "{full:?}");
     let size: u64 = full.stdout.lines().last().unwrap().parse().unwrap();
     assert!((1 << 20..16 << 20).contains(&size), "{size}");
     assert!(full.stdout.contains("<h1>"), "{full:?}");
-    let is_mounted = || fs::read_to_string("/proc/mounts").unwrap().contains("volumes/small/fs");
+    let place = data(bed, "small").with_file_name("fs").display().to_string();
+    let is_mounted = || fs::read_to_string("/proc/mounts").unwrap().contains(&place);
     assert!(!is_mounted(), "unmounted when the last user has gone");
     bed.detach("one", &["-v", "small:/data"], &["sleep", "1000"]);
     assert_eq!(bed.run_ok(&["-v", "small:/data"], &["stat", "-c", "%s", "/data/big"]), size.to_string());
     assert!(is_mounted());
     // Whoever is killed leaves a mount that the next command and the next user know what to do with.
     let monitors = bed.proa.monitors();
-    monitors.into_iter().for_each(|pid| drop(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status()));
+    monitors
+        .into_iter()
+        .for_each(|pid| drop(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status()));
     bed.proa.wait_for("the end", || bed.ok(&["ps", "-q"]).is_empty());
-    assert!(!is_mounted());
+    bed.proa.wait_for("the repair", || {
+        bed.ok(&["system", "check", "--repair"]);
+        !is_mounted()
+    });
     assert_eq!(bed.ok(&["start", "one"]), "one");
+    let refused = bed.proa(&["volume", "snapshot", "small", "copy"]);
+    assert!(refused.code == 1 && refused.stderr.contains("in use"), "{refused:?}");
     bed.ok(&["rm", "-f", "one"]);
     bed.ok(&["volume", "snapshot", "small", "copy"]);
     assert_eq!(bed.run_ok(&["-v", "copy:/data"], &["stat", "-c", "%s", "/data/big"]), size.to_string());
