@@ -245,3 +245,23 @@ fn volumes_survive_kills() {
     assert_eq!(left.collect::<Vec<_>>(), Vec::<std::ffi::OsString>::new());
     proa.assert_nothing_left();
 }
+
+/// Many instances that name one new volume at once, beside those that remove what nobody has.
+#[test]
+fn a_volume_is_filled_once_for_many() {
+    let proa = Proa::with_busybox();
+    let applets = proa.ok(&["run", "--rm", "busybox", "sh", "-c", "ls -A /bin | wc -l"]);
+    let run = ["run", "--rm", "-v", "one:/bin", "-v", "/other", "busybox", "sh", "-c", "ls -A /bin | wc -l"];
+    for _ in 0..5 {
+        let running: Vec<_> = (0..6).map(|_| proa.spawn(&run)).collect();
+        let pruning = proa.spawn(&["volume", "prune", "-a", "-f"]);
+        for command in running {
+            let output = command.finish();
+            assert_eq!((output.code, output.stdout.trim_end()), (0, applets.as_str()), "{output:?}");
+        }
+        assert_eq!(pruning.finish().code, 0);
+        proa.ok(&["volume", "prune", "-a", "-f"]);
+        assert_eq!(proa.ok(&["volume", "ls", "-q"]), "");
+    }
+    assert_sound(&proa, "the end");
+}

@@ -18,7 +18,9 @@ fn config() -> ContainerConfig {
 }
 
 fn container(config: &ContainerConfig, host: &HostConfig) -> Result<InstanceConfig> {
-    build(ID, config, host, &[], IsolationLevel::Container)
+    let point = |text: &String| Ok(mounts::point_of_bind(&mounts::parse_bind(text)?));
+    let points: Vec<MountPoint> = host.binds.iter().map(point).collect::<Result<_>>()?;
+    build(ID, config, host, &points, IsolationLevel::Container)
 }
 
 fn process(config: &ContainerConfig, host: &HostConfig) -> Process {

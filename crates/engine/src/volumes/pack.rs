@@ -18,13 +18,13 @@ const MAX_DEPTH: usize = 256;
 /// Longest list of attributes, and longest value, that Linux has.
 const MAX_ATTRIBUTE: usize = 64 * 1024;
 
-/// Writes all that is in a directory; the names begin with `./`. Sockets and devices are left out.
+/// Writes all that is in a directory. Sockets and devices are left out.
 pub(super) fn pack(out: &mut dyn Write, directory: &OwnedFd) -> io::Result<()> {
     let mut packer = Packer { builder: Builder::new(out), links: HashMap::new() };
     let stat = rustix::fs::fstat(directory)?;
     packer.begin(directory.as_fd())?;
     packer.add(Path::new("./"), EntryType::Directory, &stat)?;
-    packer.directory(directory.as_fd(), Path::new("."), 0)?;
+    packer.directory(directory.as_fd(), Path::new(""), 0)?;
     packer.builder.finish()
 }
 
@@ -174,14 +174,14 @@ mod tests {
                 entry.link_name().unwrap().map(|link| link.display().to_string()),
             )
         });
-        let long = format!("./{}", "n".repeat(200));
+        let long = "n".repeat(200);
         let expected = [
             ("./", EntryType::Directory, None),
-            ("./dir", EntryType::Directory, None),
-            ("./dir/file", EntryType::Regular, None),
-            ("./hard", EntryType::Link, Some("./dir/file")),
+            ("dir", EntryType::Directory, None),
+            ("dir/file", EntryType::Regular, None),
+            ("hard", EntryType::Link, Some("dir/file")),
             (long.as_str(), EntryType::Regular, None),
-            ("./soft", EntryType::Symlink, Some("/etc/passwd")),
+            ("soft", EntryType::Symlink, Some("/etc/passwd")),
         ];
         let expected: Vec<_> =
             expected.map(|(name, kind, link)| (name.to_owned(), kind, link.map(str::to_owned))).into();
