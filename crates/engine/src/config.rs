@@ -69,6 +69,12 @@ pub struct Empty {}
 pub struct HostConfig {
     /// `source:destination[:options]`.
     pub binds: Vec<String>,
+    /// Driver of volumes that it makes: `local`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub volume_driver: String,
+    /// Instances whose mounts it has as well: `NAME[:ro]`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes_from: Vec<String>,
     /// Where the id was written.
     #[serde(rename = "ContainerIDFile")]
     pub container_id_file: String,
@@ -214,6 +220,8 @@ impl Default for HostConfig {
     fn default() -> Self {
         Self {
             binds: Vec::new(),
+            volume_driver: String::new(),
+            volumes_from: Vec::new(),
             container_id_file: String::new(),
             log_config: LogConfig::default(),
             network_mode: "default".into(),
@@ -392,10 +400,10 @@ pub struct DeviceMapping {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct MountConfig {
-    /// `bind` or `tmpfs`.
+    /// `bind`, `volume` or `tmpfs`.
     #[serde(rename = "Type")]
     pub kind: String,
-    /// Host path of a bind mount.
+    /// Host path of a bind mount, name of a volume.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub source: String,
     /// Path in the instance.
@@ -406,9 +414,46 @@ pub struct MountConfig {
     /// Options of a bind mount.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bind_options: Option<BindOptions>,
+    /// Options of a volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_options: Option<VolumeOptions>,
     /// Options of a tmpfs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tmpfs_options: Option<TmpfsOptions>,
+}
+
+/// Options of a volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct VolumeOptions {
+    /// Do not fill it from the image.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub no_copy: bool,
+    /// Labels of one that is made.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Path in it of what is mounted; empty for all of it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub subpath: String,
+    /// Driver of one that is made.
+    #[serde(skip_serializing_if = "VolumeDriver::is_default")]
+    pub driver_config: VolumeDriver,
+}
+
+/// Driver of a volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct VolumeDriver {
+    /// `local`, or nothing.
+    pub name: String,
+    /// Its options.
+    pub options: BTreeMap<String, String>,
+}
+
+impl VolumeDriver {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Options of a bind mount.

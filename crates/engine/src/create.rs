@@ -1,8 +1,8 @@
 //! Making an instance.
 //!
 //! ```text
-//!   merge with the image ─▶ policy ─▶ build the spec ─▶ claim id and name ─▶ confine ─▶ write instance.json
-//!                                                         (database row)     (LSMs)      (renamed into place)
+//!   merge with the image ─▶ policy ─▶ build the spec ─▶ claim id, name, volumes ─▶ confine ─▶ write instance.json
+//!                                                         (database rows)           (LSMs)     (renamed into place)
 //! ```
 //!
 //! What can be refused is refused before the claim, but for what the kernel's security modules refuse. A crash after it leaves a row without a
@@ -15,6 +15,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use proa_image::layer::LayerForm;
 use proa_image::{Image, LayerCopy, LayerFile};
 use proa_protocol::instance::{CONFIG_FILE, InstanceConfig, IsolationLevel, Layer};
+use proa_protocol::volume::MountPoint;
 use proa_sys::trees;
 
 use crate::config::{ContainerConfig, HostConfig};
@@ -22,6 +23,7 @@ use crate::db::Record;
 use crate::engine::{Engine, Making};
 use crate::error::{Error, Result};
 use crate::settings::{NetworkSettings, SecuritySettings};
+use crate::volumes::behind;
 use crate::{events, mounts, names, parse, policy, spec, userns};
 
 /// Attempts at finding a free name.
@@ -65,7 +67,8 @@ impl Engine {
         let CreateRequest { image, config, host_config, level, settings, .. } = &mut request;
         spec::merge(config, &image.config.config);
         spec::complete(host_config, *level)?;
-        policy::enforce(config, host_config, settings)?;
+        let (points, volumes) = self.mount_points(config, host_config)?;
+        policy::enforce(config, host_config, &behind(&points), settings)?;
         settings.apply(host_config)?;
         userns::complete(config, host_config, *level, settings)?;
         let mut warnings = Vec::new();
@@ -81,7 +84,8 @@ impl Engine {
             config: config.clone(),
             host_config: Box::new(host_config.clone()),
         };
-        let mut instance = spec::build(&record.id, &record.config, &record.host_config, record.level)?;
+        let mut instance =
+            spec::build(&record.id, &record.config, &record.host_config, &points, record.level)?;
         record.config.hostname = instance.spec.hostname.clone().unwrap_or_default();
         instance.layers = layers(&image.layers);
         instance.reaper = Some(self.programs.own.clone());
@@ -90,8 +94,9 @@ impl Engine {
         let making = self.making()?;
         self.claim(&mut record, request.name.as_deref())?;
         let claimed = self.claim_ids(&mut record, &mut instance.spec, &settings);
-        let claimed =
-            claimed.and_then(|()| self.claim_endpoints(&record, &networks, &mut instance, &request.network));
+        let claimed = claimed
+            .and_then(|()| self.claim_endpoints(&record, &networks, &mut instance, &request.network))
+            .and_then(|()| self.claim_volumes(&record.id, &volumes));
         if let Err(error) = claimed {
             self.undo(&record);
             return Err(error);
@@ -137,6 +142,10 @@ impl Engine {
             return Err(proa_image::Error::NotFound(record.image.clone()).into());
         }
         if let Some(copy) = copy_of_layers(record)? {
+            let fills = |point: &MountPoint| point.volume.as_ref().is_some_and(|volume| volume.copy);
+            if copy == LayerCopy::Image && instance.mount_points.iter().any(fills) {
+                instance.readable_layers = instance.layers.clone();
+            }
             instance.layers = layers(&store.copies(image, copy)?);
         }
         let directory = self.paths.instance(&record.id);
@@ -160,7 +169,7 @@ impl Engine {
     /// A failure here leaves a row that `rm` removes; the first failure is the one to tell.
     fn undo(&self, record: &Record) {
         let _ = trees::remove(&self.paths.instance(&record.id));
-        let _ = self.db.delete(&record.id);
+        let _ = self.forget(&record.id, true);
     }
 }
 

@@ -11,6 +11,8 @@
 //!   networks    which there are: name · config (JSON of `crate::network::NetworkRecord`)
 //!   addresses   what instances have claimed in them: network · which of its subnets · offset in it · key
 //!   id_ranges   ids of the host that instances have for their user namespaces: kind (u, g) · first · count · key
+//!   volumes     name · created_ns · labels · options, see `volumes`
+//!   volume_uses volumes that instances have: volume · key · anonymous
 //! ```
 //!
 //! `key` is the number made of an id's first fifteen digits: ids are random, so it is as unique as they are. As
@@ -20,6 +22,8 @@
 //!
 //! `synchronous=NORMAL`: a commit writes no more than the log's pages and waits for no disk. A kill of any of
 //! our processes loses nothing; a power cut may lose the last commands, never the database.
+
+mod volumes;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,6 +38,8 @@ use crate::config::{ContainerConfig, HostConfig};
 use crate::error::{Error, Result};
 use crate::names;
 use crate::write_ahead::write_ahead;
+
+pub use volumes::{Claim, VolumeRecord};
 
 /// Name of the file below the root.
 pub const FILE: &str = "proa.db";
@@ -81,6 +87,17 @@ const MIGRATIONS: &[&str] = &[
     CREATE INDEX addresses_key ON addresses (key);
     CREATE TRIGGER addresses_freed AFTER DELETE ON instances
         BEGIN DELETE FROM addresses WHERE key = OLD.key; END;
+",
+    "
+    CREATE TABLE volumes (
+        name TEXT PRIMARY KEY, created_ns INTEGER NOT NULL, labels TEXT NOT NULL, options TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE volume_uses (
+        volume TEXT NOT NULL, key INTEGER NOT NULL, anonymous INTEGER NOT NULL, PRIMARY KEY (volume, key)
+    ) WITHOUT ROWID;
+    CREATE INDEX volume_uses_key ON volume_uses (key);
+    CREATE TRIGGER volume_uses_freed AFTER DELETE ON instances
+        BEGIN DELETE FROM volume_uses WHERE key = OLD.key; END;
 ",
 ];
 
@@ -146,6 +163,11 @@ impl Database {
 
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    pub(crate) fn begin(&self) -> Result<Transaction<'_>> {
+        Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
+            .map_err(self.failed("begin a change"))
     }
 
     pub(crate) fn failed(&self, action: &'static str) -> impl FnOnce(rusqlite::Error) -> Error + '_ {
@@ -347,8 +369,7 @@ impl Database {
     /// A pool has no such range left.
     pub fn claim_ids(&self, id: &str, count: u32, pools: &IdPools) -> Result<(u32, u32)> {
         let failed = |error| self.failed("claim ids")(error);
-        let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate);
-        let transaction = transaction.map_err(failed)?;
+        let transaction = self.begin()?;
         let claim = |kind: &str, what: &str, pool: &[(u32, u32)]| {
             let taken = taken(&transaction, kind).map_err(failed)?;
             let Some(first) = gap(&taken, pool, count) else {

@@ -175,7 +175,7 @@ impl Engine {
         }
         if record.auto_remove && state.status == Status::Exited {
             match self.try_lock(&record.id) {
-                Ok(Some(lock)) => self.remove_locked(&record.id, lock)?,
+                Ok(Some(lock)) => self.remove_locked(&record.id, lock, false)?,
                 Ok(None) | Err(Error::NoSuchInstance(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -371,13 +371,13 @@ impl Engine {
         Err(does_not_end(channel.instance()))
     }
 
-    /// Removes an instance that does not run.
+    /// Removes an instance that does not run; with `volumes` those as well that nobody named.
     ///
     /// # Errors
     /// It has a monitor.
-    pub fn remove_ended(&self, id: &str) -> Result<()> {
+    pub fn remove_ended(&self, id: &str, volumes: bool) -> Result<()> {
         match self.settle(id) {
-            Ok(lock) => self.remove_locked(id, lock),
+            Ok(lock) => self.remove_locked(id, lock, volumes),
             Err(Error::NoSuchInstance(_)) => Ok(()),
             Err(error) => Err(error),
         }
@@ -385,11 +385,12 @@ impl Engine {
 
     /// Files first, then the record: whoever is interrupted leaves something that can be removed again. The lock
     /// goes last, so that whoever takes it after us finds that there is no record. The files are out of the way, and
-    /// gone when all is told.
-    pub(crate) fn remove_locked(&self, id: &str, lock: monitor::Lock) -> Result<()> {
+    /// gone when all is told. An instance that was to go when it ended takes its anonymous volumes along in any case.
+    pub(crate) fn remove_locked(&self, id: &str, lock: monitor::Lock, volumes: bool) -> Result<()> {
         self.set_aside(id)?;
         let record = self.db.by_id(id)?;
-        let deleted = self.db.delete(id)?;
+        let volumes = volumes || record.as_ref().is_some_and(|record| record.auto_remove);
+        let deleted = self.forget(id, volumes)?;
         self.remove_run_directory(id)?;
         drop(lock);
         if let (true, Some(record)) = (deleted, record) {

@@ -55,6 +55,17 @@ pub enum Error {
         /// First twelve digits of the id of the instance that has it.
         holder: String,
     },
+    /// No volume has this name.
+    #[error("no such volume: {0}")]
+    NoSuchVolume(String),
+    /// Instances have the volume.
+    #[error("volume {name} is in use by {}", told(users))]
+    VolumeInUse {
+        /// The volume.
+        name: String,
+        /// Names and ids of the instances.
+        users: Vec<(String, String)>,
+    },
     /// The request makes no sense.
     #[error("{message}")]
     Invalid {
@@ -155,6 +166,12 @@ fn plural(count: usize) -> &'static str {
     if count == 1 { "violation" } else { "violations" }
 }
 
+/// As `web (0123456789ab), db (…)`.
+fn told(users: &[(String, String)]) -> String {
+    let texts = users.iter().map(|(name, id)| format!("{name} ({})", crate::names::short(id)));
+    texts.collect::<Vec<_>>().join(", ")
+}
+
 impl Error {
     /// More lines about it, in their order; none for most.
     pub fn details(&self) -> Vec<String> {
@@ -192,9 +209,12 @@ impl Error {
     /// Its sort.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::NoSuchInstance(_) | Self::NoSuchNetwork(_) | Self::NoSuchPath { .. } => Kind::NotFound,
+            Self::NoSuchInstance(_)
+            | Self::NoSuchNetwork(_)
+            | Self::NoSuchVolume(_)
+            | Self::NoSuchPath { .. } => Kind::NotFound,
             Self::AmbiguousId(_) | Self::Invalid { .. } | Self::Policy { .. } => Kind::InvalidInput,
-            Self::NameInUse { .. } | Self::Conflict { .. } => Kind::Conflict,
+            Self::NameInUse { .. } | Self::VolumeInUse { .. } | Self::Conflict { .. } => Kind::Conflict,
             Self::Unsupported { .. } => Kind::Unsupported,
             Self::Image(error) => match error.kind() {
                 proa_image::ErrorKind::NotFound => Kind::NotFound,
@@ -229,6 +249,8 @@ impl Error {
             Self::NoSuchNetwork(name) => {
                 format!("`proa network ls` lists them, `proa network create {name}` makes it")
             }
+            Self::NoSuchVolume(_) => "`proa volume ls` lists all volumes".into(),
+            Self::VolumeInUse { .. } => "`proa rm` these instances first, whether they run or not".into(),
             Self::AmbiguousId(_) => "give more digits, or the name".into(),
             Self::NameInUse { name, .. } => format!("choose another name, or `proa rm {name}` first"),
             Self::Invalid { hint, .. } | Self::Conflict { hint, .. } | Self::Unsupported { hint, .. } => {

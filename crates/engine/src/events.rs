@@ -30,7 +30,7 @@ pub struct EventOptions {
 #[derive(Debug, Clone, Default)]
 pub struct EventFilters(Vec<(String, String)>);
 
-const KEYS: &[&str] = &["container", "event", "image", "label", "scope", "type"];
+const KEYS: &[&str] = &["container", "event", "image", "label", "scope", "type", "volume"];
 
 impl EventFilters {
     /// Reads `key=value` texts.
@@ -69,6 +69,7 @@ impl EventFilters {
             && self.any("scope", |scope| event.scope == scope)
             // `exec_create` stands for `exec_create: sh -c …`.
             && self.any("event", |action| event.action.split(':').next() == Some(action) || event.action == action)
+            && self.any("volume", |wanted| event.kind == "volume" && event.actor.id == wanted)
             && self.any("container", |wanted| {
                 event.kind == "container" && (event.actor.id.starts_with(wanted) || attribute("name") == wanted)
             })
@@ -116,7 +117,7 @@ impl Engine {
         self.append(Event::of(kind, action, id, attributes));
     }
 
-    fn append(&self, event: Event) {
+    pub(crate) fn append(&self, event: Event) {
         let what = event.action.clone();
         // What was done is done: it does not fail for its event.
         if let Err(error) = Journal::new(&self.paths.root).append(&mut [event]) {

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use proa_protocol::instance::{InstanceConfig, IsolationLevel, LOG_FILE, Status};
+use proa_protocol::volume::{DRIVER, MountPoint, PointKind};
 use proa_sys::trees;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::engine::{Engine, Instance};
+use crate::network;
 use crate::parse::{rfc3339_nano, rfc3339_or_zero};
-use crate::{mounts, network};
 
 /// The word for a status.
 pub fn status_word(status: Status) -> &'static str {
@@ -92,7 +93,7 @@ impl Engine {
             graph_driver: graph_driver(&directory, &config),
             size_rw: sizes.map(|(own, _)| own),
             size_root_fs: sizes.map(|(_, root)| root),
-            mounts: mount_points(instance),
+            mounts: mount_points(&config),
             config: container_config(instance),
             network_settings: network::settings(self, instance, &config),
             isolation_level: record.level.as_str(),
@@ -189,35 +190,28 @@ fn graph_driver(directory: &std::path::Path, config: &InstanceConfig) -> Value {
     json!({ "Name": "erofs", "Data": { "Layers": layers, "UpperDir": directory.join(writable) } })
 }
 
-fn mount_points(instance: &Instance) -> Vec<Value> {
-    let host = &instance.record.host_config;
-    let bind = |source: &str, destination: &str, mode: &str, writable: bool, propagation: &str| {
-        json!({
-            "Type": "bind",
-            "Source": source,
-            "Destination": destination,
-            "Mode": mode,
-            "RW": writable,
-            "Propagation": propagation,
-        })
+fn mount_points(config: &InstanceConfig) -> Vec<Value> {
+    config.mount_points.iter().map(mount_point).collect()
+}
+
+fn mount_point(point: &MountPoint) -> Value {
+    let (kind, volume) = match point.kind {
+        PointKind::Bind => ("bind", None),
+        PointKind::Volume => ("volume", point.volume.as_ref()),
+        PointKind::Tmpfs => ("tmpfs", None),
     };
-    let binds = host.binds.iter().filter_map(|text| mounts::parse_bind(text).ok());
-    let mut points: Vec<Value> = binds
-        .map(|given| {
-            bind(&given.source, &given.destination, &given.mode, !given.read_only, &given.propagation)
-        })
-        .collect();
-    for mount in &host.mounts {
-        if mount.kind == "bind" {
-            let propagation = mount.bind_options.as_ref().map(|options| options.propagation.as_str());
-            let propagation = propagation.filter(|text| !text.is_empty()).unwrap_or("rprivate");
-            points.push(bind(&mount.source, &mount.target, "", !mount.read_only, propagation));
-        } else {
-            points.push(json!({
-                "Type": "tmpfs", "Source": "", "Destination": mount.target, "Mode": "",
-                "RW": !mount.read_only, "Propagation": "",
-            }));
-        }
+    let mut document = serde_json::Map::from_iter([("Type".to_owned(), json!(kind))]);
+    let mut add = |key: &str, value: Value| drop(document.insert(key.to_owned(), value));
+    if volume.is_some() {
+        add("Name", json!(point.name));
     }
-    points
+    add("Source", volume.map_or_else(|| json!(point.source), |volume| json!(volume.directory.join("_data"))));
+    add("Destination", json!(point.destination));
+    if volume.is_some() {
+        add("Driver", json!(DRIVER));
+    }
+    add("Mode", json!(point.mode));
+    add("RW", json!(!point.read_only));
+    add("Propagation", json!(point.propagation));
+    document.into()
 }

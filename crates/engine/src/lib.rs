@@ -41,6 +41,7 @@ pub mod system;
 pub mod templates;
 pub mod update;
 mod userns;
+pub mod volumes;
 mod write_ahead;
 
 pub use channel::Channel;
@@ -48,3 +49,4 @@ pub use engine::{Engine, Instance};
 pub use error::{Error, Kind, Result};
 pub use ipnet;
 pub use paths::{Bases, Paths};
+pub use proa_sys::trees;

@@ -163,16 +163,18 @@ impl Engine {
         self.spawn_monitor(&instance.record)
     }
 
-    /// Removes an instance; with `force` even if it runs, or is started at this moment.
+    /// Removes an instance; with `force` even if it runs, or is started at this moment, with `volumes` those as well that
+    /// nobody named.
     ///
     /// # Errors
     /// It runs.
-    pub fn remove(&self, instance: &Instance, force: bool) -> Result<()> {
+    pub fn remove(&self, instance: &Instance, force: bool, volumes: bool) -> Result<()> {
         let deadline = Instant::now() + MONITOR_END;
         let mut seen = instance.clone();
         loop {
             let live = seen.is_live();
-            let done = if live { self.end(&seen, force) } else { self.remove_ended(&seen.record.id) };
+            let done =
+                if live { self.end(&seen, force) } else { self.remove_ended(&seen.record.id, volumes) };
             match done {
                 Ok(()) if !live => return Ok(()),
                 Ok(()) | Err(Error::Conflict { .. }) if force && Instant::now() < deadline => {}
@@ -216,7 +218,7 @@ impl Engine {
         // The monitor that calls us has told the end and is about to go.
         let lock = self.settle(id)?;
         match self.read_state(id)?.status {
-            Status::Exited => self.remove_locked(id, lock),
+            Status::Exited => self.remove_locked(id, lock, true),
             Status::Created | Status::Running | Status::Paused => Ok(()),
         }
     }

@@ -1,7 +1,10 @@
 //! Which instances a listing shows: `ps --filter`.
 
+use std::collections::BTreeMap;
+
 use proa_protocol::instance::Status;
 
+use crate::db::Record;
 use crate::engine::{Engine, Instance};
 use crate::error::{Error, Result};
 use crate::inspect::status_word;
@@ -66,7 +69,7 @@ impl Filters {
         values.peek().is_none() || values.any(holds)
     }
 
-    fn matches(&self, instance: &Instance, ancestors: &[Ancestor]) -> bool {
+    fn matches(&self, instance: &Instance, ancestors: &[Ancestor], volumes: &VolumeTest) -> bool {
         let record = &instance.record;
         let host = &record.host_config;
         // All labels that are named must be there; other keys are alternatives.
@@ -87,12 +90,22 @@ impl Filters {
             && self.any("isolation", |level| record.level.as_str() == level)
             && self.any("network", |name| host.network_names().contains(&name))
             && self.any("volume", |path| {
-                let binds = host.binds.iter().any(|bind| bind.split(':').any(|part| part == path));
-                binds || host.mounts.iter().any(|mount| mount.source == path || mount.target == path)
+                let is = |text: &str| {
+                    text == path || (text.starts_with('/') && text.trim_end_matches('/') == path)
+                };
+                let binds = host.binds.iter().any(|bind| bind.split(':').any(is));
+                let mounts = host.mounts.iter().any(|mount| is(&mount.source) || is(&mount.target));
+                binds
+                    || mounts
+                    || record.config.volumes.keys().any(|place| is(place))
+                    || volumes(record, path)
             })
             && (ancestors.is_empty() || ancestors.iter().any(|ancestor| ancestor.is_of(instance)))
     }
 }
+
+/// Whether an instance has the volume of this name.
+type VolumeTest<'a> = dyn Fn(&Record, &str) -> bool + 'a;
 
 /// An image that instances are asked to come from.
 struct Ancestor {
@@ -119,7 +132,11 @@ impl Engine {
             ancestors.push(Ancestor { id, name: name.to_owned() });
         }
         let mut instances = self.instances()?;
-        instances.retain(|instance| filters.matches(instance, &ancestors));
+        let uses =
+            if filters.of("volume").next().is_some() { self.db.volume_uses()? } else { BTreeMap::new() };
+        let has =
+            |record: &Record, name: &str| uses.get(name).is_some_and(|users| users.contains(&record.id));
+        instances.retain(|instance| filters.matches(instance, &ancestors, &has));
         for name in filters.of("before") {
             let moment = self.db.find(name)?.created_ns;
             instances.retain(|instance| instance.record.created_ns < moment);
@@ -161,7 +178,7 @@ mod tests {
     fn conditions() {
         let holds = |texts: &[&str]| {
             let texts: Vec<String> = texts.iter().map(ToString::to_string).collect();
-            Filters::parse(&texts).unwrap().matches(&instance(), &[])
+            Filters::parse(&texts).unwrap().matches(&instance(), &[], &|_, _| false)
         };
         for texts in [
             &[][..],

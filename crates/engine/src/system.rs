@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::engine::{Engine, Instance};
 use crate::error::{Error, Result};
 use crate::life::StopOptions;
+use crate::volumes::VolumeFilters;
 use crate::{monitor, names, signals};
 
 /// One thing that is not as it should be.
@@ -48,6 +49,7 @@ impl Engine {
         self.check_instances(options.repair, &mut problems)?;
         self.check_directories(options.repair, &mut problems)?;
         self.check_aside(options.repair, &mut problems)?;
+        self.check_volumes(options.repair, &mut problems)?;
         if options.repair {
             self.db.fold()?;
         }
@@ -88,7 +90,7 @@ impl Engine {
                         Err(error) => return Err(error),
                     }
                 } else {
-                    self.remove_locked(&record.id, lock)?;
+                    self.remove_locked(&record.id, lock, true)?;
                 }
             }
             problems.push(Problem { what, repaired: repair });
@@ -165,6 +167,7 @@ impl Engine {
         }
         self.settle_all()?;
         self.end_template_makers()?;
+        self.unmount_volumes()?;
         self.unmount_layers()?;
         self.take_down_networks()?;
         // What is not empty belongs to instances that are kept, or to a command that has just begun.
@@ -224,6 +227,17 @@ impl Engine {
         let templates = self.templates()?;
         usage.templates = templates.len();
         usage.templates_bytes = templates.iter().map(|template| template.bytes).sum();
+        let uses = self.db.volume_uses()?;
+        for volume in self.volumes(&VolumeFilters::default())? {
+            let bytes = self.volume_size(&volume);
+            usage.volumes += 1;
+            usage.volumes_bytes += bytes;
+            if uses.contains_key(&volume.name) {
+                usage.volumes_active += 1;
+            } else {
+                usage.volumes_reclaimable += bytes;
+            }
+        }
         usage.images_reclaimable = usage.images_reclaimable.min(usage.images_bytes);
         for instance in &instances {
             let (own, _) = self.sizes(instance);
@@ -257,6 +271,14 @@ pub struct DiskUsage {
     pub instances_bytes: u64,
     /// Bytes of those that do not run.
     pub instances_reclaimable: u64,
+    /// Number of volumes.
+    pub volumes: usize,
+    /// Of which instances have so many.
+    pub volumes_active: usize,
+    /// Their bytes.
+    pub volumes_bytes: u64,
+    /// Bytes of those that no instance has.
+    pub volumes_reclaimable: u64,
     /// Number of templates of virtual machines.
     pub templates: usize,
     /// Their bytes; all of them can be made again.
@@ -264,7 +286,7 @@ pub struct DiskUsage {
 }
 
 /// Names in a directory; none where there is no such directory.
-fn entries(directory: &Path) -> Result<Vec<String>> {
+pub(crate) fn entries(directory: &Path) -> Result<Vec<String>> {
     let failed = |error| Error::io("list", directory, error);
     match std::fs::read_dir(directory) {
         Ok(entries) => {

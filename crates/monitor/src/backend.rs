@@ -197,7 +197,7 @@ fn local(args: &Args, record: &Record, mut config: InstanceConfig) -> Result<Bac
 }
 
 /// Where the layer's directory is; an EROFS image is mounted first, once for the whole host.
-fn mount_layer(run: &Path, layer: &Layer, label: Option<&str>) -> Result<PathBuf, Error> {
+pub fn mount_layer(run: &Path, layer: &Layer, label: Option<&str>) -> Result<PathBuf, Error> {
     if layer.path.is_dir() {
         return Ok(layer.path.clone());
     }

@@ -47,6 +47,17 @@ pub enum Error {
         /// Beginning of its id.
         instance: String,
     },
+    /// A volume cannot be used.
+    #[error("volume {name}: {error}")]
+    Volume {
+        /// Which.
+        name: String,
+        /// Why.
+        error: String,
+    },
+    /// A command works on all of a volume.
+    #[error("a command is working on it at this moment; try again when that has ended")]
+    VolumeBusy,
     /// The container's runtime failed.
     #[error(transparent)]
     Runtime(#[from] proa_runtime::Error),
@@ -59,9 +70,15 @@ impl Error {
     /// The sort of failure.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::HasMonitor | Self::NetworkGone { .. } | Self::NotRunning => ErrorKind::Conflict,
+            Self::HasMonitor | Self::NetworkGone { .. } | Self::NotRunning | Self::VolumeBusy => {
+                ErrorKind::Conflict
+            }
             Self::FixedDevices => ErrorKind::Unsupported,
-            Self::Network(_) | Self::BadJson { .. } | Self::Io { .. } | Self::Layer(_) => ErrorKind::Internal,
+            Self::Network(_)
+            | Self::BadJson { .. }
+            | Self::Io { .. }
+            | Self::Layer(_)
+            | Self::Volume { .. } => ErrorKind::Internal,
             Self::Runtime(error) => error.kind(),
             Self::Vm(_) => ErrorKind::Unsupported,
         }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use proa_protocol::events::{Event, Journal};
 use proa_protocol::instance::{CONFIG_FILE, InstanceConfig};
 use proa_protocol::message::{ErrorKind, ExitStatus, Happening};
+use proa_protocol::volume::MountPoint;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::Deserialize;
 
@@ -29,6 +30,7 @@ pub struct Events {
     config: PathBuf,
     stamp: (u64, i64),
     actor: BTreeMap<String, String>,
+    volumes: Vec<MountPoint>,
     pending: Vec<Event>,
     execs: Vec<Exec>,
     /// When it was last told.
@@ -59,6 +61,7 @@ impl Events {
             stamp: stamp(&path),
             config: path,
             actor: config.actor.clone(),
+            volumes: config.mount_points.iter().filter(|point| point.volume.is_some()).cloned().collect(),
             pending: Vec::new(),
             execs: Vec::new(),
             out_of_memory: None,
@@ -72,6 +75,23 @@ impl Events {
         let event = attributes.iter().fold(event, |event, (key, value)| event.with(key, value.clone()));
         if self.pending.len() < MOST_PENDING {
             self.pending.push(event);
+        }
+    }
+
+    /// The instance's volumes are mounted into it (`mount`), or not any more.
+    pub fn volumes(&mut self, action: &str) {
+        for point in &self.volumes {
+            let event = Event::volume(action, &point.name).with("container", self.id.clone());
+            let event = if action == "mount" {
+                let writable = (!point.read_only).to_string();
+                let event = event.with("destination", point.destination.clone());
+                event.with("propagation", point.propagation.clone()).with("read/write", writable)
+            } else {
+                event
+            };
+            if self.pending.len() < MOST_PENDING {
+                self.pending.push(event);
+            }
         }
     }
 

@@ -27,6 +27,7 @@ mod peek;
 mod record;
 mod repair;
 mod serve;
+mod volumes;
 
 use std::io::Read;
 use std::net::Shutdown;
@@ -45,6 +46,7 @@ use crate::error::{Error, IoAt};
 use crate::log::Log;
 use crate::record::Record;
 use crate::serve::{Reaper, Server};
+use crate::volumes::Volumes;
 
 /// Digits of an instance's id.
 const ID_LENGTH: usize = 64;
@@ -144,7 +146,9 @@ fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {
     let state = repair::finish(args, &record)?;
     proa_sys::signals::default_library_signals();
     proa_sys::signals::survive(&[Signal::TERM, Signal::INT, Signal::HUP]).at("/".as_ref())?;
-    let config = record.config()?;
+    let mut config = record.config()?;
+    let first = state.started_ns == 0;
+    let volumes = Volumes::attach(&args.run, &record, &mut config, first)?;
     let listener = listen(&record)?;
     let log = Log::open(&record.dir, config.log.clone())?;
     let events = events::Events::new(&args.root, &record.dir, &config);
@@ -152,6 +156,7 @@ fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {
     let mut notices = Vec::new();
     let backend = Backend::new(args, &record, config, &mut |line| notices.push(line))?;
     let mut server = Server::new(record, state, backend, (log, events), listener, notices);
+    server.keep_volumes(volumes);
     if args.mode == Mode::Maintenance {
         server.hold();
     }

@@ -96,11 +96,16 @@ impl Remains {
     pub fn new(mounts: Option<Mounts>, places: Places) -> Self {
         Self { mounts, places }
     }
+
+    /// Waits for the mounts alone.
+    pub fn unmount(&mut self) {
+        drop(self.mounts.take());
+    }
 }
 
 impl Drop for Remains {
     fn drop(&mut self) {
-        drop(self.mounts.take());
+        self.unmount();
         if let Some(attachment) = &self.places.attachment {
             // What is left is found by `system check`: its file is there.
             let _ = attachment.borrow().finish();

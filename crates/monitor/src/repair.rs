@@ -17,6 +17,7 @@ use crate::clock::now_ns;
 use crate::error::Error;
 use crate::events::Events;
 use crate::record::{Record, StartedProcess};
+use crate::volumes;
 
 /// What an instance whose monitor was killed is said to have ended with.
 const LOST: i32 = 137;
@@ -48,6 +49,9 @@ pub fn finish(args: &Args, record: &Record) -> Result<InstanceState, Error> {
         proa_network::attach::clean_up(&args.run, &config.id, &config.networks)?;
     }
     record.remove_run_files();
+    if let Ok(config) = &config {
+        volumes::repair(record, config);
+    }
     let finished = InstanceState {
         status: Status::Exited,
         pid: 0,
@@ -62,6 +66,7 @@ pub fn finish(args: &Args, record: &Record) -> Result<InstanceState, Error> {
         let status = ExitStatus { code: LOST, oom_killed: false, at_ns: finished.finished_ns };
         let mut events = Events::new(&args.root, &record.dir, config);
         events.died(status, finished.started_ns);
+        events.volumes("unmount");
         events.flush();
     }
     Ok(finished)

@@ -44,6 +44,7 @@ use crate::log::Log;
 use crate::network::Remains;
 use crate::peek;
 use crate::record::Record;
+use crate::volumes::Volumes;
 
 /// The channel on which the monitor passes on what changes the instance's state.
 const CONTROL: u32 = 2;
@@ -116,6 +117,7 @@ pub struct Server {
     /// When the backend is ended if the first process has not.
     kill_by: Option<Instant>,
     trimmed: bool,
+    volumes: Volumes,
 }
 
 impl Server {
@@ -144,7 +146,13 @@ impl Server {
             reaper: None,
             kill_by: None,
             trimmed: false,
+            volumes: Volumes::default(),
         }
+    }
+
+    /// Uses the instance's volumes until its end.
+    pub fn keep_volumes(&mut self, volumes: Volumes) {
+        self.volumes = volumes;
     }
 
     /// Runs nothing: the instance's root is held for work on its files.
@@ -548,6 +556,7 @@ impl Server {
             self.phase = Phase::Stopping(Outcome::Failed { kind, message });
             return;
         }
+        self.events.volumes("mount");
         self.events.tell("start", &[]);
         for channel in std::mem::take(&mut self.askers) {
             self.answer(channel, &Response::Started { pid });
@@ -686,16 +695,18 @@ impl Server {
     }
 
     /// Writes down how it ended and tells everybody; then the mounts and links go, and the lock.
-    fn finish(&mut self, outcome: &Outcome, remains: Option<Remains>, left_behind: String) {
+    fn finish(&mut self, outcome: &Outcome, mut remains: Option<Remains>, left_behind: String) {
         self.phase = Phase::Over;
         self.log.end();
         self.record_end(outcome, left_behind);
         if let Outcome::Exited { status, .. } = outcome {
             self.events.died(*status, self.state.started_ns);
+            self.events.volumes("unmount");
         }
         self.events.flush();
         self.listener = None;
         self.record.remove_run_files();
+        self.leave_volumes(remains.as_mut());
         if self.reaper.is_some() {
             // Its owner forgets it now, for which the mounts are no hindrance; nobody starts it again.
             self.record.hold_files();
@@ -714,6 +725,15 @@ impl Server {
         if !owned && !matches!(outcome, Outcome::Nothing) {
             self.reap();
         }
+    }
+
+    /// Whoever hears of the end may remove the volumes. Those with a file system of their own can be unmounted when the
+    /// instance's mounts have gone.
+    fn leave_volumes(&mut self, remains: Option<&mut Remains>) {
+        if let Some(remains) = remains.filter(|_| self.volumes.has_mounts()) {
+            remains.unmount();
+        }
+        self.volumes.detach();
     }
 
     fn record_end(&mut self, outcome: &Outcome, left_behind: String) {

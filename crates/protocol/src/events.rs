@@ -51,7 +51,7 @@ pub struct Event {
     /// An instance's image again.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub from: String,
-    /// `container`, `image`, `network`, ….
+    /// `container`, `image`, `network` or `volume`.
     #[serde(rename = "Type")]
     pub kind: String,
     /// What happened.
@@ -73,7 +73,7 @@ pub struct Event {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Actor {
-    /// An instance's id, an image's id or name.
+    /// An instance's id, an image's id or name, a volume's name.
     #[serde(rename = "ID")]
     pub id: String,
     /// Name, image, labels, and what the action has.
@@ -94,13 +94,19 @@ impl Event {
         Self::new("image", action, id, String::new(), attributes)
     }
 
-    /// Something happened to what is neither.
+    /// Something happened to what is neither. Docker's old fields are for instances and images alone.
     pub fn of(kind: &str, action: &str, id: &str, attributes: BTreeMap<String, String>) -> Self {
         Self {
             status: String::new(),
             id: String::new(),
             ..Self::new(kind, action, id, String::new(), attributes)
         }
+    }
+
+    /// Something happened to a volume.
+    pub fn volume(action: &str, name: &str) -> Self {
+        let attributes = BTreeMap::from([("driver".to_owned(), crate::volume::DRIVER.to_owned())]);
+        Self::of("volume", action, name, attributes)
     }
 
     fn new(kind: &str, action: &str, id: &str, from: String, attributes: BTreeMap<String, String>) -> Self {

@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::message::LaunchConfig;
 use crate::network::Endpoint;
+use crate::volume::MountPoint;
 
 /// Name of the configuration file.
 pub const CONFIG_FILE: &str = "instance.json";
@@ -81,6 +82,12 @@ pub struct InstanceConfig {
     /// SELinux context of their files, the same for all instances of a host since these share the mounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer_label: Option<String>,
+    /// The layers as directories, where the form of `layers` is for guests alone and a volume is to be filled from them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readable_layers: Vec<Layer>,
+    /// What is mounted into it, beside what every instance has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mount_points: Vec<MountPoint>,
     /// Size and number of log files.
     pub log: LogConfig,
     /// What only a VM has.

@@ -27,3 +27,4 @@ pub mod message;
 pub mod network;
 pub mod template;
 pub mod time;
+pub mod volume;

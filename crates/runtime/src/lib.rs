@@ -66,6 +66,7 @@ pub mod seccomp;
 mod sources;
 mod stdio;
 mod user;
+mod view;
 
 pub use cgroup::{
     OomWatch, SubCgroup, cgroup_path, make_cgroup, remove_leftovers, signal_leftovers, update_scope,
@@ -79,3 +80,4 @@ pub use hostroot::{mount_before, unmount_root};
 pub use init::{Phase, STEPS, Step};
 pub use mini_init::{INIT_NAME, init_main};
 pub use plan::{check, hex_mask, knows_mount_option};
+pub use view::image_directory;

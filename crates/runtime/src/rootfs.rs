@@ -20,7 +20,7 @@ use crate::plan::{Plan, namespaces};
 use crate::{Error, Result, channel, sources};
 
 /// The longest value that the kernel takes for an option of a new mount.
-const LONGEST_VALUE: usize = 255;
+pub(crate) const LONGEST_VALUE: usize = 255;
 
 /// Mounts the root, in no place; `nodev` for invariant 11. The mount lives as long as the descriptor, or as the
 /// mount namespace that it is moved into. `None` where the kernel cannot do that for an overlay of so many layers
@@ -158,11 +158,11 @@ fn overlay(lowers: &[PathBuf], upper: &Path, work: &Path, plan: &Plan) -> Result
 }
 
 /// Directories by descriptor, the uppermost first.
-fn open_all(lowers: &[PathBuf]) -> Result<Vec<OwnedFd>> {
+pub(crate) fn open_all(lowers: &[PathBuf]) -> Result<Vec<OwnedFd>> {
     lowers.iter().rev().map(|path| open_directory(path)).collect()
 }
 
-fn open_directory(path: &Path) -> Result<OwnedFd> {
+pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| Error::at(path, errno))
 }
@@ -172,13 +172,13 @@ fn fd_name(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-fn join_names(fds: &[OwnedFd]) -> String {
+pub(crate) fn join_names(fds: &[OwnedFd]) -> String {
     fds.iter().map(fd_name).collect::<Vec<_>>().join(":")
 }
 
 /// Whether overlayfs takes its layers one by one (6.7). Older kernels may learn it by a backport, but asking them
 /// puts a complaint into their log at each start.
-fn has_lowerdir_append() -> bool {
+pub(crate) fn has_lowerdir_append() -> bool {
     let system = rustix::system::uname();
     let mut numbers = system.release().to_bytes().split(|byte| !byte.is_ascii_digit());
     let mut number = || std::str::from_utf8(numbers.next()?).ok()?.parse::<u32>().ok();

@@ -170,15 +170,17 @@ fn mount_loop(image: &Path, label: Option<&str>) -> Result<OwnedFd> {
         said: None,
         source,
     };
-    let (device, _open) = attach_loop(image).map_err(failed)?;
+    let (device, _open) = attach_loop(image, LO_FLAGS_READ_ONLY).map_err(failed)?;
     mount_source(&device, image, label)
 }
 
-/// Gives the image a loop device of its own; it is freed when it is closed and not mounted.
-fn attach_loop(image: &Path) -> io::Result<(PathBuf, File)> {
-    let backing = File::open(image)?;
+/// Gives the image a loop device of its own, to be written to unless `flags` forbid it; it is freed when it is closed
+/// and not mounted.
+pub(crate) fn attach_loop(image: &Path, flags: u32) -> io::Result<(PathBuf, File)> {
+    let open = |path: &Path| File::options().read(true).write(flags & LO_FLAGS_READ_ONLY == 0).open(path);
+    let backing = open(image)?;
     let control = File::open("/dev/loop-control")?;
-    let config = LoopConfig::new(&backing, image);
+    let config = LoopConfig::new(&backing, image, flags);
     for _ in 0..LOOP_TRIES {
         // SAFETY: the request takes no argument; the descriptor is open.
         let free = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
@@ -186,7 +188,7 @@ fn attach_loop(image: &Path) -> io::Result<(PathBuf, File)> {
             return Err(io::Error::last_os_error());
         }
         let path = PathBuf::from(format!("/dev/loop{free}"));
-        let device = File::open(&path)?;
+        let device = open(&path)?;
         // SAFETY: the structure has the kernel's layout and lives across the call, which only reads it.
         let done = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, std::ptr::from_ref(&config)) };
         if done == 0 {
@@ -202,10 +204,47 @@ fn attach_loop(image: &Path) -> io::Result<(PathBuf, File)> {
 
 const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
+const LOOP_GET_STATUS64: libc::Ioctl = 0x4C05;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 /// Keeps the image out of the page cache a second time; ignored where the file system can't.
 const LO_FLAGS_DIRECT_IO: u32 = 16;
+
+/// The loop device that has this very file already, open, so that it stays as it is.
+pub(crate) fn find_loop(image: &Path) -> io::Result<Option<(PathBuf, File)>> {
+    use std::os::unix::fs::MetadataExt;
+    let wanted = std::fs::metadata(image)?;
+    for entry in std::fs::read_dir("/sys/block")?.flatten() {
+        if !entry.path().join("loop").exists() {
+            continue;
+        }
+        let path = Path::new("/dev").join(entry.file_name());
+        let Ok(device) = File::options().read(true).write(true).open(&path) else { continue };
+        let mut status = LoopInfo::default();
+        // SAFETY: the structure has the kernel's layout and lives across the call, which fills it.
+        let done =
+            unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, std::ptr::from_mut(&mut status)) };
+        if done == 0 && status.inode == wanted.ino() && kernel_device(wanted.dev()) == status.device {
+            return Ok(Some((path, device)));
+        }
+    }
+    Ok(None)
+}
+
+/// A device's number as the kernel tells it here.
+fn kernel_device(device: u64) -> u64 {
+    let (major, minor) = (u64::from(rustix::fs::major(device)), u64::from(rustix::fs::minor(device)));
+    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
+}
+
+/// `struct loop_info64` of linux/loop.h.
+#[derive(Default)]
+#[repr(C)]
+struct LoopInfo {
+    device: u64,
+    inode: u64,
+    rest: [u64; 27],
+}
 
 /// `struct loop_config` of linux/loop.h, with `struct loop_info64` in it.
 #[repr(C)]
@@ -229,7 +268,7 @@ struct LoopConfig {
 }
 
 impl LoopConfig {
-    fn new(backing: &File, image: &Path) -> Self {
+    fn new(backing: &File, image: &Path, flags: u32) -> Self {
         let mut file_name = [0; 64];
         let name = image.as_os_str().as_bytes();
         // For `losetup` only; a longer name is cut, its last byte stays NUL.
@@ -246,7 +285,7 @@ impl LoopConfig {
             number: 0,
             encrypt_type: 0,
             encrypt_key_size: 0,
-            flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO,
+            flags: flags | LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO,
             file_name,
             crypt_name: [0; 64],
             encrypt_key: [0; 32],
@@ -300,6 +339,7 @@ mod tests {
     #[test]
     fn layout_of_the_loop_request() {
         assert_eq!(size_of::<LoopConfig>(), 304);
+        assert_eq!(size_of::<LoopInfo>(), 232);
         assert_eq!(std::mem::offset_of!(LoopConfig, flags), 60);
         assert_eq!(std::mem::offset_of!(LoopConfig, reserved), 240);
     }
@@ -347,7 +387,7 @@ mod tests {
     #[test]
     fn a_loop_device_serves_and_goes_away() {
         let scratch = Scratch::new("loop");
-        let (device, open) = attach_loop(&scratch.image()).unwrap();
+        let (device, open) = attach_loop(&scratch.image(), LO_FLAGS_READ_ONLY).unwrap();
         let mount = mount_source(&device, &scratch.image(), None).unwrap();
         drop(open);
         let name = device.file_name().unwrap().to_str().unwrap().to_owned();

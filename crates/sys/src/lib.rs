@@ -25,5 +25,7 @@ pub mod signalfd;
 pub mod signals;
 pub mod sigwait;
 pub mod tap;
+pub mod tree;
 pub mod trees;
 pub mod userns;
+pub mod volume;

@@ -21,7 +21,7 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
     let mut freed = 0;
     for instance in engine.instances()?.iter().filter(|instance| !instance.is_live()) {
         let (own, _) = engine.sizes(instance);
-        engine.remove(instance, false)?;
+        engine.remove(instance, false, false)?;
         freed += own;
         println!("{}", instance.record.id);
     }

@@ -19,7 +19,7 @@ pub struct Args {
     /// With sizes on disk, of instances
     #[arg(short, long)]
     size: bool,
-    /// container (an instance at either level) or image
+    /// container (an instance at either level), image or volume
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
     /// Names or ids
@@ -50,17 +50,13 @@ pub mod image {
 /// Runs the command.
 pub fn run(context: &Context, args: &Args) -> Outcome {
     let kind = args.kind.as_deref().unwrap_or("");
-    if !["", "container", "image"].contains(&kind) {
-        return Err(Failure::usage(format!("no such type: {kind}")).with_hint("container or image"));
+    if !["", "container", "image", "volume"].contains(&kind) {
+        return Err(Failure::usage(format!("no such type: {kind}")).with_hint("container, image or volume"));
     }
     inspect(context, args, kind)
 }
 
 fn inspect(context: &Context, args: &Args, kind: &str) -> Outcome {
-    let template = match args.format.as_deref() {
-        None | Some("json" | "") => None,
-        Some(text) => Some(Template::parse(text)?),
-    };
     let mut code = 0;
     let mut documents = Vec::new();
     for name in &args.names {
@@ -72,22 +68,29 @@ fn inspect(context: &Context, args: &Args, kind: &str) -> Outcome {
             }
         }
     }
-    let text = match &template {
+    print(args.format.as_deref(), &documents)?;
+    Ok(code)
+}
+
+/// Prints documents as `--format` asks: indented JSON, `json` in one line, or a Go template for each.
+///
+/// # Errors
+/// The template makes no sense.
+pub fn print<T: Serialize>(format: Option<&str>, documents: &[T]) -> Result<(), Failure> {
+    let text = match format {
+        None | Some("") => pretty(documents) + "\n",
+        Some("json") => serde_json::to_string(documents).unwrap_or_default() + "\n",
         Some(template) => {
+            let template = Template::parse(template)?;
             let mut text = String::new();
-            for document in &documents {
+            for document in documents {
                 text.push_str(&template.render(&serde_json::json!(document))?);
                 text.push('\n');
             }
             text
         }
-        None if args.format.as_deref() == Some("json") => {
-            serde_json::to_string(&documents).unwrap_or_default() + "\n"
-        }
-        None => pretty(&documents) + "\n",
     };
-    format::print(&text)?;
-    Ok(code)
+    format::print(&text)
 }
 
 /// What can be looked at.
@@ -96,10 +99,11 @@ fn inspect(context: &Context, args: &Args, kind: &str) -> Outcome {
 enum Found {
     Instance(Box<Document>),
     Image(Value),
+    Volume(Value),
 }
 
 /// Indented by four, as Docker does.
-fn pretty(documents: &[Found]) -> String {
+fn pretty<T: Serialize>(documents: &[T]) -> String {
     let mut bytes = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
@@ -110,6 +114,9 @@ fn pretty(documents: &[Found]) -> String {
 
 fn find(context: &Context, name: &str, kind: &str, size: bool) -> Result<Found, Failure> {
     let engine = context.engine()?;
+    if kind == "volume" {
+        return Ok(Found::Volume(super::volume::document(engine, &engine.volume(name)?)));
+    }
     if kind != "image" {
         match engine.find(name) {
             Ok(instance) => return Ok(Found::Instance(Box::new(engine.inspect(&instance, size)))),
@@ -118,10 +125,11 @@ fn find(context: &Context, name: &str, kind: &str, size: bool) -> Result<Found, 
         }
     }
     match engine.store()?.inspect(name).map_err(Failure::from) {
-        Err(failure) if kind.is_empty() && failure.kind() == Kind::NotFound => {
-            Err(Failure::new(format!("no such instance or image: {name}"))
-                .with_hint("`proa ps -a` and `proa images` list them"))
-        }
+        Err(failure) if kind.is_empty() && failure.kind() == Kind::NotFound => match engine.volume(name) {
+            Ok(volume) => Ok(Found::Volume(super::volume::document(engine, &volume))),
+            Err(_) => Err(Failure::new(format!("no such instance, image or volume: {name}"))
+                .with_hint("`proa ps -a`, `proa images` and `proa volume ls` list them")),
+        },
         other => other.map(Found::Image),
     }
 }

@@ -31,6 +31,7 @@ pub mod top;
 pub mod unpause;
 pub mod update;
 pub mod version;
+pub mod volume;
 pub mod wait;
 
 use clap::{ArgMatches, Command};
@@ -171,7 +172,8 @@ pub const ALL: &[Entry] = &[
     group!("policy", "Hold instances to the Pod Security Standards", POLICY),
     group!("system", "Work on all of it", SYSTEM),
     group!("template", "See what virtual machines start from", TEMPLATE),
-    entry!(System, "events", events, "Print what happens to instances and images, as it does"),
+    group!("volume", "Work on volumes", VOLUME),
+    entry!(System, "events", events, "Print what happens to instances, images and volumes, as it does"),
     entry!(System, "info", info, "Print what Proa finds on this machine"),
     entry!(System, "version", version, "Print the version"),
 ];
@@ -234,10 +236,21 @@ const TEMPLATE: &[Entry] = &[
     entry!(Management, "rm", template::rm, "Remove templates", aliases: &["remove"]),
 ];
 
+const VOLUME: &[Entry] = &[
+    entry!(Management, "create", volume::create, "Make a volume"),
+    entry!(Management, "export", volume::export, "Write a volume's files to a tar"),
+    entry!(Management, "import", volume::import, "Fill an empty volume from a tar"),
+    entry!(Management, "inspect", volume::inspect, "Print all about volumes"),
+    entry!(Management, "ls", volume::ls, "List volumes", aliases: &["list"]),
+    entry!(Management, "prune", volume::prune, "Remove volumes that nobody named and no instance has"),
+    entry!(Management, "rm", volume::rm, "Remove volumes that no instance has", aliases: &["remove"]),
+    entry!(Management, "snapshot", volume::snapshot, "Make a volume that is a copy of another"),
+];
+
 const SYSTEM: &[Entry] = &[
     entry!(System, "check", system::check, "Find, and repair, what a crash left"),
     entry!(System, "df", system::df, "Show what takes how much of the disk"),
-    entry!(System, "events", events, "Print what happens to instances and images, as it does"),
+    entry!(System, "events", events, "Print what happens to instances, images and volumes, as it does"),
     entry!(System, "info", info, "Print what Proa finds on this machine"),
     entry!(System, "reap", system::reap, "Remove an instance that was to go when it ended", hidden: true),
     entry!(System, "stop", system::stop, "End everything of this state directory"),

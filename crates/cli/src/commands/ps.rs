@@ -6,6 +6,7 @@ use proa_engine::names::short;
 use proa_engine::network;
 use proa_engine::{Engine, Instance};
 use proa_protocol::instance::Status;
+use proa_protocol::volume::{MountPoint, PointKind};
 use serde_json::{Map, Value};
 
 use crate::context::Context;
@@ -110,8 +111,9 @@ fn row(
     add("Ports", &|| network::ports_text(engine, instance));
     add("Names", &|| record.name.clone());
     add("Labels", &|| labels(record));
-    add("LocalVolumes", &|| "0".into());
-    add("Mounts", &|| mounts(record));
+    let points = || mount_points(engine, record);
+    add("LocalVolumes", &|| points().iter().filter(|point| point.volume.is_some()).count().to_string());
+    add("Mounts", &|| mounts(&points(), whole));
     add("Networks", &|| record.host_config.network_names().join(","));
     add("Isolation", &|| record.level.as_str().into());
     add("Size", &|| size_of(instance).unwrap_or_else(|| "0B".into()));
@@ -124,10 +126,23 @@ fn labels(record: &Record) -> String {
     labels.collect::<Vec<_>>().join(",")
 }
 
-fn mounts(record: &Record) -> String {
-    let binds = record.host_config.binds.iter().filter_map(|bind| bind.split(':').next());
-    let mounts = record.host_config.mounts.iter().map(|mount| mount.source.as_str());
-    binds.chain(mounts).filter(|source| !source.is_empty()).collect::<Vec<_>>().join(",")
+/// Volumes and paths of the host that an instance has, as far as a listing shows them.
+fn mount_points(engine: &Engine, record: &Record) -> Vec<MountPoint> {
+    let mut points = engine.read_config(&record.id).map(|config| config.mount_points).unwrap_or_default();
+    points.retain(|point| point.kind != PointKind::Tmpfs);
+    points
+}
+
+fn mounts(points: &[MountPoint], whole: bool) -> String {
+    const SHOWN: usize = 15;
+    let name = |point: &MountPoint| {
+        let name = if point.volume.is_some() { &point.name } else { &point.source };
+        if whole || name.chars().count() <= SHOWN {
+            return name.clone();
+        }
+        name.chars().take(SHOWN - 1).chain(['…']).collect()
+    };
+    points.iter().map(name).collect::<Vec<_>>().join(",")
 }
 
 fn sizes(engine: &Engine, instance: &Instance) -> String {

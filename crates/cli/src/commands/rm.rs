@@ -11,8 +11,8 @@ pub struct Args {
     /// Those that run as well, and none that does not exist is missed
     #[arg(short, long)]
     force: bool,
-    /// With their anonymous volumes; there are none
-    #[arg(short, long, hide = true)]
+    /// With those of their volumes that nobody named
+    #[arg(short, long)]
     volumes: bool,
     /// Names or ids
     #[arg(required = true, value_name = "INSTANCE")]
@@ -25,7 +25,7 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
     each(&args.instances, |name| {
         let instance = engine.find(name).map_err(Failure::from);
         match instance {
-            Ok(instance) => engine.remove(&instance, args.force)?,
+            Ok(instance) => engine.remove(&instance, args.force, args.volumes)?,
             Err(failure) if args.force && failure.kind() == Kind::NotFound => {
                 failure.print();
                 return Ok(());

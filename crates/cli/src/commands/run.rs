@@ -90,7 +90,7 @@ fn run_inner(context: &Context, args: &Args) -> Outcome {
     };
     if remove && over {
         // Its failure to start is the one to tell.
-        let removed = engine.remove_ended(&id);
+        let removed = engine.remove_ended(&id, true);
         result?;
         removed?;
         return Ok(code);

@@ -62,7 +62,7 @@ fn attached(context: &Context, args: &Args, name: &str) -> Outcome {
     let ended = relay::relay(channel, &options, || {})?;
     let Finished { code, over } = finish(engine, &instance.record.id, ended)?;
     if over && instance.record.auto_remove {
-        engine.remove_ended(&instance.record.id)?;
+        engine.remove_ended(&instance.record.id, true)?;
     }
     Ok(code)
 }

@@ -7,7 +7,6 @@ use crate::error::Failure;
 /// Options by what they need.
 const LATER: &[(&str, &[&str])] = &[
     ("links, which user-defined networks replace", &["link", "link-local-ip"]),
-    ("volumes", &["volumes-from", "volume-driver"]),
     ("restart policies", &["restart"]),
     (
         "health checks",

@@ -132,7 +132,7 @@ impl ContainerFlags {
         self.network.apply(&mut config, &mut host)?;
         self.log(&mut host)?;
         self.process.apply(&mut host)?;
-        self.storage.apply(&mut host)?;
+        self.storage.apply(&mut config, &mut host)?;
         self.limits.apply(&mut host)?;
         self.security.apply(&mut host)?;
         Ok(Wanted { image: config.image.clone(), config, host_config: host, level })

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use proa_engine::config::{DeviceMapping, HostConfig};
+use proa_engine::config::{ContainerConfig, DeviceMapping, Empty, HostConfig};
 use proa_engine::{mounts, parse};
 
 use super::{absolute, usage};
@@ -12,10 +12,16 @@ use crate::error::Failure;
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Files")]
 pub(super) struct StorageFlags {
-    /// Bind mount
-    #[arg(short, long, value_name = "HOST-PATH:PATH[:ro]")]
+    /// Path of the host or volume to mount; a path alone is an anonymous volume
+    #[arg(short, long, value_name = "[HOST-PATH|NAME:]PATH[:ro]")]
     volume: Vec<String>,
-    /// Mount: type=bind,source=,target=[,readonly] or type=tmpfs,target=
+    /// Driver of volumes that are made: local
+    #[arg(long, value_name = "DRIVER")]
+    volume_driver: Option<String>,
+    /// All that another instance has mounted
+    #[arg(long, value_name = "INSTANCE[:ro]")]
+    volumes_from: Vec<String>,
+    /// Mount: type=bind|volume|tmpfs,source=,target=[,readonly]…
     #[arg(long)]
     mount: Vec<String>,
     /// tmpfs
@@ -33,8 +39,16 @@ pub(super) struct StorageFlags {
 }
 
 impl StorageFlags {
-    pub(super) fn apply(&self, host: &mut HostConfig) -> Result<(), Failure> {
-        host.binds = self.volume.iter().map(|text| bind(text)).collect::<Result<_, _>>()?;
+    pub(super) fn apply(&self, config: &mut ContainerConfig, host: &mut HostConfig) -> Result<(), Failure> {
+        let (bound, anonymous): (Vec<&String>, Vec<&String>) =
+            self.volume.iter().partition(|text| text.contains(':'));
+        host.binds = bound.into_iter().map(|text| bind(text)).collect::<Result<_, _>>()?;
+        for path in anonymous {
+            mounts::check_destination(path, path).map_err(usage)?;
+            config.volumes.insert(path.clone(), Empty {});
+        }
+        host.volume_driver = self.volume_driver.clone().unwrap_or_default();
+        host.volumes_from.clone_from(&self.volumes_from);
         host.mounts = self
             .mount
             .iter()

@@ -195,3 +195,94 @@ fn pulls_survive_kills() {
     assert_eq!(pull.code, 0, "{pull:?}");
     assert_sound(&proa, "the end");
 }
+
+/// Volumes: made, filled, claimed and removed under kills. One that is there is whole or empty, and one that an instance
+/// has is never lost.
+#[test]
+fn volumes_survive_kills() {
+    let proa = Proa::with_busybox();
+    let mut dice = Dice::new();
+    let run = |arguments: &[&str]| {
+        let output = proa.run(arguments);
+        assert_eq!(output.code, 0, "{arguments:?}: {output:?}");
+        output.stdout
+    };
+    let applets = run(&["run", "--rm", "busybox", "sh", "-c", "ls -A /bin | wc -l"]);
+    run(&["create", "--name", "keeper", "-v", "kept:/data", "-v", "/anonymous", "busybox", "true"]);
+    let kept = run(&["volume", "ls", "-q"]);
+    for round in 0..60 {
+        let victim = [Victim::Cli, Victim::Monitor, Victim::Both][dice.below(3) as usize];
+        let what = format!("round {round}, {victim:?}");
+        match dice.below(5) {
+            0 => strike(&proa, &mut dice, &["volume", "create", "made"], Victim::Cli, 15_000),
+            1 => strike(
+                &proa,
+                &mut dice,
+                &["volume", "create", "--opt", "size=4m", "made"],
+                Victim::Cli,
+                40_000,
+            ),
+            2 => strike(&proa, &mut dice, &["volume", "prune", "-a", "-f"], Victim::Cli, 20_000),
+            3 => strike(
+                &proa,
+                &mut dice,
+                &[
+                    "run",
+                    "--rm",
+                    "--name",
+                    "struck",
+                    "-v",
+                    "/anonymous",
+                    "-v",
+                    "made:/bin",
+                    "busybox",
+                    "true",
+                ],
+                victim,
+                80_000,
+            ),
+            _ => {
+                run(&["volume", "create", "made"]);
+                strike(&proa, &mut dice, &["volume", "rm", "made"], Victim::Cli, 15_000);
+            }
+        }
+        // One that was killed before it ran is there to be started.
+        run(&["rm", "-f", "-v", "struck"]);
+        if round % 6 == 5 {
+            assert_sound(&proa, &what);
+            run(&["volume", "prune", "-a", "-f"]);
+            assert_eq!(run(&["volume", "ls", "-q"]), kept, "{what}");
+        }
+        // Whatever was cut short, whoever uses it next finds all of the image's files.
+        let seen = proa.run(&["run", "--rm", "-v", "made:/bin", "busybox", "sh", "-c", "ls -A /bin | wc -l"]);
+        assert_eq!((seen.code, &seen.stdout), (0, &applets), "{what}: {seen:?}");
+        run(&["volume", "rm", "made"]);
+    }
+    assert_sound(&proa, "the end");
+    run(&["rm", "-v", "keeper"]);
+    run(&["volume", "rm", "kept"]);
+    let left =
+        std::fs::read_dir(proa.root().join("volumes")).unwrap().flatten().map(|entry| entry.file_name());
+    assert_eq!(left.collect::<Vec<_>>(), Vec::<std::ffi::OsString>::new());
+    proa.assert_nothing_left();
+}
+
+/// Many instances that name one new volume at once, beside those that remove what nobody has.
+#[test]
+fn a_volume_is_filled_once_for_many() {
+    let proa = Proa::with_busybox();
+    let applets = proa.ok(&["run", "--rm", "busybox", "sh", "-c", "ls -A /bin | wc -l"]);
+    let run = ["run", "--rm", "-v", "one:/bin", "-v", "/other", "busybox", "sh", "-c", "ls -A /bin | wc -l"];
+    for _ in 0..5 {
+        let running: Vec<_> = (0..6).map(|_| proa.spawn(&run)).collect();
+        let pruning = proa.spawn(&["volume", "prune", "-a", "-f"]);
+        for command in running {
+            let output = command.finish();
+            assert_eq!((output.code, output.stdout.trim_end()), (0, applets.as_str()), "{output:?}");
+        }
+        assert_eq!(pruning.finish().code, 0);
+        proa.ok(&["volume", "prune", "-a", "-f"]);
+        assert_eq!(proa.ok(&["volume", "ls", "-q"]), "");
+    }
+    assert_sound(&proa, "the end");
+}

@@ -282,3 +282,20 @@ fn the_hosts_network_and_devices() {
     let read_only = proa.run(&["run", "--rm", "--device", "/dev/zero:/dev/zero:r", "busybox", "true"]);
     refused(&read_only, 125, &["/dev/zero", "root"]);
 }
+
+/// What an ordinary user cannot have of volumes, and that the rest is its own.
+#[test]
+fn volumes_without_root() {
+    let proa = proa();
+    for (options, word) in [
+        (&["--opt", "size=64m"][..], "needs root"),
+        (&["--opt", "type=tmpfs", "--opt", "device=tmpfs"], "needs root"),
+    ] {
+        refused(&proa.run(&[&["volume", "create"], options, &["limited"]].concat()), 1, &[word]);
+    }
+    assert_eq!(proa.ok(&["volume", "ls", "-q"]), "");
+    proa.ok(&["run", "--rm", "-v", "mine:/var/www", "busybox", "true"]);
+    let page = proa.root().join("volumes/mine/_data/index.html");
+    assert_eq!(fs::metadata(page).unwrap().uid(), proa.user().unwrap().uid);
+    proa.ok(&["volume", "rm", "mine"]);
+}

@@ -15,6 +15,7 @@ pub mod selinux;
 use proa_oci::defaults;
 use proa_oci::runtime::Spec;
 use proa_protocol::instance::{InstanceConfig, IsolationLevel};
+use proa_protocol::volume::MountPoint;
 
 use crate::config::HostConfig;
 use crate::db::Record;
@@ -51,7 +52,7 @@ impl Engine {
         self.confine_by_apparmor(spec, host, &options, warnings)?;
         let policy = selinux::policy();
         instance.layer_label = policy.as_ref().map(selinux::Policy::layer_label);
-        self.confine_by_selinux(&record.id, spec, host, &options, policy)
+        self.confine_by_selinux(record, &instance.mount_points, spec, &options, policy)
     }
 
     /// Loads our profile again, where a reboot has taken it away from an instance made before.
@@ -117,13 +118,13 @@ impl Engine {
 
     fn confine_by_selinux(
         &self,
-        id: &str,
+        record: &Record,
+        points: &[MountPoint],
         spec: &mut Spec,
-        host: &HostConfig,
         options: &SecurityOptions,
         policy: Option<selinux::Policy>,
     ) -> Result<()> {
-        let label = &options.label;
+        let (host, label) = (&record.host_config, &options.label);
         let Some(policy) = policy else {
             if label.asks() {
                 return Err(missing("SELinux with a policy for containers", "label="));
@@ -136,13 +137,14 @@ impl Engine {
         let level = match &label.level {
             Some(level) => level.clone(),
             None => {
-                let (low, high) = self.db.claim_categories(id)?;
+                let (low, high) = self.db.claim_categories(&record.id)?;
                 format!("s0:c{low},c{high}")
             }
         };
         let labels = policy.labels(label, &level);
         labels.check()?;
         selinux::relabel_volumes(host, &labels)?;
+        selinux::label_volumes(points, &labels)?;
         spec.process.get_or_insert_default().selinux_label = Some(labels.process);
         spec.linux_mut().mount_label = Some(labels.mount);
         Ok(())

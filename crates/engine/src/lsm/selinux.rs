@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
+use proa_protocol::volume::{Backing, MountPoint};
 use rustix::fs::XattrFlags;
 
 use crate::config::HostConfig;
@@ -136,6 +137,9 @@ fn is_valid(context: &str) -> bool {
 pub fn relabel_volumes(host: &HostConfig, labels: &Labels) -> Result<()> {
     for text in &host.binds {
         let bind = mounts::parse_bind(text)?;
+        if bind.is_volume() {
+            continue;
+        }
         let options: Vec<&str> = bind.mode.split(',').collect();
         let label = match (options.contains(&"Z"), options.contains(&"z")) {
             (true, _) => &labels.mount,
@@ -150,6 +154,27 @@ pub fn relabel_volumes(host: &HostConfig, labels: &Labels) -> Result<()> {
             });
         }
         relabel(Path::new(&source), label, MAX_DEPTH)?;
+    }
+    Ok(())
+}
+
+/// Gives volumes the label of what is shared, or that of the instance where `:Z` asks for it.
+///
+/// # Errors
+/// One cannot be labelled.
+pub fn label_volumes(points: &[MountPoint], labels: &Labels) -> Result<()> {
+    for point in points {
+        let Some(volume) = point.volume.as_ref().filter(|volume| volume.backing == Backing::Directory) else {
+            continue;
+        };
+        let own = point.mode.split(',').any(|option| option == "Z");
+        let label = if own { &labels.mount } else { &labels.shared };
+        let data = volume.backing.data(&volume.directory);
+        let mut known = [0; 256];
+        let length = rustix::fs::lgetxattr(&data, ATTRIBUTE, &mut known[..]).unwrap_or(0);
+        if known[..length].strip_suffix(&[0]).unwrap_or(&known[..length]) != label.as_bytes() {
+            relabel(&data, label, MAX_DEPTH)?;
+        }
     }
     Ok(())
 }

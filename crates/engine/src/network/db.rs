@@ -1,7 +1,7 @@
 //! Rows of networks, and of the addresses that instances have claimed in them (`crate::db`).
 
 use ipnet::IpNet;
-use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::choose::{address_at, offset_of};
 use super::{NetworkRecord, SubnetConfig};
@@ -15,7 +15,7 @@ impl Database {
     /// Claims a network's name, and the addresses in it that no instance gets.
     pub(super) fn insert_network(&self, record: &NetworkRecord) -> Result<()> {
         let failed = |error| self.failed("add a network")(error);
-        let transaction = self.begin().map_err(failed)?;
+        let transaction = self.begin()?;
         let json = serde_json::to_string(record).unwrap_or_default();
         let sql = "INSERT INTO networks (key, id, name, created_ns, config) VALUES (?1, ?2, ?3, ?4, ?5)";
         let values = params![key_of(&record.id), record.id, record.name, record.created_ns, json];
@@ -83,7 +83,7 @@ impl Database {
     /// Forgets a network, unless an instance has got a place in it meanwhile; false where it was not there or stays.
     pub(super) fn delete_network(&self, id: &str) -> Result<bool> {
         let failed = |error| self.failed("remove a network")(error);
-        let transaction = self.begin().map_err(failed)?;
+        let transaction = self.begin()?;
         let sql = "DELETE FROM networks WHERE key = ?1 AND NOT EXISTS \
                    (SELECT 1 FROM addresses WHERE network = ?1 AND key <> ?2)";
         let count = transaction.execute(sql, params![key_of(id), NOBODY]).map_err(failed)?;
@@ -108,7 +108,7 @@ impl Database {
                 return Err(Error::invalid(format!("{address} is in no subnet of network {}", network.name)));
             }
         }
-        let transaction = self.begin().map_err(failed)?;
+        let transaction = self.begin()?;
         let exists = "SELECT 1 FROM networks WHERE key = ?1";
         let there = transaction.query_row(exists, [key_of(&network.id)], |_| Ok(())).optional();
         if there.map_err(failed)?.is_none() {
@@ -146,10 +146,6 @@ impl Database {
         let sql = "DELETE FROM addresses WHERE key = ?1 AND network = ?2";
         let freed = self.connection().execute(sql, params![key_of(instance), key_of(network)]);
         freed.map(drop).map_err(self.failed("free an address"))
-    }
-
-    fn begin(&self) -> rusqlite::Result<Transaction<'_>> {
-        Transaction::new_unchecked(self.connection(), TransactionBehavior::Immediate)
     }
 }
 

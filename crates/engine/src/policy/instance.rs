@@ -1,18 +1,25 @@
 //! An instance, or a line that would make one, as the standards see it.
 
+use proa_protocol::volume::Backing;
+
 use super::{Dialect, Level, RunAs, Seccomp, SelinuxOptions, Subject, check, run_as, short_capability};
 use crate::config::{ContainerConfig, HostConfig};
 use crate::error::{Error, Result};
-use crate::mounts;
 use crate::settings::SecuritySettings;
 use crate::spec::{AppArmor, Filter, SecurityOptions};
+use crate::{mounts, volumes};
 
 /// Refuses an instance that breaks its policy: the one asked for, which cannot be weaker than the host's. Which it
-/// was is written out in `host`.
+/// was is written out in `host`. `behind` are paths of the host that its volumes are in truth.
 ///
 /// # Errors
 /// [`Error::Policy`], with all that is wrong.
-pub fn enforce(config: &ContainerConfig, host: &mut HostConfig, settings: &SecuritySettings) -> Result<()> {
+pub fn enforce(
+    config: &ContainerConfig,
+    host: &mut HostConfig,
+    behind: &[String],
+    settings: &SecuritySettings,
+) -> Result<()> {
     let asked = match host.policy.as_str() {
         "" => None,
         word => Some(Level::parse(word)?),
@@ -30,7 +37,13 @@ pub fn enforce(config: &ContainerConfig, host: &mut HostConfig, settings: &Secur
         });
     }
     let Some(level) = asked.or(settings.policy) else { return Ok(()) };
-    let violations = check(&Subject::of_instance(config, host, settings)?, level);
+    let mut subject = Subject::of_instance(config, host, settings)?;
+    for path in behind {
+        if !subject.host_paths.contains(path) {
+            subject.host_paths.push(path.clone());
+        }
+    }
+    let violations = check(&subject, level);
     if !violations.is_empty() {
         return Err(Error::Policy { level, violations });
     }
@@ -56,10 +69,16 @@ impl Subject {
         subject.added = host.cap_add.iter().map(|name| short_capability(name)).collect();
         subject.drops_all = host.cap_drop.iter().any(|name| short_capability(name) == "ALL");
         for text in &host.binds {
-            subject.host_paths.push(mounts::parse_bind(text)?.source);
+            let bind = mounts::parse_bind(text)?;
+            subject.host_paths.extend((!bind.is_volume()).then_some(bind.source));
         }
         let binds = host.mounts.iter().filter(|mount| mount.kind == "bind");
         subject.host_paths.extend(binds.map(|mount| mount.source.clone()));
+        for options in host.mounts.iter().filter_map(|mount| mount.volume_options.as_ref()) {
+            if let Backing::Bind(path) = volumes::backing(&options.driver_config.options)? {
+                subject.host_paths.push(path.display().to_string());
+            }
+        }
         subject.host_paths.extend(host.devices.iter().map(|device| device.path_on_host.clone()));
         subject
             .host_paths
@@ -148,7 +167,7 @@ mod tests {
         let enforce = |asked: &str, least: Option<Level>, privileged: bool| {
             let mut host = HostConfig { policy: asked.into(), privileged, ..HostConfig::default() };
             let settings = SecuritySettings { policy: least, ..SecuritySettings::default() };
-            super::enforce(&ContainerConfig::default(), &mut host, &settings).map(|()| host.policy)
+            super::enforce(&ContainerConfig::default(), &mut host, &[], &settings).map(|()| host.policy)
         };
         assert_eq!(enforce("", None, true).unwrap(), "");
         assert_eq!(enforce("privileged", None, true).unwrap(), "privileged");

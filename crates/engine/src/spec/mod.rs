@@ -19,6 +19,7 @@ use proa_oci::defaults;
 use proa_oci::runtime::{NamespaceKind, Spec};
 use proa_protocol::instance::{InstanceConfig, IsolationLevel, LogConfig, VmConfig};
 use proa_protocol::message::LaunchConfig;
+use proa_protocol::volume::MountPoint;
 
 use crate::config::{ContainerConfig, HostConfig};
 use crate::error::{Error, Result};
@@ -85,6 +86,7 @@ pub fn build(
     id: &str,
     config: &ContainerConfig,
     host: &HostConfig,
+    points: &[MountPoint],
     level: IsolationLevel,
 ) -> Result<InstanceConfig> {
     check_level(host, level)?;
@@ -99,7 +101,7 @@ pub fn build(
     if let Some(root) = &mut spec.root {
         root.readonly = host.readonly_rootfs;
     }
-    place_mounts(&mut spec, host, level)?;
+    place_mounts(&mut spec, host, points, level)?;
     apply_linux(&mut spec, host, network)?;
     limits::apply(&mut spec, host)?;
     security::apply(&mut spec, host, level)?;
@@ -119,6 +121,7 @@ pub fn build(
         log: log_config(host)?,
         vm: vm_config(host)?,
         auto_remove: host.auto_remove,
+        mount_points: points.to_vec(),
         ..InstanceConfig::default()
     })
 }
@@ -204,7 +207,12 @@ fn hostname(id: &str, config: &ContainerConfig, network: Network) -> Result<Stri
 }
 
 /// The user's mounts take the place of defaults at the same path, and of what those hold.
-fn place_mounts(spec: &mut Spec, host: &HostConfig, level: IsolationLevel) -> Result<()> {
+fn place_mounts(
+    spec: &mut Spec,
+    host: &HostConfig,
+    points: &[MountPoint],
+    level: IsolationLevel,
+) -> Result<()> {
     if host.shm_size != crate::config::DEFAULT_SHM_SIZE {
         if host.shm_size <= 0 {
             return Err(Error::invalid("--shm-size must be more than 0"));
@@ -214,7 +222,7 @@ fn place_mounts(spec: &mut Spec, host: &HostConfig, level: IsolationLevel) -> Re
             *option = format!("size={}", host.shm_size);
         }
     }
-    let added = mounts::build(host, level)?;
+    let added = mounts::build(points, host, level)?;
     spec.mounts.retain(|mount| !added.iter().any(|new| new.destination == mount.destination));
     spec.mounts.extend(added);
     Ok(())

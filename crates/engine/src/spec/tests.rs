@@ -18,7 +18,9 @@ fn config() -> ContainerConfig {
 }
 
 fn container(config: &ContainerConfig, host: &HostConfig) -> Result<InstanceConfig> {
-    build(ID, config, host, IsolationLevel::Container)
+    let point = |text: &String| Ok(mounts::point_of_bind(&mounts::parse_bind(text)?));
+    let points: Vec<MountPoint> = host.binds.iter().map(point).collect::<Result<_>>()?;
+    build(ID, config, host, &points, IsolationLevel::Container)
 }
 
 fn process(config: &ContainerConfig, host: &HostConfig) -> Process {
@@ -181,7 +183,7 @@ fn privileged_is_everything() {
         ..HostConfig::default()
     };
     for level in [IsolationLevel::Container, IsolationLevel::Vm] {
-        let instance = build(ID, &config(), &host(&[]), level).unwrap();
+        let instance = build(ID, &config(), &host(&[]), &[], level).unwrap();
         assert!(instance.launch.all_devices);
         let process = instance.spec.process.unwrap();
         let bounding = process.capabilities.unwrap().bounding;
@@ -375,10 +377,10 @@ fn what_means_nothing_at_a_level_is_refused() {
             "--cpuset-cpus",
         ),
     ] {
-        let error = build(ID, &config(), &host, level).unwrap_err();
+        let error = build(ID, &config(), &host, &[], level).unwrap_err();
         assert!(error.to_string().contains(flag), "{error}");
         let other = if level == IsolationLevel::Vm { IsolationLevel::Container } else { IsolationLevel::Vm };
-        let elsewhere = build(ID, &config(), &host, other).map_err(|error| error.to_string());
+        let elsewhere = build(ID, &config(), &host, &[], other).map_err(|error| error.to_string());
         assert!(!elsewhere.is_err_and(|error| error.contains("means nothing")), "{flag}");
     }
 }
@@ -389,7 +391,7 @@ fn a_guest_has_whole_cpus() {
     if std::thread::available_parallelism().unwrap().get() < 2 {
         return;
     }
-    let vm = build(ID, &config(), &host, IsolationLevel::Vm).unwrap().vm;
+    let vm = build(ID, &config(), &host, &[], IsolationLevel::Vm).unwrap().vm;
     assert_eq!((vm.cpus, vm.memory), (2, 256 << 20));
 }
 

@@ -24,10 +24,25 @@ pub trait Store: Sized {
     -> Result<(u64, LeftOut), LayerError>;
 }
 
+/// What the names of an archive mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// Some are whiteouts.
+    Layer,
+    /// All are files.
+    Files,
+}
+
 /// Reads the stream to its end and makes the layer.
-pub fn run<S: Store>(tar: impl Read, mut store: S, limits: &Limits) -> Result<LayerInfo, LayerError> {
+pub fn run<S: Store>(
+    tar: impl Read,
+    mut store: S,
+    limits: &Limits,
+    meaning: Meaning,
+) -> Result<LayerInfo, LayerError> {
     let mut archive = Archive::new(tar, limits);
-    let mut ingest = Ingest { tree: Tree::new(limits), limits, path: Vec::new() };
+    let mut ingest =
+        Ingest { tree: Tree::new(limits, meaning), limits, meaning, devices: 0, path: Vec::new() };
     let mut count = 0;
     while let Some(entry) = archive.next()? {
         count += 1;
@@ -37,16 +52,21 @@ pub fn run<S: Store>(tar: impl Read, mut store: S, limits: &Limits) -> Result<La
         ingest.entry(entry, &mut archive, &mut store)?;
     }
     let uncompressed_size = archive.drain()?;
+    let devices = ingest.devices;
     let mut tree = ingest.tree;
     let order = tree.seal()?;
     let opaque_root = tree.opaque_root();
-    let (size_on_disk, left_out) = store.finish(&tree, &order)?;
+    let (size_on_disk, mut left_out) = store.finish(&tree, &order)?;
+    left_out.devices += devices;
     Ok(LayerInfo { size_on_disk, uncompressed_size, entries: order.len() as u64, opaque_root, left_out })
 }
 
 struct Ingest<'a, C> {
     tree: Tree<C>,
     limits: &'a Limits,
+    meaning: Meaning,
+    /// Device nodes that are no layer's.
+    devices: u64,
     /// The current entry's path, cleaned.
     path: Vec<u8>,
 }
@@ -65,6 +85,8 @@ impl<C> Ingest<'_, C> {
         let (parent, name) = tree::split(&path);
         let done = if path.is_empty() {
             self.root(entry)
+        } else if self.meaning == Meaning::Files {
+            self.node(parent, name, entry, archive, store)
         } else if is_bookkeeping(parent, name) {
             Ok(())
         } else if let Some(hidden) = name.strip_prefix(b".wh.") {
@@ -106,7 +128,11 @@ impl<C> Ingest<'_, C> {
         archive: &mut Archive<'_, R>,
         store: &mut impl Store<Content = C>,
     ) -> Result<(), LayerError> {
-        tree::check_name(name)?;
+        self.tree.check_name(name)?;
+        if self.meaning == Meaning::Files && matches!(entry.kind, EntryKind::Char | EntryKind::Block) {
+            self.devices += 1;
+            return Ok(());
+        }
         if entry.kind == EntryKind::HardLink {
             return self.hard_link(parent, name, &entry);
         }

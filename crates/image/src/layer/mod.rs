@@ -38,6 +38,9 @@ use std::io::Read;
 use std::path::Path;
 
 pub use error::LayerError;
+use ingest::Meaning;
+
+use crate::decompress::Decompressor;
 
 /// What a layer is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +147,7 @@ pub fn convert(
     match form {
         LayerForm::Erofs => {
             let image = erofs::Image::create(dest, limits.max_uncompressed)?;
-            ingest::run(tar, image, limits).inspect_err(|_| drop(std::fs::remove_file(dest)))
+            ingest::run(tar, image, limits, Meaning::Layer).inspect_err(|_| drop(std::fs::remove_file(dest)))
         }
         LayerForm::Directory => unpack(tar, dest, KeptIds::default(), limits),
     }
@@ -153,7 +156,16 @@ pub fn convert(
 /// As [`convert`] to a directory, with owners moved.
 pub fn unpack(tar: impl Read, dest: &Path, kept: KeptIds, limits: &Limits) -> Result<LayerInfo, LayerError> {
     let unpacked = dir::Unpacked::create(dest, limits.max_uncompressed, kept)?;
-    ingest::run(tar, unpacked, limits).inspect_err(|_| dir::remove(dest))
+    ingest::run(tar, unpacked, limits, Meaning::Layer).inspect_err(|_| dir::remove(dest))
+}
+
+/// Unpacks an archive of files that is no layer, compressed or not, into the directory `dest`, which must not exist and
+/// is gone again if this fails. Names that mean something in a layer are names like others here.
+pub fn unpack_files(archive: impl std::io::BufRead, dest: &Path) -> Result<LayerInfo, LayerError> {
+    let limits = Limits::default();
+    let unpacked = dir::Unpacked::create(dest, limits.max_uncompressed, KeptIds::default())?;
+    let tar = Decompressor::new(archive).map_err(LayerError::Read);
+    tar.and_then(|tar| ingest::run(tar, unpacked, &limits, Meaning::Files)).inspect_err(|_| dir::remove(dest))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::ingest::Meaning;
 use super::{LayerError, Limits};
 
 /// Index in the arena.
@@ -90,6 +91,7 @@ pub struct Node<C> {
 
 /// The tree of one layer.
 pub struct Tree<C> {
+    meaning: Meaning,
     nodes: Vec<Node<C>>,
     sets: Vec<Xattrs>,
     set_ids: HashMap<Xattrs, u32>,
@@ -100,11 +102,21 @@ pub struct Tree<C> {
 }
 
 impl<C> Tree<C> {
+    /// Whether something may have this name.
+    pub fn check_name(&self, name: &[u8]) -> Result<(), LayerError> {
+        check_length(name)?;
+        if self.meaning == Meaning::Layer && name.starts_with(b".wh.") {
+            return Err(LayerError::entry(name, "a whiteout can't be a directory"));
+        }
+        Ok(())
+    }
+
     /// A root and nothing in it.
-    pub fn new(limits: &Limits) -> Self {
+    pub fn new(limits: &Limits, meaning: Meaning) -> Self {
         let meta = Meta { mode: 0o755, ..Meta::default() };
         let root = Node { meta, kind: Kind::Dir(Box::default()), links: 2 };
         Self {
+            meaning,
             nodes: vec![root],
             sets: vec![Vec::new()],
             set_ids: HashMap::from([(Vec::new(), 0)]),
@@ -244,7 +256,7 @@ impl<C> Tree<C> {
 
     /// A directory that no entry has named yet.
     fn make_dir(&mut self, parent: NodeId, name: &[u8]) -> Result<NodeId, LayerError> {
-        check_name(name)?;
+        self.check_name(name)?;
         self.insert(parent, name, Meta { mode: 0o755, ..Meta::default() }, Kind::Dir(Box::default()))
     }
 
@@ -389,15 +401,12 @@ pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Refuses what no file system could hold, and whiteouts where a directory or a file is meant.
-pub fn check_name(name: &[u8]) -> Result<(), LayerError> {
+fn check_length(name: &[u8]) -> Result<(), LayerError> {
     if name.len() > 255 {
         return Err(LayerError::entry(name, "its name is longer than 255 bytes"));
     }
     if name.contains(&0) {
         return Err(LayerError::entry(name, "its name has a NUL"));
-    }
-    if name.starts_with(b".wh.") {
-        return Err(LayerError::entry(name, "a whiteout can't be a directory"));
     }
     Ok(())
 }
@@ -407,7 +416,7 @@ mod tests {
     use super::*;
 
     fn tree() -> Tree<()> {
-        Tree::new(&Limits::default())
+        Tree::new(&Limits::default(), Meaning::Layer)
     }
 
     #[test]

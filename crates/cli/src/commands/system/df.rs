@@ -44,6 +44,13 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
             usage.instances_bytes,
             usage.instances_reclaimable,
         ),
+        row(
+            "Local Volumes",
+            usage.volumes,
+            usage.volumes_active,
+            usage.volumes_bytes,
+            usage.volumes_reclaimable,
+        ),
         row("Templates", usage.templates, usage.templates, usage.templates_bytes, usage.templates_bytes),
     ];
     format::rows(args.format.as_deref(), &COLUMNS, &rows)?;

@@ -14,6 +14,7 @@ mod process;
 mod security;
 mod terminal;
 mod userns;
+mod volumes;
 
 use crate::harness::{Output, Proa};
 

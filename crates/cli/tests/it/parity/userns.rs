@@ -13,6 +13,7 @@ at_both_levels!(
     ranges_are_ones_own,
     life_with_own_ids,
     maps,
+    volumes_keep_their_owners,
     the_hosts_default
 );
 
@@ -251,4 +252,24 @@ fn the_hosts_default(bed: &Bed) {
     if has_own {
         assert_eq!(ids(&["--privileged", "--userns", "host"])[1], 0);
     }
+}
+
+/// A volume's owners are those inside, so that instances with ids of their own and others share it.
+fn volumes_keep_their_owners(bed: &Bed) {
+    if !is_there(bed) {
+        return;
+    }
+    let run = |flags: &[&str], script: &str| {
+        ok(bed, &[&["run", "--rm", "-v", "owned:/var/www"], flags, &["busybox", "sh", "-c", script]].concat())
+    };
+    let look = "stat -c '%u:%g %n' /var/www/*";
+    let auto = ["--userns", "auto:size=2000"];
+    assert_eq!(
+        run(&auto, &format!("touch /var/www/new; chown 33:44 /var/www/new; {look}")),
+        "0:0 /var/www/index.html\n33:44 /var/www/new"
+    );
+    assert_eq!(run(&[], look), "0:0 /var/www/index.html\n33:44 /var/www/new");
+    assert_eq!(run(&auto, &format!("rm /var/www/index.html; {look}")), "33:44 /var/www/new");
+    let new = fs::metadata(bed.proa.root().join("volumes/owned/_data/new")).unwrap();
+    assert_eq!((new.uid(), new.gid()), (33, 44));
 }
