@@ -70,7 +70,7 @@ pub struct HostConfig {
     pub log_config: LogConfig,
     /// `none` or `host`.
     pub network_mode: String,
-    /// Restart policy: `no`.
+    /// When it is run again.
     pub restart_policy: RestartPolicy,
     /// Remove the instance when it ends.
     pub auto_remove: bool,
@@ -306,9 +306,9 @@ impl Default for LogConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct RestartPolicy {
-    /// `no`.
+    /// `no`, `on-failure`, `always` or `unless-stopped`.
     pub name: String,
-    /// Unused.
+    /// Of `on-failure`: how often at most; 0 for no limit.
     pub maximum_retry_count: i64,
 }
 

@@ -17,6 +17,7 @@ pub fn status_word(status: Status) -> &'static str {
         Status::Created => "created",
         Status::Running => "running",
         Status::Paused => "paused",
+        Status::Restarting => "restarting",
         Status::Exited => "exited",
     }
 }
@@ -79,7 +80,7 @@ impl Engine {
             hosts_path: "",
             log_path: directory.join(LOG_FILE),
             name: format!("/{}", record.name),
-            restart_count: 0,
+            restart_count: instance.state.restart_count,
             driver: "erofs",
             platform: "linux",
             mount_label: linux.and_then(|linux| linux.mount_label.clone()).unwrap_or_default(),
@@ -121,7 +122,7 @@ fn state(instance: &Instance) -> Value {
         "Status": status_word(state.status),
         "Running": live,
         "Paused": state.status == Status::Paused,
-        "Restarting": false,
+        "Restarting": state.status == Status::Restarting,
         "OOMKilled": state.oom_killed,
         "Dead": false,
         "Pid": if live { state.pid } else { 0 },

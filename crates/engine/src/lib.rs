@@ -31,6 +31,7 @@ pub mod names;
 pub mod parse;
 pub mod paths;
 pub mod policy;
+mod restart;
 pub mod rootless;
 pub mod settings;
 pub mod signals;

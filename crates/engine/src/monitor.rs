@@ -36,6 +36,8 @@ pub struct Programs {
 pub enum Mode {
     /// To run the instance.
     Run,
+    /// To run it again by itself, if it is due.
+    Again,
     /// To work on the files of an instance that does not run.
     Maintenance,
 }
@@ -77,8 +79,10 @@ pub fn spawn(programs: &Programs, paths: &Paths, id: &str, mode: Mode, notice: f
     let sealed = seal(programs)?;
     let mut command = command(programs, paths, id, &sealed).map_err(failed)?;
     command.arg("--client-fd").arg(theirs.as_raw_fd().to_string());
-    if mode == Mode::Maintenance {
-        command.arg("--maintenance");
+    match mode {
+        Mode::Run => {}
+        Mode::Again => _ = command.arg("--again"),
+        Mode::Maintenance => _ = command.arg("--maintenance"),
     }
     command.spawn().map_err(failed)?;
     Ok(Channel::new(ours, id, notice))

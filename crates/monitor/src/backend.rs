@@ -24,6 +24,8 @@ pub enum Backend {
     Local(Box<Supervisor>),
     /// A virtual machine.
     Guest(Box<Guest>),
+    /// Neither: the last has ended, and the next has not begun.
+    Over,
 }
 
 impl Backend {
@@ -49,6 +51,7 @@ impl Backend {
         match self {
             Self::Local(supervisor) => supervisor.handle(frame),
             Self::Guest(guest) => guest.send(&frame),
+            Self::Over => {}
         }
     }
 
@@ -57,6 +60,7 @@ impl Backend {
         match self {
             Self::Local(supervisor) => supervisor.pop(),
             Self::Guest(guest) => guest.pop(),
+            Self::Over => None,
         }
     }
 
@@ -65,6 +69,7 @@ impl Backend {
         match self {
             Self::Local(supervisor) => supervisor.poll_fds(set),
             Self::Guest(guest) => guest.poll_fds(set),
+            Self::Over => {}
         }
     }
 
@@ -73,6 +78,7 @@ impl Backend {
         match self {
             Self::Local(supervisor) => supervisor.ready(token),
             Self::Guest(guest) => guest.ready(token),
+            Self::Over => {}
         }
     }
 
@@ -81,6 +87,7 @@ impl Backend {
         match self {
             Self::Local(supervisor) => supervisor.timeout(),
             Self::Guest(guest) => guest.timeout(),
+            Self::Over => None,
         }
     }
 
@@ -89,6 +96,7 @@ impl Backend {
         match self {
             Self::Local(supervisor) => supervisor.tick(),
             Self::Guest(guest) => guest.tick(),
+            Self::Over => {}
         }
     }
 
@@ -98,6 +106,7 @@ impl Backend {
             // Its windows bound what it holds.
             Self::Local(_) => false,
             Self::Guest(guest) => guest.congested(),
+            Self::Over => false,
         }
     }
 
@@ -109,6 +118,7 @@ impl Backend {
                 Status::Ready | Status::Held | Status::Ended(_) => Vec::new(),
             },
             Self::Guest(guest) => guest.pids(),
+            Self::Over => Vec::new(),
         }
     }
 
@@ -118,6 +128,7 @@ impl Backend {
             // The kernel has done all that can be done.
             Self::Local(_) => {}
             Self::Guest(guest) => guest.kill(),
+            Self::Over => {}
         }
     }
 
@@ -129,6 +140,7 @@ impl Backend {
         match self {
             Self::Local(supervisor) => Ok(Stop::Done(supervisor.delete()?)),
             Self::Guest(guest) => Ok(if guest.stop(discard) { Stop::Done(None) } else { Stop::NotYet }),
+            Self::Over => Ok(Stop::Done(None)),
         }
     }
 }

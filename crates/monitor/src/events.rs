@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,8 @@ use proa_protocol::instance::{CONFIG_FILE, InstanceConfig};
 use proa_protocol::message::{ErrorKind, ExitStatus, Happening};
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::Deserialize;
+
+use crate::record::{Stamp, stamp};
 
 /// Events kept for a disk that is full at the moment.
 const MOST_PENDING: usize = 256;
@@ -27,7 +28,7 @@ pub struct Events {
     journal: Journal,
     id: String,
     config: PathBuf,
-    stamp: (u64, i64),
+    stamp: Stamp,
     actor: BTreeMap<String, String>,
     pending: Vec<Event>,
     execs: Vec<Exec>,
@@ -157,11 +158,6 @@ impl Events {
             (self.actor, self.stamp) = (actor, now);
         }
     }
-}
-
-/// Tells one version of a file from the next.
-fn stamp(path: &Path) -> (u64, i64) {
-    fs::metadata(path).map_or((0, 0), |metadata| (metadata.ino(), metadata.mtime_nsec()))
 }
 
 fn fresh_id() -> String {

@@ -2,12 +2,18 @@
 //!
 //! ```text
 //!   Created ─ Start ─▶ Starting ─ Started ─▶ Running ─ first process ended, or guest lost ─▶ Ending
-//!      │ no client asks     │ Error                              clients have the rest of the output │
-//!      ▼                    ▼                                                                        ▼
-//!   Stopping (the backend ends) ─▶ Over: state written, clients told; ends when they have read it
-//!      ▲ Shutdown, or no client asks any more
-//!   Held
+//!      │ no client asks  │  ▲ time is over                     clients have the rest of the output │
+//!      │                 │  └── Waiting ◀── its policy says so, state written, clients told ──┐     │
+//!      ▼                 ▼ Error  │ Stop                                                      │     ▼
+//!   Stopping (the backend ends) ◀─┘ ──────────────────────────────────────────────────────────┴─────┘
+//!      │ ▲ Shutdown, or no client asks any more
+//!      │ Held
+//!      ▼
+//!   Over: state written, clients told; ends when they have read it
 //! ```
+//!
+//! What a restart policy adds is in `again`: from `Waiting` the instance starts with a backend of its own, and no
+//! client is needed for that.
 //!
 //! While nothing runs, the monitor stays for the client that it was started for and for those that have asked for
 //! more than to hear of the end. Others wait for the monitor's end, and must not put it off.
@@ -21,6 +27,8 @@
 //! Requests are passed to the backend as they came, but for those that change the instance's state (`Start`,
 //! `Wait`, `Pause`, `Resume`, `Shutdown`): those are the monitor's.
 
+mod again;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::AsFd;
@@ -31,18 +39,21 @@ use std::time::{Duration, Instant};
 
 use proa_protocol::frame::{Frame, Kind, WINDOW};
 use proa_protocol::instance::{InstanceState, Status};
+use proa_protocol::life::Life;
 use proa_protocol::message::{ErrorKind, ExitStatus, Request, Response};
 use proa_supervisor::{HOST_TOKENS, Mounts, PollSet};
 use rustix::event::PollFlags;
 use rustix::process::Signal;
 
+use crate::args::Args;
 use crate::backend::{Backend, MONITOR, Stop};
 use crate::client::{Client, Joined};
 use crate::clock::now_ns;
 use crate::events::Events;
 use crate::log::Log;
 use crate::peek;
-use crate::record::Record;
+use crate::record::{Record, Stamp};
+use crate::restart::BackOff;
 
 /// The channel on which the monitor passes on what changes the instance's state.
 const CONTROL: u32 = 2;
@@ -70,16 +81,37 @@ enum Outcome {
     Failed { kind: ErrorKind, message: String },
     /// The first process ended, or was lost with its guest.
     Exited { status: ExitStatus, error: String },
+    /// It had ended like this, which was told, and was then kept from being run again.
+    CalledOff(ExitStatus),
 }
 
 enum Phase {
     Created { until: Option<Instant> },
     Starting,
     Running,
+    Waiting { until: Instant },
     Held,
     Ending { outcome: Outcome, until: Instant },
     Stopping(Outcome),
     Over,
+}
+
+/// What running the program again needs.
+pub struct Again {
+    args: Args,
+    life: Life,
+    /// Of the configuration that `life` is from.
+    stamp: Stamp,
+    back_off: BackOff,
+    /// The instance is to stay down when it has ended.
+    called_off: bool,
+}
+
+impl Again {
+    /// For an instance with this record, whose configuration has just been read.
+    pub fn new(args: Args, record: &Record, life: Life) -> Self {
+        Self { args, life, stamp: record.config_stamp(), back_off: BackOff::default(), called_off: false }
+    }
 }
 
 /// What ends an instance that was to be removed.
@@ -105,6 +137,7 @@ pub struct Server {
     clients: BTreeMap<u32, Client>,
     next_channel: u32,
     phase: Phase,
+    again: Again,
     /// Who asked for the start.
     askers: Vec<u32>,
     /// Lines for the user that nobody has got yet.
@@ -125,7 +158,7 @@ impl Server {
         backend: Backend,
         (log, events): (Log, Events),
         listener: UnixListener,
-        notices: Vec<String>,
+        (again, notices): (Again, Vec<String>),
     ) -> Self {
         Self {
             state,
@@ -137,6 +170,7 @@ impl Server {
             clients: BTreeMap::new(),
             next_channel: FIRST_CLIENT,
             phase: Phase::Created { until: Some(Instant::now() + FIRST_CLIENT_TIMEOUT) },
+            again,
             askers: Vec::new(),
             notices,
             pauses: VecDeque::new(),
@@ -216,7 +250,9 @@ impl Server {
 
     fn timeout(&self) -> Option<Duration> {
         let own = match &self.phase {
-            Phase::Created { until: Some(until) } | Phase::Ending { until, .. } => {
+            Phase::Created { until: Some(until) }
+            | Phase::Ending { until, .. }
+            | Phase::Waiting { until } => {
                 Some(until.saturating_duration_since(Instant::now()))
             }
             Phase::Running => self.kill_by.map(|until| until.saturating_duration_since(Instant::now())),
@@ -343,6 +379,7 @@ impl Server {
         match request.op.as_str() {
             "start" => self.start(channel),
             "wait" => self.wait_for_end(channel),
+            "stop" => self.stay_down(channel, request.by_user),
             "pause" => self.pause(channel, true),
             "resume" => self.pause(channel, false),
             "shutdown" => self.shutdown(channel),
@@ -351,6 +388,12 @@ impl Server {
             }
             _ if matches!(self.phase, Phase::Ending { .. } | Phase::Stopping(_) | Phase::Over) => {
                 self.refuse(channel, ErrorKind::Conflict, "the instance has ended");
+            }
+            "signal" if self.is_restarting() => {
+                self.signal_waiting(channel, request.signal)
+            }
+            _ if matches!(self.phase, Phase::Waiting { .. }) => {
+                self.refuse(channel, ErrorKind::Conflict, again::RESTARTING);
             }
             "signal" => self.signal(channel, frame, &request),
             "attach" => {
@@ -415,6 +458,7 @@ impl Server {
         let to_exec = self.clients.get(&channel).is_some_and(|client| client.joined == Joined::Exec);
         if !to_exec && matches!(self.phase, Phase::Running) {
             self.events.tell("kill", &[("signal", request.signal.to_string())]);
+            self.note_signal(request.signal);
         }
         if request.signal == KILL && !to_exec && matches!(self.phase, Phase::Running) {
             self.kill_by.get_or_insert_with(|| Instant::now() + KILL_TIMEOUT);
@@ -426,11 +470,8 @@ impl Server {
         match self.phase {
             Phase::Created { .. } => {
                 self.askers.push(channel);
-                self.phase = Phase::Starting;
-                let attach = Request::Attach { stdin: false, stdout: true, stderr: true };
-                self.backend.send(attach.frame(MONITOR));
-                self.backend.send(Request::Watch.frame(MONITOR));
-                self.backend.send(Request::Start.frame(MONITOR));
+                (self.state.restart_count, self.state.stopped) = (0, false);
+                self.begin();
             }
             Phase::Held => {
                 self.refuse(
@@ -441,6 +482,14 @@ impl Server {
             }
             _ => self.refuse(channel, ErrorKind::Conflict, "the instance is running already"),
         }
+    }
+
+    fn begin(&mut self) {
+        self.phase = Phase::Starting;
+        let attach = Request::Attach { stdin: false, stdout: true, stderr: true };
+        self.backend.send(attach.frame(MONITOR));
+        self.backend.send(Request::Watch.frame(MONITOR));
+        self.backend.send(Request::Start.frame(MONITOR));
     }
 
     fn wait_for_end(&mut self, channel: u32) {
@@ -527,6 +576,7 @@ impl Server {
             monitor_pid: std::process::id(),
             started_ns: now_ns(),
             finished_ns: self.state.finished_ns,
+            restart_count: self.state.restart_count,
             ..InstanceState::default()
         };
         let written = self.record.write_state(&self.state).and_then(|()| self.record.write_processes(&pids));
@@ -536,6 +586,7 @@ impl Server {
             self.phase = Phase::Stopping(Outcome::Failed { kind, message });
             return;
         }
+        self.again.back_off.started(Instant::now());
         self.events.tell("start", &[]);
         for channel in std::mem::take(&mut self.askers) {
             self.answer(channel, &Response::Started { pid });
@@ -552,7 +603,7 @@ impl Server {
             Phase::Created { .. } | Phase::Starting | Phase::Held => {
                 self.phase = Phase::Stopping(Outcome::Failed { kind, message });
             }
-            Phase::Ending { .. } | Phase::Stopping(_) | Phase::Over => {}
+            Phase::Waiting { .. } | Phase::Ending { .. } | Phase::Stopping(_) | Phase::Over => {}
         }
     }
 
@@ -650,6 +701,7 @@ impl Server {
                 self.kill_by = None;
                 self.backend.kill();
             }
+            Phase::Waiting { until } if Instant::now() >= *until => self.start_again(),
             Phase::Held if !self.is_wanted() => self.phase = Phase::Stopping(Outcome::Nothing),
             Phase::Ending { outcome, until } => {
                 let all_told = self.clients.values().all(|client| client.joined == Joined::Nothing);
@@ -663,8 +715,8 @@ impl Server {
             let outcome = outcome.clone();
             match self.backend.stop(self.reaper.is_some()) {
                 Ok(Stop::NotYet) => {}
-                Ok(Stop::Done(mounts)) => self.finish(&outcome, mounts, String::new()),
-                Err(error) => self.finish(&outcome, None, error.to_string()),
+                Ok(Stop::Done(mounts)) => self.over(&outcome, mounts, String::new()),
+                Err(error) => self.over(&outcome, None, error.to_string()),
             }
         }
     }
@@ -673,11 +725,23 @@ impl Server {
         self.clients.values().any(Client::keeps_us)
     }
 
+    /// Nothing runs any more: it ends, or is run again.
+    fn over(&mut self, outcome: &Outcome, mounts: Option<Mounts>, left_behind: String) {
+        match self.next_start(outcome) {
+            Some(until) => self.wait_for_next(outcome, mounts, left_behind, until),
+            None => self.finish(outcome, mounts, left_behind),
+        }
+    }
+
     /// Writes down how it ended and tells everybody; then the mounts go, and the lock.
     fn finish(&mut self, outcome: &Outcome, mounts: Option<Mounts>, left_behind: String) {
         self.phase = Phase::Over;
         self.log.end();
-        self.record_end(outcome, left_behind);
+        if !matches!(outcome, Outcome::Nothing) {
+            self.note_end(outcome, left_behind);
+            // Should it fail, the state still says `running` under a free lock, which is what repair looks for.
+            let _ = self.record.write_state(&self.state);
+        }
         if let Outcome::Exited { status, .. } = outcome {
             self.events.died(*status, self.state.started_ns);
         }
@@ -700,9 +764,10 @@ impl Server {
         }
     }
 
-    fn record_end(&mut self, outcome: &Outcome, left_behind: String) {
+    fn note_end(&mut self, outcome: &Outcome, left_behind: String) {
         match outcome {
-            Outcome::Nothing => return,
+            Outcome::Nothing => {}
+            Outcome::CalledOff(_) => self.state.status = Status::Exited,
             Outcome::Failed { kind, message } => {
                 // An instance that ran before has ended, however its next start went.
                 let ran = self.state.started_ns > 0 && self.state.status != Status::Created;
@@ -720,8 +785,6 @@ impl Server {
         }
         self.state.pid = 0;
         self.state.monitor_pid = 0;
-        // Should it fail, the state still says `running` under a free lock, which is what repair looks for.
-        let _ = self.record.write_state(&self.state);
     }
 
     fn tell_end(&mut self, channel: u32, outcome: &Outcome) {
@@ -735,8 +798,10 @@ impl Server {
                 self.refuse(channel, *kind, message.clone());
             }
             Outcome::Failed { .. } => {}
-            Outcome::Exited { status, .. } if waits => self.answer(channel, &Response::Exited(*status)),
-            Outcome::Exited { .. } => {}
+            Outcome::Exited { status, .. } | Outcome::CalledOff(status) if waits => {
+                self.answer(channel, &Response::Exited(*status));
+            }
+            Outcome::Exited { .. } | Outcome::CalledOff(_) => {}
         }
         self.close_client(channel);
     }

@@ -7,7 +7,7 @@
 //! | `Exec` | `Started` or `Error` | streams as for `Attach`, `Exited` at the end |
 //! | `Wait` | `Exited` when the first process ends | |
 //! | `Watch` | none of its own | `Happened`, as often as something does |
-//! | `Prepare`, `Signal`, `Resize`, `Pause`, `Resume`, `Update`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
+//! | `Prepare`, `Signal`, `Stop`, `Resize`, `Pause`, `Resume`, `Update`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
 //! | `Stats`, `Processes`, `Changes`, `Stat` | the like-named response | |
 //! | `ArchiveGet` | `Stat`, then `Data` frames with a tar stream, an empty one last, then `Ok` or `Error` | |
 //! | `ArchivePut` | `Ok` (go on), then the client sends `Data`, an empty one last, then `Ok` or `Error` | |
@@ -57,6 +57,11 @@ pub enum Request {
     },
     /// Answer when the first process has ended.
     Wait,
+    /// When the first process ends, do not run it again; where it is about to be run again, end now.
+    Stop {
+        /// A user wants it down; otherwise the host's next boot starts it as if nothing had been asked.
+        by_user: bool,
+    },
     /// Tell of what happens by itself, as [`Response::Happened`], from now on.
     Watch,
     /// Freeze all processes.

@@ -47,7 +47,7 @@ impl Supervisor {
                     self.respond(channel, Err(error));
                 }
             }
-            Request::Prepare { .. } | Request::Configure(_) | Request::Shutdown => {
+            Request::Prepare { .. } | Request::Configure(_) | Request::Stop { .. } | Request::Shutdown => {
                 self.channels.fail(channel, ErrorKind::Unsupported, "that is not for a supervisor to do");
             }
         }

@@ -157,6 +157,9 @@ fn status(instance: &Instance) -> String {
         Status::Created => "Created".into(),
         Status::Running => format!("Up {}", up()),
         Status::Paused => format!("Up {} (Paused)", up()),
+        Status::Restarting => {
+            format!("Restarting ({}) {}", state.exit_code, since_ns(state.finished_ns))
+        }
         Status::Exited => format!("Exited ({}) {}", state.exit_code, since_ns(state.finished_ns)),
     }
 }

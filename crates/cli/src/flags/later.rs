@@ -21,7 +21,6 @@ const LATER: &[(&str, &[&str])] = &[
         ],
     ),
     ("volumes", &["volumes-from", "volume-driver"]),
-    ("restart policies", &["restart"]),
     (
         "health checks",
         &[
@@ -69,11 +68,6 @@ impl clap::FromArgMatches for LaterFlags {
                     given.push((*flag, *what));
                 }
             }
-        }
-        // The values that ask for what is there anyway.
-        let restart = matches.try_get_one::<String>("restart").ok().flatten();
-        if restart.is_some_and(|policy| policy == "no") {
-            given.retain(|(flag, _)| *flag != "restart");
         }
         Ok(Self { given })
     }

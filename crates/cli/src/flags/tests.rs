@@ -150,7 +150,9 @@ fn nonsense_is_refused_with_125() {
         &["--stop-signal", "NOSUCH", "busybox"],
         &["-p", "80:80", "busybox"],
         &["-P", "busybox"],
-        &["--restart", "always", "busybox"],
+        &["--restart", "always", "--rm", "busybox"],
+        &["--restart", "sometimes", "busybox"],
+        &["--restart", "always:3", "busybox"],
         &["--health-cmd", "true", "busybox"],
         &["--gpus=all", "busybox"],
     ] {

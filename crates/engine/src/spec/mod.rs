@@ -114,6 +114,7 @@ pub fn build(
         launch,
         log: log_config(host)?,
         vm: vm_config(host)?,
+        life: crate::restart::life(config, host)?,
         auto_remove: host.auto_remove,
         ..InstanceConfig::default()
     })
