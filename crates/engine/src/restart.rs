@@ -39,8 +39,9 @@ impl RestartPolicy {
             "always" => Restart::Always,
             "unless-stopped" => Restart::UnlessStopped,
             "on-failure" => {
-                let most = u32::try_from(self.maximum_retry_count)
-                    .map_err(|_| Error::invalid("the number of retries of a restart policy cannot be negative"))?;
+                let most = u32::try_from(self.maximum_retry_count).map_err(|_| {
+                    Error::invalid("the number of retries of a restart policy cannot be negative")
+                })?;
                 return Ok(Restart::OnFailure(most));
             }
             other => {
@@ -69,8 +70,7 @@ pub(crate) fn life(config: &ContainerConfig, host: &HostConfig) -> Result<Life> 
     if host.auto_remove && restart != Restart::No {
         return Err(Error::invalid("--restart and --rm exclude each other"));
     }
-    let stop_signal =
-        if config.stop_signal.is_empty() { 0 } else { signals::number(&config.stop_signal)? };
+    let stop_signal = if config.stop_signal.is_empty() { 0 } else { signals::number(&config.stop_signal)? };
     Ok(Life { restart, stop_signal, stop_timeout: config.stop_timeout })
 }
 
@@ -107,7 +107,9 @@ mod tests {
         assert_eq!(rule("unless-stopped"), Some(Restart::UnlessStopped));
         assert_eq!(rule("on-failure"), Some(Restart::OnFailure(0)));
         assert_eq!(rule("on-failure:3"), Some(Restart::OnFailure(3)));
-        for wrong in ["sometimes", "always:3", "no:1", "on-failure:x", "on-failure:-1", "on-failure:", "Always"] {
+        for wrong in
+            ["sometimes", "always:3", "no:1", "on-failure:x", "on-failure:-1", "on-failure:", "Always"]
+        {
             assert_eq!(rule(wrong), None, "{wrong}");
         }
     }

@@ -97,7 +97,9 @@ impl LimitUpdate {
         }
         if let Some(policy) = &self.restart {
             if old.auto_remove && policy.rule()? != Restart::No {
-                return conflict("the restart policy cannot be updated: the instance is removed when it ends");
+                return conflict(
+                    "the restart policy cannot be updated: the instance is removed when it ends",
+                );
             }
             new.restart_policy.clone_from(policy);
         }

@@ -120,7 +120,9 @@ mod tests {
         let running = InstanceState { status: Status::Running, restart_count: 2, ..InstanceState::default() };
         assert!(!is_again(&with(Restart::No), &running));
         assert!(!is_again(&with(Restart::OnFailure(2)), &running));
-        assert!(is_again(&with(Restart::OnFailure(3)), &running) && is_again(&with(Restart::Always), &running));
+        assert!(
+            is_again(&with(Restart::OnFailure(3)), &running) && is_again(&with(Restart::Always), &running)
+        );
         let stopped = InstanceState { stopped: true, ..running.clone() };
         assert!(!is_again(&with(Restart::Always), &stopped));
         let again = lost(running.clone(), true);

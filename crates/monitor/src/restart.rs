@@ -26,7 +26,8 @@ impl BackOff {
 
     /// The program has ended, or could not be run: how long to wait now.
     pub fn next_wait(&mut self, now: Instant) -> Duration {
-        let ran = self.running_since.take().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let ran =
+            self.running_since.take().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         let wait = match self.last {
             Some(last) if ran < WORKED => (last * 2).min(LONGEST),
             _ => FIRST,

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //!   Created ─ Start ─▶ Starting ─ Started ─▶ Running ─ first process ended, or guest lost ─▶ Ending
-//!      │ no client asks  │  ▲ time is over                     clients have the rest of the output │
-//!      │                 │  └── Waiting ◀── its policy says so, state written, clients told ──┐     │
-//!      ▼                 ▼ Error  │ Stop                                                      │     ▼
-//!   Stopping (the backend ends) ◀─┘ ──────────────────────────────────────────────────────────┴─────┘
+//!      │ no client asks  │  ▲                                  clients have the rest of the output │
+//!      │                 │  └ time is over ─ Waiting ◀─ its policy says so ─┐                      │
+//!      ▼                 ▼ Error       │ Stop                               │                      ▼
+//!   Stopping: the backend ends ◀───────┴─── Stopping ───────────────────────┴──────────────────────┘
 //!      │ ▲ Shutdown, or no client asks any more
 //!      │ Held
 //!      ▼
@@ -252,9 +252,7 @@ impl Server {
         let own = match &self.phase {
             Phase::Created { until: Some(until) }
             | Phase::Ending { until, .. }
-            | Phase::Waiting { until } => {
-                Some(until.saturating_duration_since(Instant::now()))
-            }
+            | Phase::Waiting { until } => Some(until.saturating_duration_since(Instant::now())),
             Phase::Running => self.kill_by.map(|until| until.saturating_duration_since(Instant::now())),
             _ => None,
         };
@@ -389,9 +387,7 @@ impl Server {
             _ if matches!(self.phase, Phase::Ending { .. } | Phase::Stopping(_) | Phase::Over) => {
                 self.refuse(channel, ErrorKind::Conflict, "the instance has ended");
             }
-            "signal" if self.is_restarting() => {
-                self.signal_waiting(channel, request.signal)
-            }
+            "signal" if self.is_restarting() => self.signal_waiting(channel, request.signal),
             _ if matches!(self.phase, Phase::Waiting { .. }) => {
                 self.refuse(channel, ErrorKind::Conflict, again::RESTARTING);
             }
@@ -554,7 +550,8 @@ impl Server {
 
     fn notice(&mut self, message: String) {
         if self.askers.is_empty() {
-            if self.notices.len() < MOST_NOTICES {
+            // What there is to say of a start that nobody asked for was said at the first.
+            if self.state.restart_count == 0 && self.notices.len() < MOST_NOTICES {
                 self.notices.push(message);
             }
             return;

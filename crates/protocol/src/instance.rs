@@ -235,8 +235,12 @@ mod tests {
         assert_eq!(serde_json::to_string(&state).unwrap(), text);
         assert_eq!(serde_json::from_str::<InstanceState>(text).unwrap(), state);
         assert_eq!(serde_json::from_str::<InstanceState>("{}").unwrap(), InstanceState::default());
-        let again =
-            InstanceState { status: Status::Restarting, restart_count: 2, stopped: true, ..Default::default() };
+        let again = InstanceState {
+            status: Status::Restarting,
+            restart_count: 2,
+            stopped: true,
+            ..Default::default()
+        };
         let text = r#"{"status":"restarting","pid":0,"monitor_pid":0,"started_ns":0,"finished_ns":0,"exit_code":0,"oom_killed":false,"error":"","restart_count":2,"stopped":true}"#;
         assert_eq!(serde_json::to_string(&again).unwrap(), text);
     }

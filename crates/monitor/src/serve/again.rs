@@ -97,13 +97,8 @@ impl Server {
     pub(super) fn start_again(&mut self) {
         let made = self.record.config().and_then(|config| {
             self.again.life = config.life.clone();
-            let notices = &mut self.notices;
-            let mut notice = |line| {
-                if notices.len() < super::MOST_NOTICES {
-                    notices.push(line);
-                }
-            };
-            Backend::new(&self.again.args, &self.record, config, &mut notice)
+            // What there is to say was said at the first start.
+            Backend::new(&self.again.args, &self.record, config, &mut |_| {})
         });
         match made {
             Ok(backend) => {

@@ -10,6 +10,7 @@ mod identity;
 mod life;
 mod limits;
 mod process;
+mod restart;
 mod security;
 mod terminal;
 mod userns;
