@@ -5,7 +5,7 @@
 //!      │ no client asks  │  ▲                                  clients have the rest of the output │
 //!      │                 │  └ time is over ─ Waiting ◀─ its policy says so ─┐                      │
 //!      ▼                 ▼ Error       │ Stop                               │                      ▼
-//!   Stopping: the backend ends ◀───────┴─── Stopping ───────────────────────┴──────────────────────┘
+//!   Stopping: the backend ends ◀───────┘             └─ Stopping: the backend ends ◀───────────────┘
 //!      │ ▲ Shutdown, or no client asks any more
 //!      │ Held
 //!      ▼
