@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use proa_oci::image::Healthcheck;
 use serde::{Deserialize, Serialize};
 
 /// What belongs to the image's side: program, environment, streams.
@@ -51,6 +52,15 @@ pub struct ContainerConfig {
     /// Seconds before it is killed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_timeout: Option<i64>,
+    /// How to see whether it is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<Healthcheck>,
+    /// What is done when it is not: `none`, `kill`, `restart` or `stop`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub healthcheck_on_failure_action: String,
+    /// Shell of the health check's shell form; empty for `/bin/sh -c`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shell: Vec<String>,
 }
 
 /// JSON's `{}`.

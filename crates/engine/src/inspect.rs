@@ -7,9 +7,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::engine::{Engine, Instance};
-use crate::mounts;
 use crate::parse::{rfc3339_nano, rfc3339_or_zero};
 use crate::trees;
+use crate::{health, mounts};
 
 /// The word for a status.
 pub fn status_word(status: Status) -> &'static str {
@@ -73,7 +73,7 @@ impl Engine {
             created: rfc3339_nano(record.created_ns),
             path: args.next().unwrap_or_default(),
             args: args.collect(),
-            state: state(instance),
+            state: self.state_document(instance),
             image: record.image_id.clone(),
             resolv_conf_path: "",
             hostname_path: "",
@@ -98,6 +98,14 @@ impl Engine {
             network_settings: network_settings(&record.host_config.network_mode),
             isolation_level: record.level.as_str(),
         }
+    }
+
+    fn state_document(&self, instance: &Instance) -> Value {
+        let mut state = state(instance);
+        if let Some(found) = self.health(instance) {
+            state["Health"] = health::document(&found);
+        }
+        state
     }
 
     /// Bytes of an instance's writable layer, and of that and its image.

@@ -20,6 +20,7 @@ pub mod db;
 pub mod engine;
 pub mod error;
 pub mod events;
+pub mod health;
 pub mod inspect;
 pub mod life;
 pub mod list;

@@ -22,6 +22,7 @@ const KEYS: &[&str] = &[
     "isolation",
     "volume",
     "network",
+    "health",
 ];
 
 impl Filters {
@@ -42,7 +43,9 @@ impl Filters {
                 return Err(wrong(text));
             }
             let statuses = ["created", "running", "paused", "exited", "restarting", "removing", "dead"];
+            let healths = ["starting", "healthy", "unhealthy", "none"];
             if (key == "status" && !statuses.contains(&value))
+                || (key == "health" && !healths.contains(&value))
                 || (key == "exited" && value.parse::<i32>().is_err())
             {
                 return Err(wrong(text));
@@ -120,6 +123,9 @@ impl Engine {
         }
         let mut instances = self.instances()?;
         instances.retain(|instance| filters.matches(instance, &ancestors));
+        if filters.of("health").next().is_some() {
+            instances.retain(|instance| filters.any("health", |word| self.health_word(instance) == word));
+        }
         for name in filters.of("before") {
             let moment = self.db.find(name)?.created_ns;
             instances.retain(|instance| instance.record.created_ns < moment);

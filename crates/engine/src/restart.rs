@@ -6,7 +6,7 @@ use crate::config::{ContainerConfig, HostConfig, RestartPolicy};
 use crate::db::Record;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::{monitor, signals};
+use crate::{health, monitor, signals};
 
 impl RestartPolicy {
     /// Reads `no`, `always`, `unless-stopped` or `on-failure[:COUNT]`.
@@ -71,7 +71,7 @@ pub(crate) fn life(config: &ContainerConfig, host: &HostConfig) -> Result<Life> 
         return Err(Error::invalid("--restart and --rm exclude each other"));
     }
     let stop_signal = if config.stop_signal.is_empty() { 0 } else { signals::number(&config.stop_signal)? };
-    Ok(Life { restart, stop_signal, stop_timeout: config.stop_timeout })
+    Ok(Life { restart, stop_signal, stop_timeout: config.stop_timeout, health: health::check(config)? })
 }
 
 impl Engine {

@@ -19,6 +19,7 @@ mod clock;
 mod error;
 mod events;
 mod guest;
+mod health;
 mod log;
 mod maker;
 mod peek;
@@ -137,7 +138,7 @@ fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {
     let events = events::Events::new(&args.root, &record.dir, &config);
     let reaper = config.reaper.clone().filter(|_| config.auto_remove && args.mode == Mode::Run);
     let mut notices = Vec::new();
-    let again = Again::new(args.clone(), &record, config.life.clone());
+    let again = Again::new(args.clone(), &record, &config);
     let backend = match args.mode {
         // It has one when it starts.
         Mode::Again => Backend::Over,

@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use proa_protocol::health::{HEALTH_FILE, Health};
 use proa_protocol::instance::{
     CONFIG_FILE, InstanceConfig, InstanceState, LOCK_FILE, SOCKET_FILE, STATE_FILE, instance_dir,
 };
@@ -164,6 +165,19 @@ impl Record {
         let path = self.run_dir.join(PROCESSES_FILE);
         let started: Vec<StartedProcess> = pids.iter().filter_map(|&pid| StartedProcess::of(pid)).collect();
         fs::write(&path, serde_json::to_vec(&started).unwrap_or_default()).at(&path)
+    }
+
+    /// What was found of the instance's health. What cannot be read was never found.
+    pub fn health(&self) -> Health {
+        let bytes = fs::read(self.dir.join(HEALTH_FILE)).unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_default()
+    }
+
+    /// Replaces that, at once for whoever reads it. Where the disk is full, say, the last that was found stands.
+    pub fn write_health(&self, health: &Health) {
+        let fresh = self.dir.join("health.json.new");
+        let written = fs::write(&fresh, serde_json::to_vec(health).unwrap_or_default());
+        let _ = written.and_then(|()| fs::rename(&fresh, self.dir.join(HEALTH_FILE)));
     }
 
     /// The processes that the last monitor noted.

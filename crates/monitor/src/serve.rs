@@ -28,6 +28,7 @@
 //! `Wait`, `Pause`, `Resume`, `Shutdown`): those are the monitor's.
 
 mod again;
+mod health;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -38,7 +39,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use proa_protocol::frame::{Frame, Kind, WINDOW};
-use proa_protocol::instance::{InstanceState, Status};
+use proa_protocol::instance::{InstanceConfig, InstanceState, Status};
 use proa_protocol::life::Life;
 use proa_protocol::message::{ErrorKind, ExitStatus, Request, Response};
 use proa_supervisor::{HOST_TOKENS, Mounts, PollSet};
@@ -54,6 +55,7 @@ use crate::log::Log;
 use crate::peek;
 use crate::record::{Record, Stamp};
 use crate::restart::BackOff;
+use health::HealthChecks;
 
 /// The channel on which the monitor passes on what changes the instance's state.
 const CONTROL: u32 = 2;
@@ -105,12 +107,23 @@ pub struct Again {
     back_off: BackOff,
     /// The instance is to stay down when it has ended.
     called_off: bool,
+    /// It is to be run again when it has ended, whatever its policy.
+    forced: bool,
+    health: Option<Box<HealthChecks>>,
 }
 
 impl Again {
     /// For an instance with this record, whose configuration has just been read.
-    pub fn new(args: Args, record: &Record, life: Life) -> Self {
-        Self { args, life, stamp: record.config_stamp(), back_off: BackOff::default(), called_off: false }
+    pub fn new(args: Args, record: &Record, config: &InstanceConfig) -> Self {
+        Self {
+            args,
+            life: config.life.clone(),
+            stamp: record.config_stamp(),
+            back_off: BackOff::default(),
+            called_off: false,
+            forced: false,
+            health: HealthChecks::new(config, record),
+        }
     }
 }
 
@@ -214,6 +227,7 @@ impl Server {
             }
             self.backend.tick();
             self.route();
+            self.check_health();
             // Whoever hears of something finds it in the journal.
             self.events.flush();
             self.flush_clients();
@@ -257,7 +271,8 @@ impl Server {
             _ => None,
         };
         let idle = (!self.trimmed).then_some(IDLE);
-        [own, self.backend.timeout(), idle].into_iter().flatten().min()
+        let check = self.health_deadline().map(|until| until.saturating_duration_since(Instant::now()));
+        [own, check, self.backend.timeout(), idle].into_iter().flatten().min()
     }
 
     fn dispatch(&mut self, token: u64, flags: PollFlags) {
@@ -375,9 +390,11 @@ impl Server {
             self.answer(channel, &Response::Notice { message });
         }
         match request.op.as_str() {
+            "signal" if self.is_restarting() => self.signal_waiting(channel, request.signal),
             "start" => self.start(channel),
             "wait" => self.wait_for_end(channel),
             "stop" => self.stay_down(channel, request.by_user),
+            _ if self.is_restarting() => self.refuse(channel, ErrorKind::Conflict, again::RESTARTING),
             "pause" => self.pause(channel, true),
             "resume" => self.pause(channel, false),
             "shutdown" => self.shutdown(channel),
@@ -386,10 +403,6 @@ impl Server {
             }
             _ if matches!(self.phase, Phase::Ending { .. } | Phase::Stopping(_) | Phase::Over) => {
                 self.refuse(channel, ErrorKind::Conflict, "the instance has ended");
-            }
-            "signal" if self.is_restarting() => self.signal_waiting(channel, request.signal),
-            _ if matches!(self.phase, Phase::Waiting { .. }) => {
-                self.refuse(channel, ErrorKind::Conflict, again::RESTARTING);
             }
             "signal" => self.signal(channel, frame, &request),
             "attach" => {
@@ -522,6 +535,7 @@ impl Server {
             match frame.channel {
                 MONITOR => self.first_process_frame(frame),
                 CONTROL => self.control_frame(&frame),
+                _ if self.take_check_frame(&frame) => {}
                 channel => self.relay(channel, frame),
             }
         }
@@ -537,7 +551,10 @@ impl Server {
                 Ok(Response::Started { pid }) => self.started(pid),
                 Ok(Response::Notice { message }) => self.notice(message),
                 Ok(Response::Error { kind, message }) => self.failed(kind, message),
-                Ok(Response::Happened(what)) => self.events.happened(what),
+                Ok(Response::Happened(what)) => {
+                    self.events.happened(what);
+                    self.health_happened(what);
+                }
                 Ok(Response::Exited(status)) => {
                     let status = ExitStatus { at_ns: self.plausible(status.at_ns), ..status };
                     self.ended(Outcome::Exited { status, error: String::new() });
@@ -584,6 +601,7 @@ impl Server {
             return;
         }
         self.again.back_off.started(Instant::now());
+        self.health_started();
         self.events.tell("start", &[]);
         for channel in std::mem::take(&mut self.askers) {
             self.answer(channel, &Response::Started { pid });
@@ -609,6 +627,7 @@ impl Server {
             return;
         }
         self.phase = Phase::Ending { outcome, until: Instant::now() + ENDING_TIMEOUT };
+        self.health_stopped();
         // What is left is bounded by the pipes of dead processes: it waits here, not in the backend.
         for (&channel, client) in &self.clients {
             if client.joined != Joined::Nothing {
@@ -630,6 +649,7 @@ impl Server {
         if response == Response::Ok && matches!(self.phase, Phase::Running) {
             self.state.status = if pause { Status::Paused } else { Status::Running };
             self.events.tell(if pause { "pause" } else { "unpause" }, &[]);
+            self.health_paused(pause);
             // The instance is paused all the same; whoever asks it will be told.
             let _ = self.record.write_state(&self.state);
         }

@@ -22,6 +22,7 @@
 
 pub mod events;
 pub mod frame;
+pub mod health;
 pub mod instance;
 pub mod life;
 pub mod message;

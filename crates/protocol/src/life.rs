@@ -1,4 +1,5 @@
-//! What keeps an instance going: its restart policy, as the engine writes it and the monitor follows it.
+//! What keeps an instance going: its restart policy and health check, as the engine writes them and the monitor
+//! follows them.
 //!
 //! | policy | its program ends | its monitor was killed | the host boots |
 //! | --- | --- | --- | --- |
@@ -12,6 +13,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::health::HealthCheck;
 use crate::instance::{InstanceState, Status};
 
 /// When a program that has ended is run again.
@@ -56,6 +58,9 @@ pub struct Life {
     pub stop_signal: i32,
     /// Seconds before it is killed then; negative for never.
     pub stop_timeout: Option<i64>,
+    /// How to see whether it is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthCheck>,
 }
 
 impl Life {
@@ -97,7 +102,7 @@ mod tests {
     #[test]
     fn the_words_are_frozen() {
         let text = |restart| {
-            let life = Life { restart, stop_signal: 15, stop_timeout: Some(3) };
+            let life = Life { restart, stop_signal: 15, stop_timeout: Some(3), health: None };
             serde_json::to_string(&life).unwrap()
         };
         let frozen = |restart: &str| format!(r#"{{"restart":{restart},"stop_signal":15,"stop_timeout":3}}"#);

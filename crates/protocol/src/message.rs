@@ -6,6 +6,7 @@
 //! | `Attach` | `Ok` | streams both ways, `Resize` and `Signal` from the client, `Exited` at the end |
 //! | `Exec` | `Started` or `Error` | streams as for `Attach`, `Exited` at the end |
 //! | `Wait` | `Exited` when the first process ends | |
+//! | `Abort` | none of its own | the `Exited` of its process |
 //! | `Watch` | none of its own | `Happened`, as often as something does |
 //! | `Prepare`, `Signal`, `Stop`, `Resize`, `Pause`, `Resume`, `Update`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
 //! | `Stats`, `Processes`, `Changes`, `Stat` | the like-named response | |
@@ -55,6 +56,8 @@ pub enum Request {
         #[serde(default)]
         all: bool,
     },
+    /// Kill this channel's process, which `Exec` has made, and its process group.
+    Abort,
     /// Answer when the first process has ended.
     Wait,
     /// When the first process ends, do not run it again; where it is about to be run again, end now.

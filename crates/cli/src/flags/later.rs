@@ -21,17 +21,6 @@ const LATER: &[(&str, &[&str])] = &[
         ],
     ),
     ("volumes", &["volumes-from", "volume-driver"]),
-    (
-        "health checks",
-        &[
-            "health-cmd",
-            "health-interval",
-            "health-retries",
-            "health-start-interval",
-            "health-start-period",
-            "health-timeout",
-        ],
-    ),
     ("shared namespaces", &["ipc", "pid", "uts", "cgroupns", "cgroup-parent"]),
     ("device plug-ins", &["gpus"]),
     ("other runtimes", &["runtime", "storage-opt"]),
@@ -39,7 +28,7 @@ const LATER: &[(&str, &[&str])] = &[
 /// Those of them without a value.
 const SWITCHES: &[&str] = &["publish-all"];
 /// What is already so, or changes nothing here.
-const HARMLESS: &[&str] = &["no-healthcheck", "disable-content-trust"];
+const HARMLESS: &[&str] = &["disable-content-trust"];
 
 /// Which of them were given.
 #[derive(Debug, Clone, Default)]

@@ -141,7 +141,7 @@ impl ContainerFlags {
         self.storage.apply(&mut host)?;
         self.limits.apply(&mut host)?;
         self.security.apply(&mut host)?;
-        self.life.apply(&mut host)?;
+        self.life.apply(&mut config, &mut host)?;
         Ok(Wanted { image: config.image.clone(), config, host_config: host, level })
     }
 

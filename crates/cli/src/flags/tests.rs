@@ -153,7 +153,10 @@ fn nonsense_is_refused_with_125() {
         &["--restart", "always", "--rm", "busybox"],
         &["--restart", "sometimes", "busybox"],
         &["--restart", "always:3", "busybox"],
-        &["--health-cmd", "true", "busybox"],
+        &["--health-cmd", "true", "--no-healthcheck", "busybox"],
+        &["--health-interval", "-1s", "busybox"],
+        &["--health-retries", "-1", "busybox"],
+        &["--health-timeout", "long", "busybox"],
         &["--gpus=all", "busybox"],
     ] {
         let failure = refused(line);

@@ -42,6 +42,7 @@ impl Server {
             return None;
         }
         let code = match outcome {
+            Outcome::Exited { .. } if std::mem::take(&mut self.again.forced) => return Some(Instant::now()),
             Outcome::Exited { status, .. } => status.code,
             // The first start is its user's to try again.
             Outcome::Failed { kind, .. } if self.state.restart_count > 0 => start_failure_code(*kind),
@@ -97,6 +98,7 @@ impl Server {
     pub(super) fn start_again(&mut self) {
         let made = self.record.config().and_then(|config| {
             self.again.life = config.life.clone();
+            self.again.health = super::HealthChecks::new(&config, &self.record);
             // What there is to say was said at the first start.
             Backend::new(&self.again.args, &self.record, config, &mut |_| {})
         });
@@ -122,7 +124,8 @@ impl Server {
         }
     }
 
-    fn note_stopped(&mut self) {
+    /// A user wants it down.
+    pub(super) fn note_stopped(&mut self) {
         if self.state.status.is_live() && !self.state.stopped {
             self.state.stopped = true;
             // Should it fail, the instance stays down all the same, but for a kill of this process.

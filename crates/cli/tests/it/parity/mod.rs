@@ -6,6 +6,7 @@
 mod confinement;
 mod events;
 mod files;
+mod health;
 mod identity;
 mod life;
 mod limits;

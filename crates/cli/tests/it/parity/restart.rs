@@ -14,20 +14,20 @@ at_both_levels!(
 );
 
 impl Bed {
-    fn field(&self, name: &str, field: &str) -> String {
+    pub fn field(&self, name: &str, field: &str) -> String {
         self.ok(&["inspect", "--format", &format!("{{{{.{field}}}}}"), name])
     }
 
-    fn wait_status(&self, name: &str, status: &str) {
+    pub fn wait_status(&self, name: &str, status: &str) {
         self.proa.wait_for(status, || self.field(name, "State.Status") == status);
     }
 
-    fn restarts(&self, name: &str) -> u32 {
+    pub fn restarts(&self, name: &str) -> u32 {
         self.field(name, "RestartCount").parse().unwrap()
     }
 
     /// Ends a process of the instance's by force: its monitor, or what carries it.
-    fn strike(&self, name: &str, field: &str) {
+    pub fn strike(&self, name: &str, field: &str) {
         let pid: i32 = self.field(name, field).parse().unwrap();
         let pid = rustix::process::Pid::from_raw(pid).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
