@@ -82,6 +82,9 @@ pub struct HostConfig {
     pub network_mode: String,
     /// When it is run again.
     pub restart_policy: RestartPolicy,
+    /// `NAME[:started|healthy|completed]` of what must be so before it is started.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<String>,
     /// Remove the instance when it ends.
     pub auto_remove: bool,
     /// Size of the terminal when it was made.
@@ -205,6 +208,7 @@ impl Default for HostConfig {
             log_config: LogConfig::default(),
             network_mode: "default".into(),
             restart_policy: RestartPolicy::default(),
+            depends_on: Vec::new(),
             auto_remove: false,
             console_size: [0, 0],
             annotations: BTreeMap::new(),

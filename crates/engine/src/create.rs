@@ -16,6 +16,7 @@ use proa_image::layer::LayerForm;
 use proa_image::{Image, LayerCopy, LayerFile};
 use proa_protocol::instance::{CONFIG_FILE, InstanceConfig, IsolationLevel, Layer};
 
+use crate::condition::Dependency;
 use crate::config::{ContainerConfig, HostConfig};
 use crate::db::Record;
 use crate::engine::{Engine, Making};
@@ -65,6 +66,9 @@ impl Engine {
         policy::enforce(config, host_config, settings)?;
         settings.apply(host_config)?;
         userns::complete(config, host_config, *level, settings)?;
+        for text in &host_config.depends_on {
+            self.find(&Dependency::parse(text)?.name)?;
+        }
         let mut record = Record {
             id: names::fresh_id()?,
             name: String::new(),

@@ -12,7 +12,9 @@
 //! be cut short at any line, and every one of them finishes or undoes what another left (see [`engine::Engine`]).
 //! Nothing here prints or reads the environment.
 
+pub mod boot;
 pub mod channel;
+pub mod condition;
 pub mod config;
 pub mod copy;
 pub mod create;

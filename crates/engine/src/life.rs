@@ -155,12 +155,13 @@ impl Engine {
         self.prepare_start(instance)?.start().map(drop)
     }
 
-    /// A monitor that is ready to run an instance that does not run.
+    /// A monitor that is ready to run an instance that does not run, once what it depends on is as it must be.
     ///
     /// # Errors
-    /// The instance was never completed, or the monitor's program cannot be run.
+    /// That can never be, the instance was never completed, or the monitor's program cannot be run.
     pub fn prepare_start(&self, instance: &Instance) -> Result<Channel> {
         let config = self.read_config(&instance.record.id)?;
+        self.wait_dependencies(&instance.record)?;
         self.restore_confinement(&config)?;
         drop(self.settle(&instance.record.id)?);
         self.spawn_monitor(&instance.record.id)

@@ -104,6 +104,7 @@ pub struct Finished {
 }
 
 fn start_detached(engine: &Engine, created: Created) -> Result<Finished, Failure> {
+    engine.wait_dependencies(&created.record)?;
     let mut channel = engine.spawn_monitor(&created.record.id)?;
     channel.start()?;
     println!("{}", created.record.id);
@@ -116,6 +117,7 @@ fn run_attached(
     attached: Attached,
     options: &relay::Options,
 ) -> Result<Finished, Failure> {
+    engine.wait_dependencies(&created.record)?;
     let mut channel = engine.spawn_monitor(&created.record.id)?;
     let id = created.record.id.clone();
     send_start(&mut channel, attached, options)?;

@@ -1,5 +1,6 @@
 //! What keeps an instance going: restart policy and health check.
 
+use proa_engine::condition::Dependency;
 use proa_engine::config::{ContainerConfig, HostConfig, RestartPolicy};
 use proa_engine::parse;
 use proa_oci::image::Healthcheck;
@@ -14,6 +15,9 @@ pub(super) struct LifeFlags {
     /// Run it again when it ends: no, on-failure[:COUNT], always or unless-stopped
     #[arg(long, value_name = "POLICY")]
     restart: Option<String>,
+    /// Start it when this holds of another instance: started, healthy or completed (with code 0)
+    #[arg(long, value_name = "NAME[:CONDITION]")]
+    depends_on: Vec<String>,
     /// Shell line that says by its code 0 that all is well
     #[arg(long, value_name = "LINE")]
     health_cmd: Option<String>,
@@ -48,6 +52,10 @@ impl LifeFlags {
         if host.auto_remove && host.restart_policy.name != "no" {
             return Err(Failure::usage("--restart and --rm exclude each other"));
         }
+        for text in &self.depends_on {
+            Dependency::parse(text).map_err(usage)?;
+        }
+        host.depends_on.clone_from(&self.depends_on);
         config.healthcheck = self.healthcheck()?;
         config.healthcheck_on_failure_action = self.health_on_failure.clone().unwrap_or_default();
         Ok(())

@@ -152,6 +152,7 @@ fn nonsense_is_refused_with_125() {
         &["-P", "busybox"],
         &["--restart", "always", "--rm", "busybox"],
         &["--restart", "sometimes", "busybox"],
+        &["--depends-on", "db:well", "busybox"],
         &["--restart", "always:3", "busybox"],
         &["--health-cmd", "true", "--no-healthcheck", "busybox"],
         &["--health-interval", "-1s", "busybox"],

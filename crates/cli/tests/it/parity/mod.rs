@@ -3,6 +3,7 @@
 //!
 //! What cannot be the same stands in COMPATIBILITY.md with its reason, and here in a test that names the level.
 
+mod boot;
 mod confinement;
 mod events;
 mod files;
