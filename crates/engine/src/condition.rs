@@ -3,8 +3,6 @@
 //! What happens is in the journal, so that is watched and the state read again after each event. It is read again
 //! after a while in any case: a monitor that was killed tells nobody.
 
-use std::path::Path;
-
 use proa_protocol::events::Journal;
 use proa_protocol::health::HealthStatus;
 use proa_protocol::instance::Status;
@@ -174,8 +172,7 @@ impl Engine {
             return Ok(answer);
         }
         // Watched before the next look: what happens after that is not missed.
-        let directory: &Path = &Journal::new(&self.paths.root).directory().to_owned();
-        let watch = Watch::new(directory)?;
+        let watch = Watch::new(Journal::new(&self.paths.root).directory())?;
         loop {
             if let Some(answer) = look(&self.find(id)?)? {
                 return Ok(answer);
