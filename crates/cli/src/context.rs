@@ -59,6 +59,16 @@ fn home() -> Option<PathBuf> {
     variable("HOME").map(PathBuf::from)
 }
 
+/// Where an ordinary user's systemd units are.
+///
+/// # Errors
+/// There is no home directory.
+pub fn user_units() -> Result<PathBuf, Failure> {
+    let base = directory("XDG_CONFIG_HOME").or_else(|| Some(home()?.join(".config")));
+    let base = base.ok_or_else(|| Failure::new("HOME is not set").with_hint("set it"))?;
+    Ok(base.join("systemd/user"))
+}
+
 /// A line for the user that is neither data nor an error. Guests and archives have their words in it.
 pub fn notice(line: &str) {
     eprintln!("proa: {}", crate::error::one_line(line));
@@ -75,6 +85,11 @@ impl Context {
             entered: OnceCell::new(),
             engine: OnceCell::new(),
         }
+    }
+
+    /// Whether an ordinary user has called.
+    pub fn is_user(&self) -> bool {
+        self.user.is_some()
     }
 
     /// The configuration file.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use proa_oci::image::Healthcheck;
 use serde::{Deserialize, Serialize};
 
 use crate::network::EndpointConfig;
@@ -57,6 +58,15 @@ pub struct ContainerConfig {
     /// Seconds before it is killed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_timeout: Option<i64>,
+    /// How to see whether it is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<Healthcheck>,
+    /// What is done when it is not: `none`, `kill`, `restart` or `stop`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub healthcheck_on_failure_action: String,
+    /// Shell of the health check's shell form; empty for `/bin/sh -c`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shell: Vec<String>,
 }
 
 /// JSON's `{}`.
@@ -89,8 +99,11 @@ pub struct HostConfig {
     pub port_bindings: PortBindings,
     /// All exposed ports as well.
     pub publish_all_ports: bool,
-    /// Restart policy: `no`.
+    /// When it is run again.
     pub restart_policy: RestartPolicy,
+    /// `NAME[:started|healthy|completed]` of what must be so before it is started.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<String>,
     /// Remove the instance when it ends.
     pub auto_remove: bool,
     /// Size of the terminal when it was made.
@@ -229,6 +242,7 @@ impl Default for HostConfig {
             port_bindings: PortBindings::new(),
             publish_all_ports: false,
             restart_policy: RestartPolicy::default(),
+            depends_on: Vec::new(),
             auto_remove: false,
             console_size: [0, 0],
             annotations: BTreeMap::new(),
@@ -340,9 +354,9 @@ impl Default for LogConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct RestartPolicy {
-    /// `no`.
+    /// `no`, `on-failure`, `always` or `unless-stopped`.
     pub name: String,
-    /// Unused.
+    /// Of `on-failure`: how often at most; 0 for no limit.
     pub maximum_retry_count: i64,
 }
 

@@ -18,6 +18,7 @@ use proa_protocol::instance::{CONFIG_FILE, InstanceConfig, IsolationLevel, Layer
 use proa_protocol::volume::MountPoint;
 use proa_sys::trees;
 
+use crate::condition::Dependency;
 use crate::config::{ContainerConfig, HostConfig};
 use crate::db::Record;
 use crate::engine::{Engine, Making};
@@ -73,6 +74,9 @@ impl Engine {
         userns::complete(config, host_config, *level, settings)?;
         let mut warnings = Vec::new();
         let networks = self.complete_networks(host_config, *level, &mut warnings)?;
+        for text in &host_config.depends_on {
+            self.find(&Dependency::parse(text)?.name)?;
+        }
         let mut record = Record {
             id: names::fresh_id()?,
             name: String::new(),

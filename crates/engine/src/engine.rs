@@ -56,9 +56,9 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Whether its first process is there, running or frozen.
+    /// Whether its first process is there, running or frozen, or about to be run again.
     pub fn is_live(&self) -> bool {
-        matches!(self.state.status, Status::Running | Status::Paused)
+        self.state.status.is_live()
     }
 }
 
@@ -157,10 +157,10 @@ impl Engine {
     }
 
     /// Looks at what an instance does, and first finishes what a crash left: a state that says `running` with no
-    /// monitor behind it, or an instance that was to go when it ended. `None` if it is gone.
+    /// monitor behind it, which may have to be started again, or an instance that was to go when it ended. `None` if it is gone.
     pub(crate) fn observe(&self, record: Record) -> Result<Option<Instance>> {
         let mut state = self.read_state(&record.id)?;
-        if matches!(state.status, Status::Running | Status::Paused) {
+        if state.status.is_live() {
             if monitor::is_there(&self.paths, &record.id)? {
                 return Ok(Some(Instance { record, state }));
             }
@@ -172,6 +172,14 @@ impl Engine {
             }
             self.repair(&record.id)?;
             state = self.read_state(&record.id)?;
+            if state.status == Status::Restarting {
+                let resumed = self.resume(&record);
+                state = self.read_state(&record.id)?;
+                if !resumed && state.status == Status::Restarting {
+                    // Without a monitor it is down for all purposes; whoever looks next tries again.
+                    state.status = Status::Exited;
+                }
+            }
         }
         if record.auto_remove && state.status == Status::Exited {
             match self.try_lock(&record.id) {
@@ -216,7 +224,7 @@ impl Engine {
         match monitor::repair(&self.programs, &self.paths, id) {
             Ok(()) => Ok(()),
             // Another command repairs it at this moment, or it was started again.
-            Err(_) if self.read_state(id).is_ok_and(|state| state.status == Status::Exited) => Ok(()),
+            Err(_) if self.read_state(id).is_ok_and(|state| is_repaired(state.status)) => Ok(()),
             Err(error) => match self.try_lock(id) {
                 Ok(None) => match self.settle(id) {
                     Ok(_) | Err(Error::NoSuchInstance(_) | Error::Conflict { .. }) => Ok(()),
@@ -346,7 +354,7 @@ impl Engine {
 
     /// Whether an instance that has a monitor runs.
     fn runs(&self, id: &str) -> Result<bool> {
-        Ok(matches!(self.read_state(id)?.status, Status::Running | Status::Paused))
+        Ok(self.read_state(id)?.status.is_live())
     }
 
     /// Whether an instance has a monitor: it runs, starts, ends, or its files are being worked on.
@@ -431,6 +439,11 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Whether somebody has finished the state of an instance whose monitor was killed.
+fn is_repaired(status: Status) -> bool {
+    matches!(status, Status::Exited | Status::Restarting)
 }
 
 /// A file's lock has no event to wait for beside others, so it is asked for again.

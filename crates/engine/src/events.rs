@@ -165,10 +165,10 @@ impl Engine {
 }
 
 /// Tells when the journal changes.
-struct Watch(rustix::fd::OwnedFd);
+pub(crate) struct Watch(rustix::fd::OwnedFd);
 
 impl Watch {
-    fn new(directory: &Path) -> Result<Self> {
+    pub(crate) fn new(directory: &Path) -> Result<Self> {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
         made.map_err(|error| Error::io("make directory", directory, error))?;
         let failed = |errno| Error::io("watch", directory, errno);
@@ -180,7 +180,7 @@ impl Watch {
     }
 
     /// Waits for a change; false when the time is over.
-    fn wait(&self, until_ns: Option<i64>) -> Result<bool> {
+    pub(crate) fn wait(&self, until_ns: Option<i64>) -> Result<bool> {
         let left = until_ns.map(|until| {
             Duration::from_nanos(u64::try_from(until.saturating_sub(parse::now_ns())).unwrap_or(0))
         });

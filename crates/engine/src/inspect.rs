@@ -9,8 +9,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::engine::{Engine, Instance};
-use crate::network;
 use crate::parse::{rfc3339_nano, rfc3339_or_zero};
+use crate::{health, network};
 
 /// The word for a status.
 pub fn status_word(status: Status) -> &'static str {
@@ -18,6 +18,7 @@ pub fn status_word(status: Status) -> &'static str {
         Status::Created => "created",
         Status::Running => "running",
         Status::Paused => "paused",
+        Status::Restarting => "restarting",
         Status::Exited => "exited",
     }
 }
@@ -73,14 +74,14 @@ impl Engine {
             created: rfc3339_nano(record.created_ns),
             path: args.next().unwrap_or_default(),
             args: args.collect(),
-            state: state(instance),
+            state: self.state_document(instance),
             image: record.image_id.clone(),
             resolv_conf_path: "",
             hostname_path: "",
             hosts_path: "",
             log_path: directory.join(LOG_FILE),
             name: format!("/{}", record.name),
-            restart_count: 0,
+            restart_count: instance.state.restart_count,
             driver: "erofs",
             platform: "linux",
             mount_label: linux.and_then(|linux| linux.mount_label.clone()).unwrap_or_default(),
@@ -98,6 +99,14 @@ impl Engine {
             network_settings: network::settings(self, instance, &config),
             isolation_level: record.level.as_str(),
         }
+    }
+
+    fn state_document(&self, instance: &Instance) -> Value {
+        let mut state = state(instance);
+        if let Some(found) = self.health(instance) {
+            state["Health"] = health::document(&found);
+        }
+        state
     }
 
     /// Bytes of an instance's writable layer, and of that and its image.
@@ -122,7 +131,7 @@ fn state(instance: &Instance) -> Value {
         "Status": status_word(state.status),
         "Running": live,
         "Paused": state.status == Status::Paused,
-        "Restarting": false,
+        "Restarting": state.status == Status::Restarting,
         "OOMKilled": state.oom_killed,
         "Dead": false,
         "Pid": if live { state.pid } else { 0 },

@@ -12,7 +12,9 @@
 //! be cut short at any line, and every one of them finishes or undoes what another left (see [`engine::Engine`]).
 //! Nothing here prints or reads the environment.
 
+pub mod boot;
 pub mod channel;
+pub mod condition;
 pub mod config;
 pub mod copy;
 pub mod create;
@@ -20,6 +22,7 @@ pub mod db;
 pub mod engine;
 pub mod error;
 pub mod events;
+pub mod health;
 mod holder;
 pub mod inspect;
 pub mod life;
@@ -33,6 +36,7 @@ pub mod network;
 pub mod parse;
 pub mod paths;
 pub mod policy;
+mod restart;
 pub mod rootless;
 pub mod settings;
 pub mod signals;

@@ -21,6 +21,8 @@ pub struct StopOptions {
     pub timeout: Option<i64>,
     /// Signal to send first.
     pub signal: Option<String>,
+    /// Nobody wants it down for good: the host's next boot may start it.
+    pub until_boot: bool,
 }
 
 impl Engine {
@@ -35,7 +37,8 @@ impl Engine {
         if !instance.is_live() {
             return Ok(());
         }
-        let Some(mut channel) = self.waiting_channel(instance)? else { return Ok(()) };
+        let stop = Request::Stop { by_user: !options.until_boot };
+        let Some(mut channel) = self.waiting_channel(instance, &[stop])? else { return Ok(()) };
         if instance.state.status == Status::Paused {
             self.connect(instance)?.command(Request::Resume)?;
         }
@@ -52,10 +55,10 @@ impl Engine {
         Ok(())
     }
 
-    /// A channel on which [`Request::Wait`] has been sent; `None` if the instance has just ended.
-    fn waiting_channel(&self, instance: &Instance) -> Result<Option<Channel>> {
+    /// A channel on which [`Request::Wait`] has been sent, and more; `None` if the instance has just ended.
+    fn waiting_channel(&self, instance: &Instance, more: &[Request]) -> Result<Option<Channel>> {
         match self.connect(instance) {
-            Ok(mut channel) => match channel.send(&[Request::Wait]) {
+            Ok(mut channel) => match channel.send(&[&[Request::Wait], more].concat()) {
                 Ok(()) => Ok(Some(channel)),
                 Err(_) => self.settle(&instance.record.id).map(|_| None),
             },
@@ -88,13 +91,13 @@ impl Engine {
         if signal != signals::KILL {
             return self.connect(instance)?.command(Request::Signal { signal, all: false });
         }
-        let Some(mut channel) = self.waiting_channel(instance)? else { return Ok(()) };
+        let Some(mut channel) = self.waiting_channel(instance, &[])? else { return Ok(()) };
         self.signal_unless_ended(instance, signal)?;
         channel.wait_exit(None)?;
         self.wait_monitor(&mut channel)
     }
 
-    /// Waits until an instance does not run; its exit code.
+    /// Waits until an instance does not run, or is about to be run again; its exit code.
     ///
     /// # Errors
     /// Its monitor dies and cannot be cleaned up after.
@@ -102,7 +105,7 @@ impl Engine {
         if !instance.is_live() {
             return Ok(instance.state.exit_code);
         }
-        let Some(mut channel) = self.waiting_channel(instance)? else {
+        let Some(mut channel) = self.waiting_channel(instance, &[])? else {
             return Ok(self.read_state(&instance.record.id)?.exit_code);
         };
         match channel.wait_exit(None) {
@@ -152,12 +155,13 @@ impl Engine {
         self.prepare_start(instance)?.start().map(drop)
     }
 
-    /// A monitor that is ready to run an instance that does not run.
+    /// A monitor that is ready to run an instance that does not run, once what it depends on is as it must be.
     ///
     /// # Errors
-    /// The instance was never completed, or the monitor's program cannot be run.
+    /// That can never be, the instance was never completed, or the monitor's program cannot be run.
     pub fn prepare_start(&self, instance: &Instance) -> Result<Channel> {
         let config = self.read_config(&instance.record.id)?;
+        self.wait_dependencies(&instance.record)?;
         self.restore_confinement(&config)?;
         drop(self.settle(&instance.record.id)?);
         self.spawn_monitor(&instance.record)
@@ -219,7 +223,7 @@ impl Engine {
         let lock = self.settle(id)?;
         match self.read_state(id)?.status {
             Status::Exited => self.remove_locked(id, lock, true),
-            Status::Created | Status::Running | Status::Paused => Ok(()),
+            Status::Created | Status::Running | Status::Paused | Status::Restarting => Ok(()),
         }
     }
 

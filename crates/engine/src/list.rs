@@ -25,6 +25,7 @@ const KEYS: &[&str] = &[
     "isolation",
     "volume",
     "network",
+    "health",
 ];
 
 impl Filters {
@@ -45,7 +46,9 @@ impl Filters {
                 return Err(wrong(text));
             }
             let statuses = ["created", "running", "paused", "exited", "restarting", "removing", "dead"];
+            let healths = ["starting", "healthy", "unhealthy", "none"];
             if (key == "status" && !statuses.contains(&value))
+                || (key == "health" && !healths.contains(&value))
                 || (key == "exited" && value.parse::<i32>().is_err())
             {
                 return Err(wrong(text));
@@ -137,6 +140,9 @@ impl Engine {
         let has =
             |record: &Record, name: &str| uses.get(name).is_some_and(|users| users.contains(&record.id));
         instances.retain(|instance| filters.matches(instance, &ancestors, &has));
+        if filters.of("health").next().is_some() {
+            instances.retain(|instance| filters.any("health", |word| self.health_word(instance) == word));
+        }
         for name in filters.of("before") {
             let moment = self.db.find(name)?.created_ns;
             instances.retain(|instance| instance.record.created_ns < moment);

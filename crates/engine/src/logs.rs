@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proa_protocol::instance::LOG_FILE;
-use proa_protocol::message::Request;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use serde::Deserialize;
@@ -104,9 +103,9 @@ impl Engine {
     }
 
     fn end_of(&self, instance: &Instance) -> Result<Option<Channel>> {
-        let Ok(mut channel) = self.connect(instance) else { return Ok(None) };
-        // One that ends at this very moment has written everything already.
-        Ok(channel.send(&[Request::Wait]).is_ok().then_some(channel))
+        // Who is silent is let go at the monitor's end, which comes after that of all restarts. One that ends at this
+        // very moment has written everything already.
+        Ok(self.connect(instance).ok())
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Programs {
 pub enum Mode {
     /// To run the instance.
     Run,
+    /// To run it again by itself, if it is due.
+    Again,
     /// To work on the files of an instance that does not run.
     Maintenance,
 }
@@ -94,8 +96,10 @@ pub fn spawn_waiting(programs: &Programs, paths: &Paths) -> Result<Waiting> {
 pub fn spawn(programs: &Programs, paths: &Paths, id: &str, mode: Mode, notice: fn(&str)) -> Result<Channel> {
     let socket = spawn_with(programs, paths, |command| {
         command.args(["--id", id]);
-        if mode == Mode::Maintenance {
-            command.arg("--maintenance");
+        match mode {
+            Mode::Run => {}
+            Mode::Again => _ = command.arg("--again"),
+            Mode::Maintenance => _ = command.arg("--maintenance"),
         }
     })?;
     Ok(Channel::new(socket, id, notice))

@@ -73,7 +73,7 @@ impl Engine {
             let what = match &state {
                 _ if !complete => format!("{label} was never completed"),
                 Err(error) => format!("{label}: {error}"),
-                Ok(state) if matches!(state.status, Status::Running | Status::Paused) => {
+                Ok(state) if state.status.is_live() => {
                     format!("{label} is said to run, but its monitor died")
                 }
                 Ok(state) if record.auto_remove && state.status == Status::Exited => {
@@ -155,6 +155,7 @@ impl Engine {
             if let Ok(mut channel) = self.connect(instance) {
                 let name = &instance.record.config.stop_signal;
                 let signal = signals::number(name).unwrap_or(signals::TERM);
+                let _ = channel.command(Request::Stop { by_user: false });
                 // One that ends by itself at this moment is fine.
                 let _ = channel.command(Request::Resume);
                 let _ = channel.command(Request::Signal { signal, all: false });
@@ -163,7 +164,7 @@ impl Engine {
         for instance in &live {
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = i64::try_from(left.as_secs()).ok();
-            self.stop(instance, &StopOptions { timeout, signal: None })?;
+            self.stop(instance, &StopOptions { timeout, signal: None, until_boot: true })?;
         }
         self.settle_all()?;
         self.end_template_makers()?;

@@ -10,15 +10,16 @@
 //! instance, and the old ones in the record.
 
 use proa_oci::runtime::{Pids, Resources};
-use proa_protocol::instance::{DEFAULT_GUEST_MEMORY, InstanceConfig, IsolationLevel};
+use proa_protocol::instance::{DEFAULT_GUEST_MEMORY, InstanceConfig, IsolationLevel, Status};
+use proa_protocol::life::Restart;
 use proa_protocol::message::Request;
 
-use crate::config::HostConfig;
+use crate::config::{HostConfig, RestartPolicy};
 use crate::engine::{Engine, Instance};
 use crate::error::{Error, Result};
 use crate::spec::{self, resources};
 
-/// New limits; 0 and empty for those that stay.
+/// New limits and restart policy; 0 and empty for those that stay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LimitUpdate {
     /// Memory, bytes.
@@ -47,6 +48,8 @@ pub struct LimitUpdate {
     pub pids_limit: Option<i64>,
     /// 10 to 1000.
     pub blkio_weight: u16,
+    /// When it is run again.
+    pub restart: Option<RestartPolicy>,
 }
 
 impl LimitUpdate {
@@ -92,6 +95,14 @@ impl LimitUpdate {
         if self.blkio_weight != 0 {
             new.blkio_weight = self.blkio_weight;
         }
+        if let Some(policy) = &self.restart {
+            if old.auto_remove && policy.rule()? != Restart::No {
+                return conflict(
+                    "the restart policy cannot be updated: the instance is removed when it ends",
+                );
+            }
+            new.restart_policy.clone_from(policy);
+        }
         new.pids_limit = self.pids_limit.or(old.pids_limit);
         resources::complete_swap(&mut new);
         Ok(new)
@@ -126,7 +137,10 @@ impl Engine {
         spec::check_level(&new, record.level)?;
         let told = update.resources(&new)?;
         let mut config = self.read_config(&record.id)?;
-        if instance.is_live() {
+        // One that waits to be run again is started with what is written here.
+        let runs = matches!(instance.state.status, Status::Running | Status::Paused);
+        let limits = LimitUpdate { restart: None, ..update.clone() } != LimitUpdate::default();
+        if runs && limits {
             check_guest(&config, &new)?;
             self.connect(instance)?.command(Request::Update(Box::new(told)))?;
         }
@@ -135,6 +149,7 @@ impl Engine {
             resources::of(&new)?,
         );
         config.vm = spec::vm_config(&new)?;
+        config.life.restart = new.restart_policy.rule()?;
         self.write_config(&config)?;
         self.db.set_host_config(&record.id, &new)?;
         self.tell(&record, "update", &[]);
@@ -183,6 +198,17 @@ mod tests {
         assert!(cpus.merge(&HostConfig { cpu_quota: 5000, ..HostConfig::default() }).is_err());
         let quota = LimitUpdate { cpu_quota: 5000, ..LimitUpdate::default() };
         assert!(quota.merge(&HostConfig { nano_cpus: 1, ..HostConfig::default() }).is_err());
+    }
+
+    #[test]
+    fn the_policy_is_replaced_unless_the_instance_goes_at_its_end() {
+        let always = RestartPolicy::parse("always").unwrap();
+        let update = LimitUpdate { restart: Some(always.clone()), ..LimitUpdate::default() };
+        assert_eq!(update.merge(&HostConfig::default()).unwrap().restart_policy, always);
+        let passing = HostConfig { auto_remove: true, ..HostConfig::default() };
+        assert!(update.merge(&passing).is_err());
+        let none = LimitUpdate { restart: Some(RestartPolicy::default()), ..LimitUpdate::default() };
+        assert!(none.merge(&passing).is_ok());
     }
 
     #[test]

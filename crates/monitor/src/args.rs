@@ -9,6 +9,8 @@ pub enum Mode {
     /// Run the instance.
     #[default]
     Run,
+    /// Run it again after a monitor that was killed, if its state still says so when the lock is held.
+    Again,
     /// Hold its root for work on its files; run nothing.
     Maintenance,
     /// Finish what a monitor that died left behind.
@@ -16,7 +18,7 @@ pub enum Mode {
 }
 
 /// The parsed command line.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Args {
     /// State directory.
     pub root: PathBuf,
@@ -33,8 +35,8 @@ pub struct Args {
 }
 
 impl Args {
-    /// Reads `--root DIR --run DIR [--id ID] [--client-fd N] [--agent FILE] [--maintenance | --repair]`, of which one, the
-    /// id or the client, must be there.
+    /// Reads `--root DIR --run DIR [--id ID] [--client-fd N] [--agent FILE] [--again | --maintenance | --repair]`, of which
+    /// one, the id or the client, must be there.
     ///
     /// # Errors
     /// Says which argument is wrong.
@@ -53,6 +55,7 @@ impl Args {
                     parsed.client_fd =
                         Some(number.parse().map_err(|_| format!("{number} is no descriptor"))?);
                 }
+                Some("--again") => parsed.mode = Mode::Again,
                 Some("--maintenance") => parsed.mode = Mode::Maintenance,
                 Some("--repair") => parsed.mode = Mode::Repair,
                 _ => return Err(format!("unknown argument {}", name.display())),

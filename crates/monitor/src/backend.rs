@@ -26,6 +26,8 @@ pub enum Backend {
     Local(Box<Supervisor>, Places),
     /// A virtual machine.
     Guest(Box<Guest>),
+    /// Neither: the last has ended, and the next has not begun.
+    Over,
 }
 
 impl Backend {
@@ -51,6 +53,7 @@ impl Backend {
         match self {
             Self::Local(supervisor, _) => supervisor.handle(frame),
             Self::Guest(guest) => guest.send(&frame),
+            Self::Over => {}
         }
     }
 
@@ -59,6 +62,7 @@ impl Backend {
         match self {
             Self::Local(supervisor, _) => supervisor.pop(),
             Self::Guest(guest) => guest.pop(),
+            Self::Over => None,
         }
     }
 
@@ -67,6 +71,7 @@ impl Backend {
         match self {
             Self::Local(supervisor, _) => supervisor.poll_fds(set),
             Self::Guest(guest) => guest.poll_fds(set),
+            Self::Over => {}
         }
     }
 
@@ -75,6 +80,7 @@ impl Backend {
         match self {
             Self::Local(supervisor, _) => supervisor.ready(token),
             Self::Guest(guest) => guest.ready(token),
+            Self::Over => {}
         }
     }
 
@@ -83,6 +89,7 @@ impl Backend {
         match self {
             Self::Local(supervisor, _) => supervisor.timeout(),
             Self::Guest(guest) => guest.timeout(),
+            Self::Over => None,
         }
     }
 
@@ -91,6 +98,7 @@ impl Backend {
         match self {
             Self::Local(supervisor, _) => supervisor.tick(),
             Self::Guest(guest) => guest.tick(),
+            Self::Over => {}
         }
     }
 
@@ -100,6 +108,7 @@ impl Backend {
             // Its windows bound what it holds.
             Self::Local(..) => false,
             Self::Guest(guest) => guest.congested(),
+            Self::Over => false,
         }
     }
 
@@ -111,6 +120,7 @@ impl Backend {
                 Status::Ready | Status::Held | Status::Ended(_) => Vec::new(),
             },
             Self::Guest(guest) => guest.pids(),
+            Self::Over => Vec::new(),
         }
     }
 
@@ -121,7 +131,7 @@ impl Backend {
     pub fn change_network(&self, request: Request) -> Result<(), Error> {
         match (self, self.pids().first()) {
             (Self::Local(_, places), Some(pid)) => places.change(request, *pid),
-            (Self::Local(..), None) => Err(Error::NotRunning),
+            (Self::Local(..), None) | (Self::Over, _) => Err(Error::NotRunning),
             (Self::Guest(_), _) => Err(Error::FixedDevices),
         }
     }
@@ -132,6 +142,7 @@ impl Backend {
             // The kernel has done all that can be done.
             Self::Local(..) => {}
             Self::Guest(guest) => guest.kill(),
+            Self::Over => {}
         }
     }
 
@@ -147,6 +158,7 @@ impl Backend {
                 Ok(Stop::Done(Remains::new(mounts?, places.clone())))
             }
             Self::Guest(guest) => guest.stop(discard),
+            Self::Over => Ok(Stop::Done(Remains::default())),
         }
     }
 }

@@ -11,6 +11,9 @@ pub enum Error {
     /// Another monitor holds the lock.
     #[error("the instance has a monitor already: it is running, or its files are being worked on")]
     HasMonitor,
+    /// Somebody else has started it meanwhile, or it is not to be started any more.
+    #[error("the instance is not to be started again")]
+    NotDue,
     /// A file does not hold what it should.
     #[error("{path}: {error}; recreate the instance, or restore the file")]
     BadJson {
@@ -70,9 +73,11 @@ impl Error {
     /// The sort of failure.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::HasMonitor | Self::NetworkGone { .. } | Self::NotRunning | Self::VolumeBusy => {
-                ErrorKind::Conflict
-            }
+            Self::HasMonitor
+            | Self::NetworkGone { .. }
+            | Self::NotRunning
+            | Self::NotDue
+            | Self::VolumeBusy => ErrorKind::Conflict,
             Self::FixedDevices => ErrorKind::Unsupported,
             Self::Network(_)
             | Self::BadJson { .. }

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,8 @@ use proa_protocol::message::{ErrorKind, ExitStatus, Happening};
 use proa_protocol::volume::MountPoint;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::Deserialize;
+
+use crate::record::{Stamp, stamp};
 
 /// Events kept for a disk that is full at the moment.
 const MOST_PENDING: usize = 256;
@@ -28,7 +29,7 @@ pub struct Events {
     journal: Journal,
     id: String,
     config: PathBuf,
-    stamp: (u64, i64),
+    stamp: Stamp,
     actor: BTreeMap<String, String>,
     volumes: Vec<MountPoint>,
     pending: Vec<Event>,
@@ -177,11 +178,6 @@ impl Events {
             (self.actor, self.stamp) = (actor, now);
         }
     }
-}
-
-/// Tells one version of a file from the next.
-fn stamp(path: &Path) -> (u64, i64) {
-    fs::metadata(path).map_or((0, 0), |metadata| (metadata.ino(), metadata.mtime_nsec()))
 }
 
 fn fresh_id() -> String {

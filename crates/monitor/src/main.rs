@@ -1,7 +1,7 @@
 //! The process that outlives the CLI and owns one instance.
 //!
 //! ```text
-//!   proa-monitor --root DIR --run DIR [--id ID] [--client-fd N] [--agent FILE] [--maintenance | --repair]
+//!   proa-monitor --root DIR --run DIR [--id ID] [--client-fd N] [--agent FILE] [--again | --maintenance | --repair]
 //!   proa-monitor --template JSON [detach]
 //! ```
 //!
@@ -20,12 +20,14 @@ mod clock;
 mod error;
 mod events;
 mod guest;
+mod health;
 mod log;
 mod maker;
 mod network;
 mod peek;
 mod record;
 mod repair;
+mod restart;
 mod serve;
 mod volumes;
 
@@ -37,6 +39,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use proa_protocol::instance::Status;
 use rustix::fs::{CWD, Mode as FileMode, OFlags, openat};
 use rustix::process::Signal;
 
@@ -45,7 +48,7 @@ use crate::backend::Backend;
 use crate::error::{Error, IoAt};
 use crate::log::Log;
 use crate::record::Record;
-use crate::serve::{Reaper, Server};
+use crate::serve::{Again, Reaper, Server};
 use crate::volumes::Volumes;
 
 /// Digits of an instance's id.
@@ -78,7 +81,7 @@ fn run(args: Args) -> ExitCode {
     let result = match args.mode {
         Mode::Repair => repair::run(&args).inspect_err(complain),
         // The client has been told, and the state says it: standard error is nobody's.
-        Mode::Run | Mode::Maintenance => monitor(args),
+        Mode::Run | Mode::Again | Mode::Maintenance => monitor(args),
     };
     if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -144,6 +147,9 @@ fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {
     let record = Record::lock(&args.root, &args.run, &args.id)?;
     record.check_dir()?;
     let state = repair::finish(args, &record)?;
+    if args.mode == Mode::Again && state.status != Status::Restarting {
+        return Err(Error::NotDue);
+    }
     proa_sys::signals::default_library_signals();
     proa_sys::signals::survive(&[Signal::TERM, Signal::INT, Signal::HUP]).at("/".as_ref())?;
     let mut config = record.config()?;
@@ -154,8 +160,13 @@ fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {
     let events = events::Events::new(&args.root, &record.dir, &config);
     let reaper = config.reaper.clone().filter(|_| config.auto_remove && args.mode == Mode::Run);
     let mut notices = Vec::new();
-    let backend = Backend::new(args, &record, config, &mut |line| notices.push(line))?;
-    let mut server = Server::new(record, state, backend, (log, events), listener, notices);
+    let again = Again::new(args.clone(), &record, &config);
+    let backend = match args.mode {
+        // It has one when it starts.
+        Mode::Again => Backend::Over,
+        _ => Backend::new(args, &record, config, &mut |line| notices.push(line))?,
+    };
+    let mut server = Server::new(record, state, backend, (log, events), listener, (again, notices));
     server.keep_volumes(volumes);
     if args.mode == Mode::Maintenance {
         server.hold();
@@ -170,6 +181,9 @@ fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {
     }
     if let Some(client) = client {
         server.add_client(client, true).at(&args.run)?;
+    }
+    if args.mode == Mode::Again {
+        server.resume();
     }
     Ok(server)
 }

@@ -32,7 +32,7 @@ impl Places {
     /// # Errors
     /// A port is taken, or the kernel refuses something.
     pub fn prepare(args: &Args, endpoints: &[Endpoint]) -> Result<Self, Error> {
-        if args.mode != Mode::Run {
+        if args.mode == Mode::Maintenance {
             return Ok(Self::default());
         }
         let attachment = Attachment::prepare(&args.run, &args.id, endpoints.to_vec())?;
@@ -86,6 +86,7 @@ impl Interfaces for Maker {
 }
 
 /// What the kernel takes time to undo: dropping it waits for that.
+#[derive(Default)]
 pub struct Remains {
     mounts: Option<Mounts>,
     places: Places,

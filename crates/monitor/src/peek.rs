@@ -16,6 +16,9 @@ pub struct Request {
     /// Of a `signal`: which.
     #[serde(default)]
     pub signal: i32,
+    /// Of a `stop`: a user wants it.
+    #[serde(default)]
+    pub by_user: bool,
     /// Of a `resize`: rows.
     #[serde(default)]
     pub height: u16,
@@ -83,6 +86,8 @@ mod tests {
         let frame = message::Request::Signal { signal: 9, all: true }.frame(0);
         let seen = super::request(&frame.payload).unwrap();
         assert_eq!((seen.op.as_str(), seen.signal), ("signal", 9));
+        let seen = super::request(&message::Request::Stop { by_user: true }.frame(0).payload).unwrap();
+        assert_eq!((seen.op.as_str(), seen.by_user), ("stop", true));
     }
 
     #[test]

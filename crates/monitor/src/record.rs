@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use proa_protocol::health::{HEALTH_FILE, Health};
 use proa_protocol::instance::{
     CONFIG_FILE, InstanceConfig, InstanceState, LOCK_FILE, SOCKET_FILE, STATE_FILE, instance_dir,
     removing_dir,
@@ -133,6 +134,25 @@ impl Record {
         serde_json::from_slice(&bytes).map_err(|error| Error::BadJson { path, error })
     }
 
+    /// Tells one version of the configuration from the next.
+    pub fn config_stamp(&self) -> Stamp {
+        stamp(&self.dir.join(CONFIG_FILE))
+    }
+
+    /// The configuration, if it is another than that of the stamp, which becomes its. One that cannot be read has
+    /// not changed yet.
+    pub fn changed_config(&self, known: &mut Stamp) -> Option<InstanceConfig> {
+        let now = self.config_stamp();
+        let config = (now != *known).then(|| self.config().ok()).flatten()?;
+        *known = now;
+        Some(config)
+    }
+
+    /// Whether a monitor has run the instance since the host was booted: the runtime directory does not survive that.
+    pub fn ran_since_boot(&self) -> bool {
+        self.run_dir.join(PROCESSES_FILE).exists()
+    }
+
     /// Reads the state; one that is missing is that of an instance never started.
     pub fn state(&self) -> Result<InstanceState, Error> {
         let path = self.dir.join(STATE_FILE);
@@ -169,6 +189,19 @@ impl Record {
         fs::write(&path, serde_json::to_vec(&started).unwrap_or_default()).at(&path)
     }
 
+    /// What was found of the instance's health. What cannot be read was never found.
+    pub fn health(&self) -> Health {
+        let bytes = fs::read(self.dir.join(HEALTH_FILE)).unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_default()
+    }
+
+    /// Replaces that, at once for whoever reads it. Where the disk is full, say, the last that was found stands.
+    pub fn write_health(&self, health: &Health) {
+        let fresh = self.dir.join("health.json.new");
+        let written = fs::write(&fresh, serde_json::to_vec(health).unwrap_or_default());
+        let _ = written.and_then(|()| fs::rename(&fresh, self.dir.join(HEALTH_FILE)));
+    }
+
     /// The processes that the last monitor noted.
     pub fn processes(&self) -> Vec<StartedProcess> {
         let bytes = fs::read(self.run_dir.join(PROCESSES_FILE)).unwrap_or_default();
@@ -180,12 +213,26 @@ impl Record {
         self.run_dir.join(SOCKET_FILE)
     }
 
-    /// Removes what only a living monitor needs.
-    pub fn remove_run_files(&self) {
+    /// Removes what clients of a monitor that died would connect to.
+    pub fn remove_socket(&self) {
         // What is missing was never made.
         let _ = fs::remove_file(self.socket());
+    }
+
+    /// Removes what only a living monitor needs.
+    pub fn remove_run_files(&self) {
+        self.remove_socket();
         let _ = fs::remove_file(self.run_dir.join(PROCESSES_FILE));
     }
+}
+
+/// One version of a file: inode and time of its last change.
+pub type Stamp = (u64, i64);
+
+/// That of the file now.
+pub fn stamp(path: &Path) -> Stamp {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).map_or((0, 0), |metadata| (metadata.ino(), metadata.mtime_nsec()))
 }
 
 fn pause() {

@@ -4,10 +4,14 @@
 //! proves that the last monitor is dead. Its processes were to die with it; where one did not (a program with
 //! set-user-id bits loses that tie), it is known by its id and start time together and killed by a descriptor,
 //! so that no other process is ever hit.
+//!
+//! Where the restart policy asks for it, and the host was not booted since, the finished state says `restarting`:
+//! whoever looked at the instance then has it started again, by a monitor that finds that state under its lock.
+//! After a boot nothing is started for being looked at; `proa system boot` does that.
 
 use std::time::Duration;
 
-use proa_protocol::instance::{InstanceState, Status};
+use proa_protocol::instance::{InstanceConfig, InstanceState, Status};
 use proa_protocol::message::ExitStatus;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -37,7 +41,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
 /// Finishes what the last monitor of a locked record left. Returns the state as it is then.
 pub fn finish(args: &Args, record: &Record) -> Result<InstanceState, Error> {
     let state = record.state()?;
-    if !matches!(state.status, Status::Running | Status::Paused) {
+    if !state.status.is_live() {
         return Ok(state);
     }
     for process in record.processes() {
@@ -48,21 +52,18 @@ pub fn finish(args: &Args, record: &Record) -> Result<InstanceState, Error> {
         proa_runtime::remove_leftovers(&config.id, &config.spec, proa_runtime::CgroupPolicy::Auto)?;
         proa_network::attach::clean_up(&args.run, &config.id, &config.networks)?;
     }
-    record.remove_run_files();
     if let Ok(config) = &config {
         volumes::repair(record, config);
     }
-    let finished = InstanceState {
-        status: Status::Exited,
-        pid: 0,
-        monitor_pid: 0,
-        exit_code: LOST,
-        finished_ns: now_ns(),
-        error: "its monitor was killed".into(),
-        ..state
-    };
+    let waited = state.status == Status::Restarting;
+    let again = record.ran_since_boot() && config.as_ref().is_ok_and(|config| is_again(config, &state));
+    let finished = lost(state, again);
+    record.remove_socket();
     record.write_state(&finished)?;
-    if let Ok(config) = &config {
+    if !again {
+        record.remove_run_files();
+    }
+    if let (Ok(config), false) = (&config, waited) {
         let status = ExitStatus { code: LOST, oom_killed: false, at_ns: finished.finished_ns };
         let mut events = Events::new(&args.root, &record.dir, config);
         events.died(status, finished.started_ns);
@@ -70,6 +71,31 @@ pub fn finish(args: &Args, record: &Record) -> Result<InstanceState, Error> {
         events.flush();
     }
     Ok(finished)
+}
+
+/// Whether the policy asks for another start of an instance whose monitor was killed in this state.
+fn is_again(config: &InstanceConfig, state: &InstanceState) -> bool {
+    // One that waited has been decided about already.
+    let asked = state.status == Status::Restarting || config.life.restart.again(LOST, state.restart_count);
+    asked && !state.stopped && !config.auto_remove
+}
+
+/// The state of an instance whose monitor was killed. One that waited to be started has told its end already.
+fn lost(state: InstanceState, again: bool) -> InstanceState {
+    let status = if again { Status::Restarting } else { Status::Exited };
+    if state.status == Status::Restarting {
+        return InstanceState { status, pid: 0, monitor_pid: 0, ..state };
+    }
+    InstanceState {
+        status,
+        pid: 0,
+        monitor_pid: 0,
+        exit_code: LOST,
+        finished_ns: now_ns(),
+        error: "its monitor was killed".into(),
+        restart_count: state.restart_count + u32::from(again),
+        ..state
+    }
 }
 
 /// Kills the process and waits until it is gone, if it is still the one that was started.
@@ -88,6 +114,30 @@ fn kill(process: StartedProcess) {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_killed_monitor_is_a_failure_like_another() {
+        use proa_protocol::life::{Life, Restart};
+        let with = |restart| InstanceConfig {
+            life: Life { restart, ..Life::default() },
+            ..InstanceConfig::default()
+        };
+        let running = InstanceState { status: Status::Running, restart_count: 2, ..InstanceState::default() };
+        assert!(!is_again(&with(Restart::No), &running));
+        assert!(!is_again(&with(Restart::OnFailure(2)), &running));
+        assert!(
+            is_again(&with(Restart::OnFailure(3)), &running) && is_again(&with(Restart::Always), &running)
+        );
+        let stopped = InstanceState { stopped: true, ..running.clone() };
+        assert!(!is_again(&with(Restart::Always), &stopped));
+        let again = lost(running.clone(), true);
+        assert_eq!((again.status, again.exit_code, again.restart_count), (Status::Restarting, LOST, 3));
+        // What waited stays as it was, however often it is repaired.
+        assert!(is_again(&with(Restart::OnFailure(3)), &again));
+        assert_eq!(lost(again.clone(), true), again);
+        assert_eq!(lost(again, false).status, Status::Exited);
+        assert_eq!((lost(running.clone(), false).exit_code, lost(running, false).restart_count), (LOST, 2));
+    }
 
     #[test]
     fn only_the_process_that_was_started_is_killed() {

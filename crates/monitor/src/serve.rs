@@ -2,12 +2,18 @@
 //!
 //! ```text
 //!   Created ─ Start ─▶ Starting ─ Started ─▶ Running ─ first process ended, or guest lost ─▶ Ending
-//!      │ no client asks     │ Error                              clients have the rest of the output │
-//!      ▼                    ▼                                                                        ▼
-//!   Stopping (the backend ends) ─▶ Over: state written, clients told; ends when they have read it
-//!      ▲ Shutdown, or no client asks any more
-//!   Held
+//!      │ no client asks  │  ▲                                  clients have the rest of the output │
+//!      │                 │  └ time is over ─ Waiting ◀─ its policy says so ─┐                      │
+//!      ▼                 ▼ Error       │ Stop                               │                      ▼
+//!   Stopping: the backend ends ◀───────┘             └─ Stopping: the backend ends ◀───────────────┘
+//!      │ ▲ Shutdown, or no client asks any more
+//!      │ Held
+//!      ▼
+//!   Over: state written, clients told; ends when they have read it
 //! ```
+//!
+//! What a restart policy adds is in `again`: from `Waiting` the instance starts with a backend of its own, and no
+//! client is needed for that.
 //!
 //! While nothing runs, the monitor stays for the client that it was started for and for those that have asked for
 //! more than to hear of the end. Others wait for the monitor's end, and must not put it off.
@@ -21,6 +27,9 @@
 //! Requests are passed to the backend as they came, but for those that change the instance's state (`Start`,
 //! `Wait`, `Pause`, `Resume`, `Shutdown`): those are the monitor's.
 
+mod again;
+mod health;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::AsFd;
@@ -30,12 +39,14 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use proa_protocol::frame::{Frame, Kind, WINDOW};
-use proa_protocol::instance::{InstanceState, Status};
+use proa_protocol::instance::{InstanceConfig, InstanceState, Status};
+use proa_protocol::life::Life;
 use proa_protocol::message::{ErrorKind, ExitStatus, Request, Response};
 use proa_supervisor::{HOST_TOKENS, PollSet};
 use rustix::event::PollFlags;
 use rustix::process::Signal;
 
+use crate::args::Args;
 use crate::backend::{Backend, MONITOR, Stop};
 use crate::client::{Client, Joined};
 use crate::clock::now_ns;
@@ -43,8 +54,10 @@ use crate::events::Events;
 use crate::log::Log;
 use crate::network::Remains;
 use crate::peek;
-use crate::record::Record;
+use crate::record::{Record, Stamp};
+use crate::restart::BackOff;
 use crate::volumes::Volumes;
+use health::HealthChecks;
 
 /// The channel on which the monitor passes on what changes the instance's state.
 const CONTROL: u32 = 2;
@@ -72,16 +85,48 @@ enum Outcome {
     Failed { kind: ErrorKind, message: String },
     /// The first process ended, or was lost with its guest.
     Exited { status: ExitStatus, error: String },
+    /// It had ended like this, which was told, and was then kept from being run again.
+    CalledOff(ExitStatus),
 }
 
 enum Phase {
     Created { until: Option<Instant> },
     Starting,
     Running,
+    Waiting { until: Instant },
     Held,
     Ending { outcome: Outcome, until: Instant },
     Stopping(Outcome),
     Over,
+}
+
+/// What running the program again needs.
+pub struct Again {
+    args: Args,
+    life: Life,
+    /// Of the configuration that `life` is from.
+    stamp: Stamp,
+    back_off: BackOff,
+    /// The instance is to stay down when it has ended.
+    called_off: bool,
+    /// It is to be run again when it has ended, whatever its policy.
+    forced: bool,
+    health: Option<Box<HealthChecks>>,
+}
+
+impl Again {
+    /// For an instance with this record, whose configuration has just been read.
+    pub fn new(args: Args, record: &Record, config: &InstanceConfig) -> Self {
+        Self {
+            args,
+            life: config.life.clone(),
+            stamp: record.config_stamp(),
+            back_off: BackOff::default(),
+            called_off: false,
+            forced: false,
+            health: HealthChecks::new(config, record),
+        }
+    }
 }
 
 /// What ends an instance that was to be removed.
@@ -107,6 +152,7 @@ pub struct Server {
     clients: BTreeMap<u32, Client>,
     next_channel: u32,
     phase: Phase,
+    again: Again,
     /// Who asked for the start.
     askers: Vec<u32>,
     /// Lines for the user that nobody has got yet.
@@ -128,7 +174,7 @@ impl Server {
         backend: Backend,
         (log, events): (Log, Events),
         listener: UnixListener,
-        notices: Vec<String>,
+        (again, notices): (Again, Vec<String>),
     ) -> Self {
         Self {
             state,
@@ -140,6 +186,7 @@ impl Server {
             clients: BTreeMap::new(),
             next_channel: FIRST_CLIENT,
             phase: Phase::Created { until: Some(Instant::now() + FIRST_CLIENT_TIMEOUT) },
+            again,
             askers: Vec::new(),
             notices,
             pauses: VecDeque::new(),
@@ -189,6 +236,7 @@ impl Server {
             }
             self.backend.tick();
             self.route();
+            self.check_health();
             // Whoever hears of something finds it in the journal.
             self.events.flush();
             self.flush_clients();
@@ -225,14 +273,15 @@ impl Server {
 
     fn timeout(&self) -> Option<Duration> {
         let own = match &self.phase {
-            Phase::Created { until: Some(until) } | Phase::Ending { until, .. } => {
-                Some(until.saturating_duration_since(Instant::now()))
-            }
+            Phase::Created { until: Some(until) }
+            | Phase::Ending { until, .. }
+            | Phase::Waiting { until } => Some(until.saturating_duration_since(Instant::now())),
             Phase::Running => self.kill_by.map(|until| until.saturating_duration_since(Instant::now())),
             _ => None,
         };
         let idle = (!self.trimmed).then_some(IDLE);
-        [own, self.backend.timeout(), idle].into_iter().flatten().min()
+        let check = self.health_deadline().map(|until| until.saturating_duration_since(Instant::now()));
+        [own, check, self.backend.timeout(), idle].into_iter().flatten().min()
     }
 
     fn dispatch(&mut self, token: u64, flags: PollFlags) {
@@ -350,8 +399,11 @@ impl Server {
             self.answer(channel, &Response::Notice { message });
         }
         match request.op.as_str() {
+            "signal" if self.is_restarting() => self.signal_waiting(channel, request.signal),
             "start" => self.start(channel),
             "wait" => self.wait_for_end(channel),
+            "stop" => self.stay_down(channel, request.by_user),
+            _ if self.is_restarting() => self.refuse(channel, ErrorKind::Conflict, again::RESTARTING),
             "pause" => self.pause(channel, true),
             "resume" => self.pause(channel, false),
             "shutdown" => self.shutdown(channel),
@@ -425,6 +477,7 @@ impl Server {
         let to_exec = self.clients.get(&channel).is_some_and(|client| client.joined == Joined::Exec);
         if !to_exec && matches!(self.phase, Phase::Running) {
             self.events.tell("kill", &[("signal", request.signal.to_string())]);
+            self.note_signal(request.signal);
         }
         if request.signal == KILL && !to_exec && matches!(self.phase, Phase::Running) {
             self.kill_by.get_or_insert_with(|| Instant::now() + KILL_TIMEOUT);
@@ -436,11 +489,8 @@ impl Server {
         match self.phase {
             Phase::Created { .. } => {
                 self.askers.push(channel);
-                self.phase = Phase::Starting;
-                let attach = Request::Attach { stdin: false, stdout: true, stderr: true };
-                self.backend.send(attach.frame(MONITOR));
-                self.backend.send(Request::Watch.frame(MONITOR));
-                self.backend.send(Request::Start.frame(MONITOR));
+                (self.state.restart_count, self.state.stopped) = (0, false);
+                self.begin();
             }
             Phase::Held => {
                 self.refuse(
@@ -461,6 +511,14 @@ impl Server {
             Err(error) => Response::error(ErrorKind::InvalidInput, error.to_string()),
         };
         self.answer(channel, &answer);
+    }
+
+    fn begin(&mut self) {
+        self.phase = Phase::Starting;
+        let attach = Request::Attach { stdin: false, stdout: true, stderr: true };
+        self.backend.send(attach.frame(MONITOR));
+        self.backend.send(Request::Watch.frame(MONITOR));
+        self.backend.send(Request::Start.frame(MONITOR));
     }
 
     fn wait_for_end(&mut self, channel: u32) {
@@ -497,6 +555,7 @@ impl Server {
             match frame.channel {
                 MONITOR => self.first_process_frame(frame),
                 CONTROL => self.control_frame(&frame),
+                _ if self.take_check_frame(&frame) => {}
                 channel => self.relay(channel, frame),
             }
         }
@@ -512,7 +571,10 @@ impl Server {
                 Ok(Response::Started { pid }) => self.started(pid),
                 Ok(Response::Notice { message }) => self.notice(message),
                 Ok(Response::Error { kind, message }) => self.failed(kind, message),
-                Ok(Response::Happened(what)) => self.events.happened(what),
+                Ok(Response::Happened(what)) => {
+                    self.events.happened(what);
+                    self.health_happened(what);
+                }
                 Ok(Response::Exited(status)) => {
                     let status = ExitStatus { at_ns: self.plausible(status.at_ns), ..status };
                     self.ended(Outcome::Exited { status, error: String::new() });
@@ -525,7 +587,8 @@ impl Server {
 
     fn notice(&mut self, message: String) {
         if self.askers.is_empty() {
-            if self.notices.len() < MOST_NOTICES {
+            // What there is to say of a start that nobody asked for was said at the first.
+            if self.state.restart_count == 0 && self.notices.len() < MOST_NOTICES {
                 self.notices.push(message);
             }
             return;
@@ -547,6 +610,7 @@ impl Server {
             monitor_pid: std::process::id(),
             started_ns: now_ns(),
             finished_ns: self.state.finished_ns,
+            restart_count: self.state.restart_count,
             ..InstanceState::default()
         };
         let written = self.record.write_state(&self.state).and_then(|()| self.record.write_processes(&pids));
@@ -557,6 +621,8 @@ impl Server {
             return;
         }
         self.events.volumes("mount");
+        self.again.back_off.started(Instant::now());
+        self.health_started();
         self.events.tell("start", &[]);
         for channel in std::mem::take(&mut self.askers) {
             self.answer(channel, &Response::Started { pid });
@@ -573,7 +639,7 @@ impl Server {
             Phase::Created { .. } | Phase::Starting | Phase::Held => {
                 self.phase = Phase::Stopping(Outcome::Failed { kind, message });
             }
-            Phase::Ending { .. } | Phase::Stopping(_) | Phase::Over => {}
+            Phase::Waiting { .. } | Phase::Ending { .. } | Phase::Stopping(_) | Phase::Over => {}
         }
     }
 
@@ -582,6 +648,7 @@ impl Server {
             return;
         }
         self.phase = Phase::Ending { outcome, until: Instant::now() + ENDING_TIMEOUT };
+        self.health_stopped();
         // What is left is bounded by the pipes of dead processes: it waits here, not in the backend.
         for (&channel, client) in &self.clients {
             if client.joined != Joined::Nothing {
@@ -603,6 +670,7 @@ impl Server {
         if response == Response::Ok && matches!(self.phase, Phase::Running) {
             self.state.status = if pause { Status::Paused } else { Status::Running };
             self.events.tell(if pause { "pause" } else { "unpause" }, &[]);
+            self.health_paused(pause);
             // The instance is paused all the same; whoever asks it will be told.
             let _ = self.record.write_state(&self.state);
         }
@@ -671,6 +739,7 @@ impl Server {
                 self.kill_by = None;
                 self.backend.kill();
             }
+            Phase::Waiting { until } if Instant::now() >= *until => self.start_again(),
             Phase::Held if !self.is_wanted() => self.phase = Phase::Stopping(Outcome::Nothing),
             Phase::Ending { outcome, until } => {
                 let all_told = self.clients.values().all(|client| client.joined == Joined::Nothing);
@@ -684,8 +753,8 @@ impl Server {
             let outcome = outcome.clone();
             match self.backend.stop(self.reaper.is_some()) {
                 Ok(Stop::NotYet) => {}
-                Ok(Stop::Done(remains)) => self.finish(&outcome, Some(remains), String::new()),
-                Err(error) => self.finish(&outcome, None, error.to_string()),
+                Ok(Stop::Done(remains)) => self.over(&outcome, Some(remains), String::new()),
+                Err(error) => self.over(&outcome, None, error.to_string()),
             }
         }
     }
@@ -694,11 +763,23 @@ impl Server {
         self.clients.values().any(Client::keeps_us)
     }
 
+    /// Nothing runs any more: it ends, or is run again.
+    fn over(&mut self, outcome: &Outcome, remains: Option<Remains>, left_behind: String) {
+        match self.next_start(outcome) {
+            Some(until) => self.wait_for_next(outcome, remains, left_behind, until),
+            None => self.finish(outcome, remains, left_behind),
+        }
+    }
+
     /// Writes down how it ended and tells everybody; then the mounts and links go, and the lock.
     fn finish(&mut self, outcome: &Outcome, mut remains: Option<Remains>, left_behind: String) {
         self.phase = Phase::Over;
         self.log.end();
-        self.record_end(outcome, left_behind);
+        if !matches!(outcome, Outcome::Nothing) {
+            self.note_end(outcome, left_behind);
+            // Should it fail, the state still says `running` under a free lock, which is what repair looks for.
+            let _ = self.record.write_state(&self.state);
+        }
         if let Outcome::Exited { status, .. } = outcome {
             self.events.died(*status, self.state.started_ns);
             self.events.volumes("unmount");
@@ -736,9 +817,10 @@ impl Server {
         self.volumes.detach();
     }
 
-    fn record_end(&mut self, outcome: &Outcome, left_behind: String) {
+    fn note_end(&mut self, outcome: &Outcome, left_behind: String) {
         match outcome {
-            Outcome::Nothing => return,
+            Outcome::Nothing => {}
+            Outcome::CalledOff(_) => self.state.status = Status::Exited,
             Outcome::Failed { kind, message } => {
                 // An instance that ran before has ended, however its next start went.
                 let ran = self.state.started_ns > 0 && self.state.status != Status::Created;
@@ -756,8 +838,6 @@ impl Server {
         }
         self.state.pid = 0;
         self.state.monitor_pid = 0;
-        // Should it fail, the state still says `running` under a free lock, which is what repair looks for.
-        let _ = self.record.write_state(&self.state);
     }
 
     fn tell_end(&mut self, channel: u32, outcome: &Outcome) {
@@ -771,8 +851,10 @@ impl Server {
                 self.refuse(channel, *kind, message.clone());
             }
             Outcome::Failed { .. } => {}
-            Outcome::Exited { status, .. } if waits => self.answer(channel, &Response::Exited(*status)),
-            Outcome::Exited { .. } => {}
+            Outcome::Exited { status, .. } | Outcome::CalledOff(status) if waits => {
+                self.answer(channel, &Response::Exited(*status));
+            }
+            Outcome::Exited { .. } | Outcome::CalledOff(_) => {}
         }
         self.close_client(channel);
     }

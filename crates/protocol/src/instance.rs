@@ -15,7 +15,10 @@
 //! ```
 //!
 //! A monitor that dies leaves its lock free. Whoever then reads a state that says `running` knows better,
-//! cleans up what the monitor left, and the state becomes `exited` with code 137.
+//! cleans up what the monitor left, and the state becomes `exited` with code 137; or `restarting`, where the
+//! policy asks for that and the host was not booted since (`<run>` does not survive a boot). A state that says
+//! `restarting` under a free lock is an order to start the instance: whoever gets the lock and still finds that
+//! state carries it out.
 //!
 //! Who removes an instance moves its directory to `removing/` first and removes it from there last, when everybody has
 //! forgotten the instance. One that goes by itself (`auto_remove`) is forgotten while its monitor still undoes its
@@ -29,6 +32,7 @@ use std::path::{Path, PathBuf};
 use proa_oci::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
+use crate::life::Life;
 use crate::message::LaunchConfig;
 use crate::network::Endpoint;
 use crate::volume::MountPoint;
@@ -100,6 +104,9 @@ pub struct InstanceConfig {
     pub network_of: Option<String>,
     /// What events say of it: name, image, labels.
     pub actor: BTreeMap<String, String>,
+    /// How it is kept going and ended.
+    #[serde(default, skip_serializing_if = "Life::is_default")]
+    pub life: Life,
     /// Remove the instance when it ends (`--rm`).
     pub auto_remove: bool,
     /// Program to run as `PROGRAM --root ROOT --run RUN system reap ID` when an instance with `auto_remove` ends and
@@ -155,7 +162,9 @@ impl Default for LogConfig {
 ///
 /// ```text
 ///   created ──▶ running ◀──▶ paused
-///      │           └──────────┴──▶ exited ──▶ (start again) running
+///                ▲ └──────────┴──▶ exited ──▶ (start again) running
+///                │            └──▶ restarting (its policy lets its monitor start it again)
+///                └───────────────────┘
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -167,8 +176,17 @@ pub enum Status {
     Running,
     /// Frozen.
     Paused,
+    /// Its first process has ended, and is about to be run again.
+    Restarting,
     /// Its first process has ended.
     Exited,
+}
+
+impl Status {
+    /// Whether a monitor must be there.
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Running | Self::Paused | Self::Restarting)
+    }
 }
 
 /// What the monitor knows of its instance.
@@ -191,6 +209,16 @@ pub struct InstanceState {
     pub oom_killed: bool,
     /// Why the last start failed.
     pub error: String,
+    /// Starts since a user's, made because of its restart policy.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub restart_count: u32,
+    /// A user has asked for its end.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl InstanceState {
@@ -233,6 +261,14 @@ mod tests {
         assert_eq!(serde_json::to_string(&state).unwrap(), text);
         assert_eq!(serde_json::from_str::<InstanceState>(text).unwrap(), state);
         assert_eq!(serde_json::from_str::<InstanceState>("{}").unwrap(), InstanceState::default());
+        let again = InstanceState {
+            status: Status::Restarting,
+            restart_count: 2,
+            stopped: true,
+            ..Default::default()
+        };
+        let text = r#"{"status":"restarting","pid":0,"monitor_pid":0,"started_ns":0,"finished_ns":0,"exit_code":0,"oom_killed":false,"error":"","restart_count":2,"stopped":true}"#;
+        assert_eq!(serde_json::to_string(&again).unwrap(), text);
     }
 
     #[test]

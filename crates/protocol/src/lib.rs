@@ -22,7 +22,9 @@
 
 pub mod events;
 pub mod frame;
+pub mod health;
 pub mod instance;
+pub mod life;
 pub mod message;
 pub mod network;
 pub mod template;

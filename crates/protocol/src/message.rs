@@ -6,8 +6,9 @@
 //! | `Attach` | `Ok` | streams both ways, `Resize` and `Signal` from the client, `Exited` at the end |
 //! | `Exec` | `Started` or `Error` | streams as for `Attach`, `Exited` at the end |
 //! | `Wait` | `Exited` when the first process ends | |
+//! | `Abort` | none of its own | the `Exited` of its process |
 //! | `Watch` | none of its own | `Happened`, as often as something does |
-//! | `Prepare`, `Signal`, `Resize`, `Pause`, `Resume`, `Update`, `Connect`, `Disconnect`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
+//! | `Prepare`, `Signal`, `Stop`, `Resize`, `Pause`, `Resume`, `Update`, `Connect`, `Disconnect`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
 //! | `Stats`, `Processes`, `Changes`, `Stat` | the like-named response | |
 //! | `ArchiveGet` | `Stat`, then `Data` frames with a tar stream, an empty one last, then `Ok` or `Error` | |
 //! | `ArchivePut` | `Ok` (go on), then the client sends `Data`, an empty one last, then `Ok` or `Error` | |
@@ -56,8 +57,15 @@ pub enum Request {
         #[serde(default)]
         all: bool,
     },
+    /// Kill this channel's process, which `Exec` has made, and its process group.
+    Abort,
     /// Answer when the first process has ended.
     Wait,
+    /// When the first process ends, do not run it again; where it is about to be run again, end now.
+    Stop {
+        /// A user wants it down; otherwise the host's next boot starts it as if nothing had been asked.
+        by_user: bool,
+    },
     /// Tell of what happens by itself, as [`Response::Happened`], from now on.
     Watch,
     /// Freeze all processes.

@@ -18,7 +18,7 @@ use proa_protocol::message::ExitStatus;
 use proa_runtime::Handles;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, waitid};
 
 use crate::channel::{Channels, Key};
 use crate::poll::PollSet;
@@ -95,6 +95,16 @@ impl Process {
     /// Its descriptor, until it has been reaped.
     pub(crate) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         self.pidfd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Kills it and what it has started, but for what has left its process group, which it leads. Until it has been
+    /// reaped the number of that is nobody else's.
+    pub(crate) fn kill_group(&self) {
+        let group = i32::try_from(self.pid).ok().and_then(Pid::from_raw).filter(|_| self.pidfd.is_some());
+        if let Some(group) = group {
+            // It may have ended at this moment.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
     }
 
     /// A client's input has ended.

@@ -27,6 +27,7 @@ impl Supervisor {
             Request::Exec(exec) => self.exec(channel, &exec),
             Request::Resize(size) => self.resize(channel, size),
             Request::Signal { signal, all } => self.signal(channel, signal, all),
+            Request::Abort => self.abort(channel),
             Request::Wait => self.wait(channel),
             Request::Watch => self.channels.open(channel).watches = true,
             Request::Pause => self.answer(channel, Self::pause),
@@ -51,6 +52,7 @@ impl Supervisor {
             | Request::Configure(_)
             | Request::Connect(_)
             | Request::Disconnect { .. }
+            | Request::Stop { .. }
             | Request::Shutdown => {
                 self.channels.fail(channel, ErrorKind::Unsupported, "that is not for a supervisor to do");
             }
@@ -160,6 +162,12 @@ impl Supervisor {
         let pidfd = self.processes.execs.get(&key).and_then(Process::pidfd).ok_or_else(not_running)?;
         pidfd_send_signal(pidfd, signal).map_err(|_| not_running())?;
         Ok(Response::Ok)
+    }
+
+    fn abort(&self, channel: u32) {
+        if let Some(exec) = self.joined(channel).and_then(|key| self.processes.execs.get(&key)) {
+            exec.kill_group();
+        }
     }
 
     fn signal_container(&mut self, signal: i32, all: bool) -> Result<Response, Error> {

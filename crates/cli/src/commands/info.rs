@@ -42,7 +42,7 @@ fn gather(context: &Context) -> Result<Value, Failure> {
     Ok(json!({
         "ServerVersion": env!("CARGO_PKG_VERSION"),
         "Containers": instances.len(),
-        "ContainersRunning": count(Status::Running),
+        "ContainersRunning": count(Status::Running) + count(Status::Restarting),
         "ContainersPaused": count(Status::Paused),
         "ContainersStopped": count(Status::Created) + count(Status::Exited),
         "Images": engine.store()?.list()?.len(),

@@ -248,7 +248,10 @@ const VOLUME: &[Entry] = &[
 ];
 
 const SYSTEM: &[Entry] = &[
+    entry!(System, "boot", system::boot, "Start what its restart policies want to run after a boot"),
     entry!(System, "check", system::check, "Find, and repair, what a crash left"),
+    entry!(System, "disable", system::disable, "Have nothing started at the host's boot any more"),
+    entry!(System, "enable", system::enable, "Have what restart policies want started at the host's boot"),
     entry!(System, "df", system::df, "Show what takes how much of the disk"),
     entry!(System, "events", events, "Print what happens to instances, images and volumes, as it does"),
     entry!(System, "info", info, "Print what Proa finds on this machine"),

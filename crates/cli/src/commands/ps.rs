@@ -5,6 +5,7 @@ use proa_engine::list::Filters;
 use proa_engine::names::short;
 use proa_engine::network;
 use proa_engine::{Engine, Instance};
+use proa_protocol::health::HealthStatus;
 use proa_protocol::instance::Status;
 use proa_protocol::volume::{MountPoint, PointKind};
 use serde_json::{Map, Value};
@@ -19,7 +20,7 @@ pub struct Args {
     /// Those that do not run as well
     #[arg(short, long)]
     all: bool,
-    /// Only those for which this holds: id, name, label, status, ancestor, exited, before, since, isolation, volume
+    /// Only those for which this holds: id, name, label, status, ancestor, exited, before, since, isolation, volume, health
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     /// table, json, `table TEMPLATE`, or a Go template
@@ -80,8 +81,11 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
     // Files are counted only where that is asked for by name, as in Docker.
     let with_size = args.size || args.format.as_deref().is_some_and(|format| format.contains(".Size"));
     let size_of = |instance: &Instance| with_size.then(|| sizes(engine, instance));
-    let rows: Vec<Value> =
-        instances.iter().map(|instance| row(engine, instance, args.no_trunc, &shows, &size_of)).collect();
+    let status = |instance: &Instance| status(engine, instance);
+    let rows: Vec<Value> = instances
+        .iter()
+        .map(|instance| row(engine, instance, args.no_trunc, &shows, &status, &size_of))
+        .collect();
     format::rows(args.format.as_deref(), &columns, &rows)?;
     Ok(0)
 }
@@ -92,6 +96,7 @@ fn row(
     instance: &Instance,
     whole: bool,
     shows: &dyn Fn(&str) -> bool,
+    status: &dyn Fn(&Instance) -> String,
     size_of: &dyn Fn(&Instance) -> Option<String>,
 ) -> Value {
     let record = &instance.record;
@@ -166,14 +171,26 @@ fn created_at(ns: i64) -> String {
     at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string()
 }
 
+/// As ` (healthy)`; nothing where nothing is checked.
+fn health(engine: &Engine, instance: &Instance) -> String {
+    match engine.health(instance).map(|health| health.status) {
+        None => String::new(),
+        Some(HealthStatus::Starting) => " (health: starting)".into(),
+        Some(status) => format!(" ({})", status.as_str()),
+    }
+}
+
 /// As `Up 3 minutes (Paused)` or `Exited (1) 2 hours ago`.
-fn status(instance: &Instance) -> String {
+fn status(engine: &Engine, instance: &Instance) -> String {
     let state = &instance.state;
     let up = || duration((proa_engine::parse::now_ns() - state.started_ns) / 1_000_000_000);
     match state.status {
         Status::Created => "Created".into(),
-        Status::Running => format!("Up {}", up()),
+        Status::Running => format!("Up {}{}", up(), health(engine, instance)),
         Status::Paused => format!("Up {} (Paused)", up()),
+        Status::Restarting => {
+            format!("Restarting ({}) {}", state.exit_code, since_ns(state.finished_ns))
+        }
         Status::Exited => format!("Exited ({}) {}", state.exit_code, since_ns(state.finished_ns)),
     }
 }

@@ -107,6 +107,7 @@ pub struct Finished {
 }
 
 fn start_detached(engine: &Engine, monitor: Waiting, created: Created) -> Result<Finished, Failure> {
+    engine.wait_dependencies(&created.record)?;
     let mut channel = engine.give_monitor(monitor, &created.record)?;
     channel.start()?;
     println!("{}", created.record.id);
@@ -120,6 +121,7 @@ fn run_attached(
     attached: Attached,
     options: &relay::Options,
 ) -> Result<Finished, Failure> {
+    engine.wait_dependencies(&created.record)?;
     let mut channel = engine.give_monitor(monitor, &created.record)?;
     let id = created.record.id.clone();
     send_start(&mut channel, attached, options)?;

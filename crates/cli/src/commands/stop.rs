@@ -22,7 +22,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(context: &Context, args: &Args) -> Outcome {
     let engine = context.engine()?;
-    let options = StopOptions { timeout: args.timeout, signal: args.signal.clone() };
+    let options = StopOptions { timeout: args.timeout, signal: args.signal.clone(), until_boot: false };
     each(&args.instances, |name| {
         engine.stop(&engine.find(name)?, &options)?;
         println!("{name}");

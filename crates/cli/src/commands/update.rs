@@ -1,17 +1,19 @@
 //! `proa update`
 
+use proa_engine::config::RestartPolicy;
 use proa_engine::update::LimitUpdate;
 
 use crate::context::Context;
 use crate::error::{Failure, Outcome, each};
-use crate::flags::UpdateFlags;
+use crate::flags::{UpdateFlags, usage};
 
-/// Change the limits of instances
+/// Change the limits and the restart policy of instances
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     limits: UpdateFlags,
-    #[arg(long, hide = true)]
+    /// Run them again when they end: no, on-failure[:COUNT], always or unless-stopped
+    #[arg(long, value_name = "POLICY")]
     restart: Option<String>,
     /// Names or ids
     #[arg(required = true, value_name = "INSTANCE")]
@@ -20,11 +22,9 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(context: &Context, args: &Args) -> Outcome {
-    let limits = args.limits.read()?;
-    if args.restart.as_ref().is_some_and(|policy| policy != "no") {
-        return Err(Failure::usage("--restart needs restart policies, which Proa does not have yet"));
-    }
-    if limits == LimitUpdate::default() && args.restart.is_none() {
+    let mut limits = args.limits.read()?;
+    limits.restart = args.restart.as_deref().map(RestartPolicy::parse).transpose().map_err(usage)?;
+    if limits == LimitUpdate::default() {
         return Err(Failure::usage("nothing to change was given").with_hint("see `proa update --help`"));
     }
     let engine = context.engine()?;

@@ -7,24 +7,12 @@ use crate::error::Failure;
 /// Options by what they need.
 const LATER: &[(&str, &[&str])] = &[
     ("links, which user-defined networks replace", &["link", "link-local-ip"]),
-    ("restart policies", &["restart"]),
-    (
-        "health checks",
-        &[
-            "health-cmd",
-            "health-interval",
-            "health-retries",
-            "health-start-interval",
-            "health-start-period",
-            "health-timeout",
-        ],
-    ),
     ("shared namespaces", &["ipc", "pid", "uts", "cgroupns", "cgroup-parent"]),
     ("device plug-ins", &["gpus"]),
     ("other runtimes", &["runtime", "storage-opt"]),
 ];
 /// What is already so, or changes nothing here.
-const HARMLESS: &[&str] = &["no-healthcheck", "disable-content-trust"];
+const HARMLESS: &[&str] = &["disable-content-trust"];
 
 /// Which of them were given.
 #[derive(Debug, Clone, Default)]
@@ -53,11 +41,6 @@ impl clap::FromArgMatches for LaterFlags {
                     given.push((*flag, *what));
                 }
             }
-        }
-        // The values that ask for what is there anyway.
-        let restart = matches.try_get_one::<String>("restart").ok().flatten();
-        if restart.is_some_and(|policy| policy == "no") {
-            given.retain(|(flag, _)| *flag != "restart");
         }
         Ok(Self { given })
     }

@@ -90,6 +90,7 @@ impl UpdateFlags {
             cpuset_mems: self.cpuset_mems.clone().unwrap_or_default(),
             pids_limit: self.pids_limit,
             blkio_weight: self.blkio_weight.unwrap_or_default(),
+            restart: None,
         })
     }
 }

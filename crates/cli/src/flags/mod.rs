@@ -1,6 +1,7 @@
 //! The options of `run` and `create`, and what they become: Docker's two configurations.
 
 mod later;
+mod life;
 mod limits;
 mod network;
 mod process;
@@ -69,6 +70,8 @@ pub struct ContainerFlags {
     #[command(flatten)]
     security: security::SecurityFlags,
     #[command(flatten)]
+    life: life::LifeFlags,
+    #[command(flatten)]
     later: later::LaterFlags,
     /// Image, command and arguments
     #[arg(required = true, value_name = "IMAGE [COMMAND] [ARG...]", trailing_var_arg = true)]
@@ -135,6 +138,7 @@ impl ContainerFlags {
         self.storage.apply(&mut config, &mut host)?;
         self.limits.apply(&mut host)?;
         self.security.apply(&mut host)?;
+        self.life.apply(&mut config, &mut host)?;
         Ok(Wanted { image: config.image.clone(), config, host_config: host, level })
     }
 

@@ -151,8 +151,14 @@ fn nonsense_is_refused_with_125() {
         &["--stop-signal", "NOSUCH", "busybox"],
         &["-p", "80:80", "busybox"],
         &["-P", "busybox"],
-        &["--restart", "always", "busybox"],
-        &["--health-cmd", "true", "busybox"],
+        &["--restart", "always", "--rm", "busybox"],
+        &["--restart", "sometimes", "busybox"],
+        &["--depends-on", "db:well", "busybox"],
+        &["--restart", "always:3", "busybox"],
+        &["--health-cmd", "true", "--no-healthcheck", "busybox"],
+        &["--health-interval", "-1s", "busybox"],
+        &["--health-retries", "-1", "busybox"],
+        &["--health-timeout", "long", "busybox"],
         &["--gpus=all", "busybox"],
     ] {
         let failure = refused(line);

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "a failing random test prints its seed")]
 
 mod bad_input;
+mod boot_unit;
 mod commands;
 mod copy_attacks;
 mod crash;

@@ -120,6 +120,7 @@ pub fn build(
         launch,
         log: log_config(host)?,
         vm: vm_config(host)?,
+        life: crate::restart::life(config, host)?,
         auto_remove: host.auto_remove,
         mount_points: points.to_vec(),
         ..InstanceConfig::default()

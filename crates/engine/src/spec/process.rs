@@ -35,6 +35,10 @@ pub fn merge(config: &mut ContainerConfig, image: &ImageExec) {
     fill(&mut config.working_dir, &image.working_dir);
     fill(&mut config.stop_signal, &image.stop_signal);
     config.stop_timeout = config.stop_timeout.or(image.stop_timeout);
+    crate::health::merge(&mut config.healthcheck, image.healthcheck.as_ref());
+    if config.shell.is_empty() && config.healthcheck.is_some() {
+        config.shell.clone_from(&image.shell);
+    }
     environment::add_missing(&mut config.env, &image.env);
     for (key, value) in &image.labels {
         config.labels.entry(key.clone()).or_insert_with(|| value.clone());

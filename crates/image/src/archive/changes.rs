@@ -1,6 +1,6 @@
 //! Instructions as in a Dockerfile, applied to an image's config.
 
-use proa_oci::image::ExecConfig;
+use proa_oci::image::{ExecConfig, Healthcheck};
 
 use crate::error::{Error, Result};
 
@@ -40,13 +40,71 @@ pub(super) fn apply(change: &str, config: &mut ExecConfig) -> Result<()> {
         "WORKDIR" if rest.starts_with('/') => config.working_dir = rest.to_owned(),
         "WORKDIR" => return Err(wrong("the directory must be absolute")),
         "STOPSIGNAL" => config.stop_signal = rest.to_owned(),
+        "HEALTHCHECK" => config.healthcheck = Some(healthcheck(rest).map_err(wrong)?),
         _ => {
             return Err(wrong(
-                "not one of CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR",
+                "not one of CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR",
             ));
         }
     }
     Ok(())
+}
+
+/// `NONE`, or options and then `CMD` with a JSON list or a line for the image's shell.
+fn healthcheck(text: &str) -> Result<Healthcheck, &'static str> {
+    let mut check = Healthcheck::default();
+    let mut rest = text;
+    while let Some(option) = rest.strip_prefix("--") {
+        let (option, after) = option.split_once(char::is_whitespace).ok_or("expected CMD or NONE")?;
+        let (name, value) = option.split_once('=').ok_or("an option needs a value")?;
+        match name {
+            "interval" => check.interval = duration_ns(value)?,
+            "timeout" => check.timeout = duration_ns(value)?,
+            "start-period" => check.start_period = duration_ns(value)?,
+            "start-interval" => check.start_interval = duration_ns(value)?,
+            "retries" => check.retries = value.parse().map_err(|_| "retries must be a number")?,
+            _ => {
+                return Err(
+                    "an option is --interval, --timeout, --start-period, --start-interval or --retries",
+                );
+            }
+        }
+        rest = after.trim_start();
+    }
+    let (kind, command_line) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    check.test = match (kind.to_ascii_uppercase().as_str(), command_line.trim()) {
+        ("NONE", "") => vec!["NONE".into()],
+        ("CMD", "") => return Err("CMD needs a command"),
+        ("CMD", list) if list.starts_with('[') => [vec!["CMD".into()], command(list)?].concat(),
+        ("CMD", line) => vec!["CMD-SHELL".into(), line.into()],
+        _ => return Err("expected CMD or NONE"),
+    };
+    Ok(check)
+}
+
+/// Nanoseconds of a duration as `1m30s` or `250ms`.
+fn duration_ns(text: &str) -> Result<i64, &'static str> {
+    const WRONG: &str = "a duration is as 1m30s or 250ms";
+    let mut total = 0i64;
+    let mut rest = text;
+    loop {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or(WRONG)?;
+        let number: i64 = rest[..digits].parse().map_err(|_| WRONG)?;
+        let unit = &rest[digits..];
+        let unit = &unit[..unit.find(|c: char| c.is_ascii_digit()).unwrap_or(unit.len())];
+        let nanoseconds = match unit {
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return Err(WRONG),
+        };
+        total = number.checked_mul(nanoseconds).and_then(|part| total.checked_add(part)).ok_or(WRONG)?;
+        rest = &rest[digits + unit.len()..];
+        if rest.is_empty() {
+            return Ok(total);
+        }
+    }
 }
 
 /// A JSON list, or a line for the shell.
@@ -136,6 +194,31 @@ mod tests {
         assert!(config.exposed_ports.iter().eq(["53/udp", "80/tcp"]));
         assert!(config.volumes.iter().eq(["/a", "/b", "/data"]));
         assert_eq!((config.user.as_str(), config.working_dir.as_str()), ("1:2", "/w"));
+    }
+
+    #[test]
+    fn health_checks() {
+        let check = |text: &str| {
+            let mut config = ExecConfig::default();
+            apply(&format!("HEALTHCHECK {text}"), &mut config).map(|()| config.healthcheck.unwrap())
+        };
+        assert_eq!(check("none").unwrap().test, ["NONE"]);
+        assert_eq!(check("CMD [\"a\", \"b\"]").unwrap().test, ["CMD", "a", "b"]);
+        let full =
+            check("--interval=1m30s --timeout=250ms --retries=2 --start-period=0s CMD curl x | cat").unwrap();
+        assert_eq!(full.test, ["CMD-SHELL", "curl x | cat"]);
+        assert_eq!((full.interval, full.timeout, full.retries), (90_000_000_000, 250_000_000, 2));
+        for wrong in [
+            "a",
+            "CMD",
+            "NONE x",
+            "--interval CMD a",
+            "--interval=1 CMD a",
+            "--interval= CMD a",
+            "--x=1s CMD a",
+        ] {
+            assert!(check(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

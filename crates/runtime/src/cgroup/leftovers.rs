@@ -27,7 +27,13 @@ pub fn remove_leftovers(id: &str, spec: &Spec, policy: CgroupPolicy) -> Result<(
         let _ =
             systemd::stop(id, spec.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref()), address);
     }
-    found().try_for_each(|root| remove_dir(&root, &path))
+    found().try_for_each(|root| {
+        remove_dir(&root, &path).or_else(|_| {
+            // A child of the owner that outlived it may have moved processes there meanwhile.
+            kill_all(&root.join(&path));
+            remove_dir(&root, &path)
+        })
+    })
 }
 
 /// Sends a signal to what is still in the cgroups of a container whose first process has ended.

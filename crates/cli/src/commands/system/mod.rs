@@ -1,6 +1,10 @@
 //! `proa system`: all of a state directory at once.
 
+pub mod boot;
 pub mod check;
 pub mod df;
+pub mod disable;
+pub mod enable;
 pub mod reap;
 pub mod stop;
+pub mod unit;

@@ -3,14 +3,17 @@
 //!
 //! What cannot be the same stands in COMPATIBILITY.md with its reason, and here in a test that names the level.
 
+mod boot;
 mod confinement;
 mod events;
 mod files;
+mod health;
 mod identity;
 mod life;
 mod limits;
 mod network;
 mod process;
+mod restart;
 mod security;
 mod terminal;
 mod userns;
