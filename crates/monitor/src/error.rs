@@ -27,6 +27,14 @@ pub enum Error {
         /// Why.
         error: io::Error,
     },
+    /// Who is to keep the output cannot be reached.
+    #[error("cannot reach {name}: {error}")]
+    LogDriver {
+        /// Who.
+        name: String,
+        /// Why.
+        error: io::Error,
+    },
     /// A layer cannot be mounted.
     #[error("{}", with_source(.0))]
     Layer(#[from] proa_sys::layer_mount::LayerMountError),
@@ -43,7 +51,9 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::HasMonitor => ErrorKind::Conflict,
-            Self::BadJson { .. } | Self::Io { .. } | Self::Layer(_) => ErrorKind::Internal,
+            Self::BadJson { .. } | Self::Io { .. } | Self::LogDriver { .. } | Self::Layer(_) => {
+                ErrorKind::Internal
+            }
             Self::Runtime(error) => error.kind(),
             Self::Vm(_) => ErrorKind::Unsupported,
         }

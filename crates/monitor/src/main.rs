@@ -33,13 +33,14 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use proa_protocol::instance::InstanceConfig;
 use rustix::fs::{CWD, Mode as FileMode, OFlags, openat};
 use rustix::process::Signal;
 
 use crate::args::{Args, Mode};
 use crate::backend::Backend;
 use crate::error::{Error, IoAt};
-use crate::log::Log;
+use crate::log::{Identity, Log};
 use crate::record::Record;
 use crate::serve::{Reaper, Server};
 
@@ -128,7 +129,10 @@ fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {
     proa_sys::signals::survive(&[Signal::TERM, Signal::INT, Signal::HUP]).at("/".as_ref())?;
     let config = record.config()?;
     let listener = listen(&record)?;
-    let log = Log::open(&record.dir, config.log.clone())?;
+    let log = match args.mode {
+        Mode::Run => Log::open(&record.dir, &config.log, identity(&config))?,
+        Mode::Maintenance | Mode::Repair => Log::nobody(),
+    };
     let events = events::Events::new(&args.root, &record.dir, &config);
     let reaper = config.reaper.clone().filter(|_| config.auto_remove && args.mode == Mode::Run);
     let mut notices = Vec::new();
@@ -149,6 +153,11 @@ fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {
         server.add_client(client, true).at(&args.run)?;
     }
     Ok(server)
+}
+
+fn identity(config: &InstanceConfig) -> Identity {
+    let said = |key: &str| config.actor.get(key).cloned().unwrap_or_default();
+    Identity { id: config.id.clone(), name: said("name"), image: said("image") }
 }
 
 /// Listens on the instance's socket. Its address goes by a descriptor of its directory: paths of sockets may

@@ -4,7 +4,7 @@
 //!   <root>/instances/<id>/
 //!     instance.json    InstanceConfig: written by the engine at create, read by the monitor at start
 //!     state.json       InstanceState: written by the monitor alone, replaced by rename
-//!     log.json         the json-file log, with log.json.1, .2, … when rotated
+//!     log.json         what it has written, see `crate::log`
 //!     upper/ work/     container: the writable layer      rw.img   vm: the writable disk
 //!   <run>/instances/<id>/
 //!     monitor.lock     held (flock) as long as the monitor lives: the one proof that it does
@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use proa_oci::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
+use crate::log::LogConfig;
 use crate::message::LaunchConfig;
 
 /// Name of the configuration file.
@@ -73,7 +74,7 @@ pub struct InstanceConfig {
     /// SELinux context of their files, the same for all instances of a host since these share the mounts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer_label: Option<String>,
-    /// Size and number of log files.
+    /// What becomes of its output.
     pub log: LogConfig,
     /// What only a VM has.
     pub vm: VmConfig,
@@ -112,22 +113,6 @@ pub struct VmConfig {
     pub disk_size: u64,
     /// Boot it, rather than start it from a template (`--no-template`).
     pub no_template: bool,
-}
-
-/// Rotation of the log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LogConfig {
-    /// Bytes after which a new file is begun.
-    pub max_size: u64,
-    /// Files kept, the current one included.
-    pub max_files: u32,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self { max_size: 10 * 1024 * 1024, max_files: 3 }
-    }
 }
 
 /// Where an instance is in its life.

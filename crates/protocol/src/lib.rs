@@ -23,6 +23,7 @@
 pub mod events;
 pub mod frame;
 pub mod instance;
+pub mod log;
 pub mod message;
 pub mod template;
 pub mod time;
