@@ -5,6 +5,7 @@ use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use proa_engine::logging::LogSettings;
 use proa_engine::monitor::Programs;
 use proa_engine::rootless::{self, Entered, Mapping};
 use proa_engine::settings::SecuritySettings;
@@ -150,6 +151,14 @@ impl Context {
             return Ok(settings);
         }
         Ok(settings.and(SecuritySettings::load(Path::new(DEFAULT_CONFIG))?))
+    }
+
+    /// What becomes of instances' output where nobody says so.
+    ///
+    /// # Errors
+    /// The configuration file makes no sense.
+    pub fn log_settings(&self) -> Result<LogSettings, Failure> {
+        Ok(LogSettings::load(&self.existing_config()?)?)
     }
 
     /// The configuration file, which must be there if it was named.

@@ -20,8 +20,9 @@ use crate::config::{ContainerConfig, HostConfig};
 use crate::db::Record;
 use crate::engine::{Engine, Making};
 use crate::error::{Error, Result};
+use crate::logging::LogSettings;
 use crate::settings::SecuritySettings;
-use crate::{events, mounts, names, parse, policy, spec, trees, userns};
+use crate::{events, logging, mounts, names, parse, policy, spec, trees, userns};
 
 /// Attempts at finding a free name.
 const NAME_ATTEMPTS: u32 = 20;
@@ -41,6 +42,8 @@ pub struct CreateRequest {
     pub level: IsolationLevel,
     /// What holds for every instance of the host.
     pub settings: SecuritySettings,
+    /// What becomes of its output where nobody says so.
+    pub log: LogSettings,
 }
 
 /// An instance just made. Litter collectors stay away while this lives.
@@ -59,11 +62,12 @@ impl Engine {
     /// # Errors
     /// The request makes no sense, or the name is taken.
     pub fn create(&self, mut request: CreateRequest) -> Result<Created> {
-        let CreateRequest { image, config, host_config, level, settings, .. } = &mut request;
+        let CreateRequest { image, config, host_config, level, settings, log, .. } = &mut request;
         spec::merge(config, &image.config.config);
         spec::complete(host_config, *level)?;
         policy::enforce(config, host_config, settings)?;
         settings.apply(host_config)?;
+        log.complete(host_config);
         userns::complete(config, host_config, *level, settings)?;
         let mut record = Record {
             id: names::fresh_id()?,
@@ -129,6 +133,7 @@ impl Engine {
         if !store.contains(&image.id)? {
             return Err(proa_image::Error::NotFound(record.image.clone()).into());
         }
+        logging::identify(&mut instance.log, record)?;
         if let Some(copy) = copy_of_layers(record)? {
             instance.layers = layers(&store.copies(image, copy)?);
         }

@@ -23,6 +23,7 @@ pub mod events;
 pub mod inspect;
 pub mod life;
 pub mod list;
+pub mod logging;
 pub mod logs;
 pub mod lsm;
 pub mod monitor;

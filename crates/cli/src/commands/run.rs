@@ -198,6 +198,7 @@ fn create_instance(context: &Context, flags: &ContainerFlags, wanted: Wanted) ->
         host_config: wanted.host_config,
         level: wanted.level,
         settings: context.security_settings()?,
+        log: context.log_settings()?,
     };
     Ok(context.engine()?.create(request)?)
 }

@@ -378,39 +378,4 @@ mod tests {
         let raw = fixture.raw(LOG_FILE);
         assert!(raw.starts_with(r#"{"log":"x\n","stream":"stdout","attrs":{"a":"1"},"time":""#), "{raw}");
     }
-
-    #[test]
-    fn rotated_files_are_compressed_and_lose_nothing() {
-        let config = LogConfig { max_size: 4000, max_files: 50, compress: true, ..LogConfig::default() };
-        let dir = std::env::temp_dir().join(format!("proa-log-{}-compress", std::process::id()));
-        let mut fixture = Fixture::with(dir, &config);
-        for number in 0..400 {
-            fixture.log.push(Kind::Stdout, format!("line {number}\n").as_bytes());
-        }
-        fixture.log.flush();
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
-        loop {
-            let mut set = PollSet::new();
-            fixture.log.poll_fds(0, &mut set);
-            if set.is_empty() {
-                break;
-            }
-            assert!(std::time::Instant::now() < deadline);
-            set.wait(Some(Duration::from_secs(1))).unwrap();
-            fixture.log.ready();
-        }
-        let mut seen = 0;
-        for number in (1..50).rev() {
-            let Ok(file) = fs::File::open(fixture.dir.join(format!("log.json.{number}.gz"))) else {
-                continue;
-            };
-            assert!(!fixture.dir.join(format!("log.json.{number}")).exists());
-            let decoder = flate2::read::GzDecoder::new(file);
-            assert!(decoder.header().unwrap().comment().is_some_and(|inode| inode[0].is_ascii_digit()));
-            let text = std::io::read_to_string(decoder).unwrap();
-            seen += text.lines().count();
-        }
-        assert!(seen > 300, "{seen}");
-        assert_eq!(seen + fixture.lines(LOG_FILE).len(), 400);
-    }
 }

@@ -9,6 +9,7 @@ mod files;
 mod identity;
 mod life;
 mod limits;
+mod logging;
 mod process;
 mod security;
 mod terminal;
