@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use proa_engine::logging::LogSettings;
 use proa_engine::monitor::Programs;
+use proa_engine::prune::ImageSettings;
 use proa_engine::rootless::{self, Entered, Mapping};
 use proa_engine::settings::SecuritySettings;
 use proa_engine::{Bases, Engine, Paths};
@@ -159,6 +160,14 @@ impl Context {
     /// The configuration file makes no sense.
     pub fn log_settings(&self) -> Result<LogSettings, Failure> {
         Ok(LogSettings::load(&self.existing_config()?)?)
+    }
+
+    /// Bytes that images may take after a pull, if that is limited.
+    ///
+    /// # Errors
+    /// The configuration file makes no sense.
+    pub fn image_budget(&self) -> Result<Option<u64>, Failure> {
+        Ok(ImageSettings::budget(&self.existing_config()?)?)
     }
 
     /// The configuration file, which must be there if it was named.

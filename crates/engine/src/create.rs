@@ -134,6 +134,7 @@ impl Engine {
             return Err(proa_image::Error::NotFound(record.image.clone()).into());
         }
         logging::identify(&mut instance.log, record)?;
+        store.mark_used(image);
         if let Some(copy) = copy_of_layers(record)? {
             instance.layers = layers(&store.copies(image, copy)?);
         }

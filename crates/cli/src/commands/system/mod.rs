@@ -2,5 +2,7 @@
 
 pub mod check;
 pub mod df;
+pub mod prune;
 pub mod reap;
 pub mod stop;
+pub mod top;

@@ -27,7 +27,7 @@ fn short_files(bed: &Bed) {
         ["--log-driver", "local", "--log-opt", "max-size=64k", "--log-opt", "max-file=50", "--label", "a=b"];
     bed.detach("short", &options, &["sh", "-c", "seq 1 20000; echo bad >&2; printf end; exec sleep 1000"]);
     let follower = bed.proa.spawn(&["logs", "-f", "short"]);
-    bed.proa.wait_for("all lines", || bed.ok(&["logs", "-n", "1", "short"]).ends_with("20000"));
+    bed.proa.wait_for("all lines", || bed.ok(&["logs", "short"]).ends_with("20000"));
     let directory = bed.ok(&["inspect", "--format", "{{.LogPath}}", "short"]);
     bed.proa.wait_for("a compressed file", || std::path::Path::new(&format!("{directory}.1.gz")).exists());
     bed.ok(&["kill", "short"]);
@@ -37,7 +37,7 @@ fn short_files(bed: &Bed) {
     let (numbers, end) = all.stdout.rsplit_once('\n').unwrap();
     assert!(numbers.lines().map(|line| line.parse::<u32>().unwrap()).eq(1..=20_000));
     assert_eq!(end, "end");
-    assert_eq!(bed.proa(&["logs", "--tail", "2", "short"]).stdout, "20000\nend");
+    assert_eq!(bed.proa(&["logs", "--tail", "3", "short"]).stdout, "20000\nend");
     assert!(bed.ok(&["logs", "-t", "--tail", "1", "short"]).ends_with("Z end"));
 }
 
@@ -169,7 +169,7 @@ fn dropping(bed: &Bed) {
     let options = ["--log-driver", "syslog", "--log-opt", &address, "--log-opt", "mode=non-blocking"];
     let more = ["--log-opt", "max-buffer-size=64k"];
     // More than all buffers on the way hold.
-    let script = "head -c 12000000 /dev/zero | tr '\\0' x | fold -w 1000; echo written > /tmp/done; \
+    let script = "head -c 12000000 /dev/zero | tr '\\0' x | fold -w 1000; echo; echo written > /tmp/done; \
                   while ! [ -e /tmp/go ]; do sleep 0.1; done; echo last";
     bed.detach("fast", &[&options[..], &more].concat(), &["sh", "-c", script]);
     bed.proa.wait_for("all to be written", || bed.proa(&["exec", "fast", "cat", "/tmp/done"]).code == 0);
