@@ -104,6 +104,11 @@ impl Context {
         Ok(arguments)
     }
 
+    /// Whether it is said what is done.
+    pub fn is_debug(&self) -> bool {
+        self.globals.debug
+    }
+
     /// Says what is done, where `--debug` asks for that.
     pub fn debug(&self, line: impl FnOnce() -> String) {
         if self.globals.debug {

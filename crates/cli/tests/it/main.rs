@@ -15,3 +15,4 @@ mod rootless;
 mod rootless_vm;
 mod streams;
 mod templates;
+mod watching;

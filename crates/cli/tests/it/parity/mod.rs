@@ -5,6 +5,7 @@
 
 mod confinement;
 mod events;
+mod figures;
 mod files;
 mod identity;
 mod life;
