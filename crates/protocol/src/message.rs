@@ -257,6 +257,8 @@ pub struct Stats {
     pub memory_inactive_file: Option<u64>,
     /// Its limit, bytes.
     pub memory_limit: Option<u64>,
+    /// All memory of the machine that it runs on, a guest's where that is one, bytes.
+    pub memory_total: u64,
     /// Tasks.
     pub pids: Option<u64>,
     /// Limit on tasks.

@@ -174,8 +174,9 @@ pub fn row(one: &Watched, whole: bool) -> Value {
     let none = Stats::default();
     let now = one.now.as_ref().unwrap_or(&none);
     let used = memory(one);
-    let limit =
-        now.memory_limit.filter(|limit| *limit < 1 << 60).or_else(|| one.now.as_ref().map(|_| host_memory()));
+    // What is not limited has what there is.
+    let total = one.now.as_ref().map(|now| now.memory_total);
+    let limit = now.memory_limit.filter(|limit| *limit < 1 << 60).or(total);
     let bytes = |value: Option<u64>| value.map_or_else(|| "--".into(), binary_size);
     let io = |value: Option<u64>| value.map_or_else(|| "--".into(), size);
     let share = used
@@ -215,11 +216,6 @@ pub fn cpu(one: &Watched) -> Option<f64> {
     let (before, now) = (one.before.as_ref()?, one.now.as_ref()?);
     let time = (now.at_ns - before.at_ns).max(1) as f64;
     Some(now.cpu_total_ns.saturating_sub(before.cpu_total_ns) as f64 / time * 100.0)
-}
-
-fn host_memory() -> u64 {
-    let info = rustix::system::sysinfo();
-    info.totalram as u64 * u64::from(info.mem_unit)
 }
 
 #[cfg(test)]

@@ -167,6 +167,13 @@ const DEFINITIONS: &[Definition] = &[
         "By",
         &[(&[], |sample| bytes(sample, |stats| stats.memory_limit))],
     ),
+    (
+        "proa_memory_total_bytes",
+        "Memory of the machine that it runs on: the host's, or the guest's at level vm.",
+        Kind::Gauge,
+        "By",
+        &[(&[], |sample| bytes(sample, |stats| Some(stats.memory_total)))],
+    ),
     ("proa_pids", "Tasks.", Kind::Gauge, "1", &[(&[], |sample| bytes(sample, |stats| stats.pids))]),
     (
         "proa_pids_limit",

@@ -41,6 +41,17 @@ impl Files {
         })
     }
 
+    /// The same, of records: half of one is cut off.
+    pub fn open_records(path: PathBuf, config: &LogConfig) -> io::Result<Self> {
+        let mut files = Self::open(path, config)?;
+        let whole = super::local::whole(&File::open(&files.path)?, files.size)?;
+        if whole < files.size {
+            files.file.set_len(whole)?;
+            files.size = whole;
+        }
+        Ok(files)
+    }
+
     /// Where the next entry goes.
     pub fn next(&mut self) -> &mut Vec<u8> {
         if self.max_size > 0 && self.size + self.out.len() as u64 >= self.max_size {

@@ -117,7 +117,10 @@ impl Log {
             LogDriver::JsonFile => {
                 Sink::Json(files(proa_protocol::instance::LOG_FILE)?, Json::new(&config.attributes))
             }
-            LogDriver::Local => Sink::Local(files(proa_protocol::log::LOCAL_FILE)?),
+            LogDriver::Local => {
+                let path = dir.join(proa_protocol::log::LOCAL_FILE);
+                Sink::Local(Files::open_records(path.clone(), config).at(&path)?)
+            }
             LogDriver::Journald => remote(Target::journal(), Form::Journal(Journal::new(&identity, config)))?,
             LogDriver::Syslog => remote(
                 Target::Syslog(config.syslog.address.clone()),
