@@ -63,7 +63,8 @@ fn rotated_files_are_compressed_and_lose_nothing() {
         }
         texts.extend(std::fs::read_to_string(dir.join("log.json")).unwrap_or_default().lines().map(text));
     }
-    client.send(&Request::Signal { signal: 9, all: true });
+    let killed = client.ask(&Request::Signal { signal: 9, all: true });
+    assert_eq!(killed, proa_protocol::message::Response::Ok);
     client.send(&Request::Wait);
     client.exited();
 }
