@@ -5,7 +5,9 @@ use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use proa_engine::logging::LogSettings;
 use proa_engine::monitor::Programs;
+use proa_engine::prune::ImageSettings;
 use proa_engine::rootless::{self, Entered, Mapping};
 use proa_engine::settings::{NetworkSettings, SecuritySettings};
 use proa_engine::{Bases, Engine, Paths};
@@ -117,6 +119,11 @@ impl Context {
         Ok(arguments)
     }
 
+    /// Whether it is said what is done.
+    pub fn is_debug(&self) -> bool {
+        self.globals.debug
+    }
+
     /// Says what is done, where `--debug` asks for that.
     pub fn debug(&self, line: impl FnOnce() -> String) {
         if self.globals.debug {
@@ -173,6 +180,22 @@ impl Context {
     /// The configuration file makes no sense.
     pub fn network_settings(&self) -> Result<NetworkSettings, Failure> {
         Ok(NetworkSettings::load(&self.existing_config()?)?)
+    }
+
+    /// What becomes of instances' output where nobody says so.
+    ///
+    /// # Errors
+    /// The configuration file makes no sense.
+    pub fn log_settings(&self) -> Result<LogSettings, Failure> {
+        Ok(LogSettings::load(&self.existing_config()?)?)
+    }
+
+    /// Bytes that images may take after a pull, if that is limited.
+    ///
+    /// # Errors
+    /// The configuration file makes no sense.
+    pub fn image_budget(&self) -> Result<Option<u64>, Failure> {
+        Ok(ImageSettings::budget(&self.existing_config()?)?)
     }
 
     /// The configuration file, which must be there if it was named.

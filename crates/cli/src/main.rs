@@ -8,6 +8,7 @@ mod context;
 mod error;
 mod flags;
 mod format;
+mod metrics;
 mod progress;
 mod relay;
 mod template;

@@ -177,6 +177,27 @@ impl Channel {
         }
     }
 
+    /// Asks, and waits for the answer no longer than until `deadline`; `None` when that has passed.
+    ///
+    /// # Errors
+    /// The monitor is gone, or its response is an error.
+    pub fn call_until(&mut self, request: Request, deadline: Instant) -> Result<Option<Response>> {
+        self.send(&[request])?;
+        loop {
+            while let Some(frame) = self.buffered()? {
+                if let Some(response) = self.read_response(&frame)? {
+                    return Ok(Some(response));
+                }
+            }
+            if !self.readable(Some(deadline))? {
+                return Ok(None);
+            }
+            if !self.fill()? {
+                return Err(self.gone());
+            }
+        }
+    }
+
     /// Waits until the first process has ended, no longer than `limit`; `None` when that has passed.
     /// [`Request::Wait`] must have been sent.
     ///

@@ -334,20 +334,14 @@ impl VmOptions {
 }
 
 /// Logging.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct LogConfig {
-    /// `json-file`.
+    /// The driver; empty for the host's default.
     #[serde(rename = "Type")]
     pub kind: String,
-    /// `max-size`, `max-file`.
+    /// Its options.
     pub config: BTreeMap<String, String>,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self { kind: "json-file".into(), config: BTreeMap::new() }
-    }
 }
 
 /// Restart policy.

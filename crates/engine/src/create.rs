@@ -23,9 +23,10 @@ use crate::config::{ContainerConfig, HostConfig};
 use crate::db::Record;
 use crate::engine::{Engine, Making};
 use crate::error::{Error, Result};
+use crate::logging::LogSettings;
 use crate::settings::{NetworkSettings, SecuritySettings};
 use crate::volumes::behind;
-use crate::{events, mounts, names, parse, policy, spec, userns};
+use crate::{events, logging, mounts, names, parse, policy, spec, userns};
 
 /// Attempts at finding a free name.
 const NAME_ATTEMPTS: u32 = 20;
@@ -47,6 +48,8 @@ pub struct CreateRequest {
     pub settings: SecuritySettings,
     /// The same of networks.
     pub network: NetworkSettings,
+    /// What becomes of its output where nobody says so.
+    pub log: LogSettings,
 }
 
 /// An instance just made. Litter collectors stay away while this lives.
@@ -65,12 +68,13 @@ impl Engine {
     /// # Errors
     /// The request makes no sense, or the name is taken.
     pub fn create(&self, mut request: CreateRequest) -> Result<Created> {
-        let CreateRequest { image, config, host_config, level, settings, .. } = &mut request;
+        let CreateRequest { image, config, host_config, level, settings, log, .. } = &mut request;
         spec::merge(config, &image.config.config);
         spec::complete(host_config, *level)?;
         let (points, volumes) = self.mount_points(config, host_config)?;
         policy::enforce(config, host_config, &behind(&points), settings)?;
         settings.apply(host_config)?;
+        log.complete(host_config);
         userns::complete(config, host_config, *level, settings)?;
         let mut warnings = Vec::new();
         let networks = self.complete_networks(host_config, *level, &mut warnings)?;
@@ -145,6 +149,8 @@ impl Engine {
         if !store.contains(&image.id)? {
             return Err(proa_image::Error::NotFound(record.image.clone()).into());
         }
+        logging::identify(&mut instance.log, record)?;
+        store.mark_used(image);
         if let Some(copy) = copy_of_layers(record)? {
             let fills = |point: &MountPoint| point.volume.as_ref().is_some_and(|volume| volume.copy);
             if copy == LayerCopy::Image && instance.mount_points.iter().any(fills) {

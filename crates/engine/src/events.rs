@@ -30,7 +30,8 @@ pub struct EventOptions {
 #[derive(Debug, Clone, Default)]
 pub struct EventFilters(Vec<(String, String)>);
 
-const KEYS: &[&str] = &["container", "event", "image", "label", "scope", "type", "volume"];
+const KEYS: &[&str] =
+    &["container", "daemon", "event", "image", "label", "network", "scope", "type", "volume"];
 
 impl EventFilters {
     /// Reads `key=value` texts.
@@ -73,6 +74,13 @@ impl EventFilters {
             && self.any("container", |wanted| {
                 event.kind == "container" && (event.actor.id.starts_with(wanted) || attribute("name") == wanted)
             })
+            && ["network", "volume"].iter().all(|kind| {
+                self.any(kind, |wanted| {
+                    event.kind == *kind && (event.actor.id.starts_with(wanted) || attribute("name") == wanted)
+                })
+            })
+            // There is no daemon that anything could happen to.
+            && self.any("daemon", |_| false)
             && self.any("image", |wanted| {
                 let names = match event.kind.as_str() {
                     "image" => [event.actor.id.as_str(), attribute("name")],
@@ -137,7 +145,10 @@ impl Engine {
         // Watched before the first read: what comes after that is not missed.
         let watch = if over(parse::now_ns()) { None } else { Some(Watch::new(&directory)?) };
         let mut reader = match options.since_ns {
-            Some(_) => JournalReader::from_start(journal),
+            Some(since) => {
+                self.tell_of_cut(&journal, since).map_err(failed)?;
+                JournalReader::from_start(journal)
+            }
             None => JournalReader::from_now(journal).map_err(failed)?,
         };
         loop {
@@ -161,6 +172,20 @@ impl Engine {
                 _ => return Ok(()),
             }
         }
+    }
+}
+
+/// What the journal has lost.
+impl Engine {
+    /// Says so where events have been asked for that are not kept any more.
+    fn tell_of_cut(&self, journal: &Journal, since_ns: i64) -> std::io::Result<()> {
+        if let Some(oldest_ns) = journal.cut_before()?
+            && since_ns < oldest_ns
+        {
+            let oldest = jiff::Timestamp::from_nanosecond(oldest_ns.into()).unwrap_or_default();
+            (self.notice)(&format!("events before {oldest} are not kept any more"));
+        }
+        Ok(())
     }
 }
 
@@ -219,6 +244,7 @@ mod tests {
             &["container=ab", "image=busybox"],
             &["container=web", "image=busybox:1"],
             &["label=tier", "label=tier=one", "scope=local"],
+            &["type=container", "type=network"],
         ] {
             assert!(holds(texts), "{texts:?}");
         }
@@ -230,6 +256,9 @@ mod tests {
             &["label=tier=two"],
             &["label=tier", "label=none"],
             &["type=container", "event=die"],
+            &["network=web"],
+            &["volume=abcd"],
+            &["daemon=proa"],
         ] {
             assert!(!holds(texts), "{texts:?}");
         }

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use proa_protocol::instance::{InstanceConfig, IsolationLevel, LOG_FILE, Status};
+use proa_protocol::instance::{InstanceConfig, IsolationLevel, Status};
 use proa_protocol::volume::{DRIVER, MountPoint, PointKind};
 use proa_sys::trees;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::engine::{Engine, Instance};
+use crate::logging;
 use crate::parse::{rfc3339_nano, rfc3339_or_zero};
 use crate::{health, network};
 
@@ -79,7 +80,7 @@ impl Engine {
             resolv_conf_path: "",
             hostname_path: "",
             hosts_path: "",
-            log_path: directory.join(LOG_FILE),
+            log_path: logging::file(&record.host_config).map(|name| directory.join(name)).unwrap_or_default(),
             name: format!("/{}", record.name),
             restart_count: instance.state.restart_count,
             driver: "erofs",

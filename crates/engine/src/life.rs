@@ -9,7 +9,7 @@ use crate::channel::Channel;
 use crate::db::Record;
 use crate::engine::{Engine, Instance, MONITOR_END, does_not_end, not_running};
 use crate::error::{Error, Result};
-use crate::{events, names, signals};
+use crate::{events, logging, names, signals};
 
 /// Seconds between the stop signal and SIGKILL where nobody says otherwise.
 const STOP_TIMEOUT: i64 = 10;
@@ -243,6 +243,7 @@ impl Engine {
         // One whose making was cut short has none, and no monitor that could tell of it.
         if let Ok(mut config) = self.read_config(&record.id) {
             config.actor = events::actor(&record);
+            logging::identify(&mut config.log, &record)?;
             self.write_config(&config)?;
         }
         self.tell(&record, "rename", &[("oldName", &format!("/{}", instance.record.name))]);

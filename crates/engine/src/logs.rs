@@ -1,29 +1,21 @@
-//! Reading what an instance has written: Docker's json-file format, across rotations.
-//!
-//! ```text
-//!   log.json.2 ─▶ log.json.1 ─▶ log.json       oldest first; a file is known by its inode, so that a reader
-//!                                              finds its place again after files have been renamed
-//! ```
+//! Reading what an instance has written, where its log driver keeps files.
 
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+mod reader;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::time::Duration;
 
-use proa_protocol::instance::LOG_FILE;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use serde::Deserialize;
 
+use self::reader::Reader;
 use crate::channel::Channel;
+use crate::db::Record;
 use crate::engine::{Engine, Instance};
 use crate::error::{Error, Result};
 use crate::parse;
-
-/// Files that a log may have been rotated into.
-const MOST_FILES: u32 = 1000;
 
 /// Which entries.
 #[derive(Debug, Clone, Default)]
@@ -57,20 +49,15 @@ pub struct Entry {
     pub at_ns: i64,
     /// What, with its newline.
     pub text: String,
-}
-
-#[derive(Deserialize)]
-struct Line {
-    log: String,
-    stream: Stream,
-    time: String,
+    /// Labels and variables that the log was to have.
+    pub attributes: BTreeMap<String, String>,
 }
 
 impl Engine {
     /// Passes entries to `take` until there are no more, or until it says so by returning false.
     ///
     /// # Errors
-    /// A file cannot be read.
+    /// A file cannot be read, or the log driver keeps none.
     pub fn logs(
         &self,
         instance: &Instance,
@@ -78,10 +65,11 @@ impl Engine {
         mut take: impl FnMut(Entry) -> bool,
     ) -> Result<()> {
         let directory = self.paths.instance(&instance.record.id);
+        let driver = self.read_config(&instance.record.id)?.log.driver;
+        let Some(mut reader) = Reader::new(&directory, driver) else { return Err(unreadable(instance)) };
         // Connected before the first read: what is written after the end of that read is then seen by waiting.
         let mut end = if options.follow { self.end_of(instance)? } else { None };
         let watch = end.as_ref().map(|_| Watch::new(&directory)).transpose()?;
-        let mut reader = Reader::new(directory);
         if !tail(&mut reader, options, &mut take)? {
             return Ok(());
         }
@@ -107,6 +95,15 @@ impl Engine {
         // very moment has written everything already.
         Ok(self.connect(instance).ok())
     }
+}
+
+fn unreadable(instance: &Instance) -> Error {
+    let Record { name, host_config, .. } = &instance.record;
+    let hint = match host_config.log_config.kind.as_str() {
+        "journald" => format!("`journalctl CONTAINER_NAME={name}` shows it"),
+        driver => format!("the driver of {name} is {driver}"),
+    };
+    Error::unsupported("configured logging driver does not support reading", hint)
 }
 
 /// Passes on what there is; false where `take` has had enough.
@@ -136,93 +133,6 @@ fn tail(reader: &mut Reader, options: &LogOptions, take: &mut impl FnMut(Entry) 
         }
     }
     Ok(last.into_iter().all(take))
-}
-
-/// Reads entries of all files in their order, and finds its place again after a rotation.
-struct Reader {
-    directory: PathBuf,
-    current: Option<(u64, BufReader<File>)>,
-    partial: Vec<u8>,
-}
-
-impl Reader {
-    fn new(directory: PathBuf) -> Self {
-        Self { directory, current: None, partial: Vec::new() }
-    }
-
-    /// The next whole entry, if it has been written.
-    fn next_entry(&mut self) -> Result<Option<Entry>> {
-        loop {
-            if let Some((_, file)) = &mut self.current {
-                let read = file.read_until(b'\n', &mut self.partial);
-                read.map_err(|error| Error::io("read the log in", &self.directory, error))?;
-                if self.partial.ends_with(b"\n") {
-                    let line = std::mem::take(&mut self.partial);
-                    // A line that a full disk or a power cut has cut off says nothing.
-                    match serde_json::from_slice::<Line>(&line) {
-                        Ok(line) => return Ok(Some(entry(line))),
-                        Err(_) => continue,
-                    }
-                }
-            }
-            if !self.open_next()? {
-                return Ok(None);
-            }
-        }
-    }
-
-    /// Goes on to the next newer file; false if there is none.
-    fn open_next(&mut self) -> Result<bool> {
-        let current = self.current.as_ref().map(|(inode, _)| *inode);
-        let files = self.files()?;
-        // A place that was rotated away altogether is before the oldest file.
-        let next = match files.iter().position(|(inode, _)| Some(*inode) == current) {
-            Some(at) => at + 1,
-            None => 0,
-        };
-        let Some((inode, path)) = files.get(next) else { return Ok(false) };
-        match File::open(path) {
-            Ok(file) => {
-                // Renamed in between: look again.
-                let same = file.metadata().is_ok_and(|metadata| metadata.ino() == *inode);
-                if same {
-                    self.partial.clear();
-                    self.current = Some((*inode, BufReader::with_capacity(64 * 1024, file)));
-                }
-                Ok(true)
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
-            Err(error) => Err(Error::io("read", path, error)),
-        }
-    }
-
-    /// Inodes and paths, the oldest first.
-    fn files(&self) -> Result<Vec<(u64, PathBuf)>> {
-        let mut files = Vec::new();
-        let name = |number: u32| match number {
-            0 => LOG_FILE.to_owned(),
-            number => format!("{LOG_FILE}.{number}"),
-        };
-        for number in 0..MOST_FILES {
-            let path = self.directory.join(name(number));
-            match std::fs::metadata(&path) {
-                Ok(metadata) => files.push((metadata.ino(), path)),
-                // Between the two renames of a rotation there may be no current file.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound && number == 0 => {}
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => break,
-                Err(error) => return Err(Error::io("read", &path, error)),
-            }
-        }
-        files.reverse();
-        files.dedup_by_key(|(inode, _)| *inode);
-        Ok(files)
-    }
-}
-
-fn entry(line: Line) -> Entry {
-    let time = line.time.parse::<jiff::Timestamp>().unwrap_or_default();
-    let at_ns = i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX);
-    Entry { stream: line.stream, at_ns, text: line.log }
 }
 
 /// Tells when files in a directory change.
@@ -260,7 +170,14 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
     use std::io::Write;
+
+    use proa_protocol::log::LogDriver;
+
+    fn reader(directory: &Path) -> Reader {
+        Reader::new(directory, LogDriver::JsonFile).unwrap()
+    }
 
     fn write(directory: &Path, name: &str, numbers: std::ops::Range<i32>) {
         let mut file = File::options().create(true).append(true).open(directory.join(name)).unwrap();
@@ -275,7 +192,7 @@ mod tests {
 
     fn texts(directory: &Path, options: &LogOptions) -> Vec<String> {
         let mut texts = Vec::new();
-        let mut reader = Reader::new(directory.to_owned());
+        let mut reader = reader(directory);
         tail(&mut reader, options, &mut |entry| {
             texts.push(entry.text.trim_start_matches("line ").trim_end().to_owned());
             true
@@ -313,7 +230,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         write(directory.path(), "log.json", 0..1);
-        let mut reader = Reader::new(directory.path().to_owned());
+        let mut reader = reader(directory.path());
         let mut next = || reader.next_entry().unwrap().map(|entry| entry.text);
         assert_eq!(next().as_deref(), Some("line 0\n"));
         assert_eq!(next(), None);
@@ -333,7 +250,7 @@ mod tests {
         write(directory.path(), "log.json", 7..8);
         let mut file = File::options().append(true).open(&path).unwrap();
         file.write_all(br#"{"log":"half"#).unwrap();
-        let mut reader = Reader::new(directory.path().to_owned());
+        let mut reader = reader(directory.path());
         assert_eq!(reader.next_entry().unwrap().unwrap().text, "line 7\n");
         assert_eq!(reader.next_entry().unwrap(), None);
         writeln!(file, r#"","stream":"stderr","time":"1970-01-01T00:00:09.5Z"}}"#).unwrap();
@@ -345,5 +262,60 @@ mod tests {
     fn no_log_is_an_empty_log() {
         let directory = tempfile::tempdir().unwrap();
         assert!(texts(directory.path(), &LogOptions::default()).is_empty());
+    }
+
+    fn compress(directory: &Path, name: &str) {
+        use std::os::unix::fs::MetadataExt;
+        let path = directory.join(name);
+        let inode = std::fs::metadata(&path).unwrap().ino().to_string();
+        let to = File::create(directory.join(format!("{name}.gz"))).unwrap();
+        let mut writer = flate2::GzBuilder::new().comment(inode).write(to, flate2::Compression::fast());
+        writer.write_all(&std::fs::read(&path).unwrap()).unwrap();
+        writer.finish().unwrap();
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn the_place_is_kept_when_the_file_is_compressed() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        write(directory.path(), "log.json.1", 0..2);
+        write(directory.path(), "log.json", 2..4);
+        compress(directory.path(), "log.json.1");
+        assert_eq!(texts(directory.path(), &LogOptions::default()), ["0", "1", "2", "3"]);
+        let mut reader = reader(directory.path());
+        let mut next = || reader.next_entry().unwrap().map(|entry| entry.text);
+        for number in 0..4 {
+            assert_eq!(next(), Some(format!("line {number}\n")));
+        }
+        assert_eq!(next(), None);
+        std::fs::rename(at("log.json.1.gz"), at("log.json.2.gz")).unwrap();
+        std::fs::rename(at("log.json"), at("log.json.1")).unwrap();
+        compress(directory.path(), "log.json.1");
+        write(directory.path(), "log.json", 4..6);
+        assert_eq!(next().as_deref(), Some("line 4\n"));
+        assert_eq!(next().as_deref(), Some("line 5\n"));
+        assert_eq!(next(), None);
+    }
+
+    #[test]
+    fn the_short_form_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let record = b"\0\0\0\x0f\x0a\x06stdout\x10\xac\x02\x1a\x02hi\0\0\0\x0f";
+        let partial = b"\0\0\0\x0f\x0a\x06stderr\x10\x01\x1a\x01x\x20\x01\0\0\0\x0f";
+        let path = directory.path().join("log.local");
+        let mut file = File::create(path).unwrap();
+        file.write_all(&[&record[..], partial, &record[..7]].concat()).unwrap();
+        let mut reader = Reader::new(directory.path(), LogDriver::Local).unwrap();
+        let first = reader.next_entry().unwrap().unwrap();
+        assert_eq!((first.text.as_str(), first.stream, first.at_ns), ("hi\n", Stream::Stdout, 300));
+        let second = reader.next_entry().unwrap().unwrap();
+        assert_eq!((second.text.as_str(), second.stream), ("x", Stream::Stderr));
+        assert_eq!(reader.next_entry().unwrap(), None);
+        file.write_all(&record[7..]).unwrap();
+        assert_eq!(reader.next_entry().unwrap().unwrap().text, "hi\n");
+        for driver in [LogDriver::None, LogDriver::Syslog, LogDriver::Journald] {
+            assert!(Reader::new(directory.path(), driver).is_none());
+        }
     }
 }

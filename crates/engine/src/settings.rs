@@ -17,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::config::HostConfig;
 use crate::error::{Error, Result};
@@ -98,38 +99,12 @@ impl Default for NetworkSettings {
     }
 }
 
-/// The tables of the file that are the engine's.
+/// The tables of the file that are read here.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct File {
     security: SecuritySettings,
     network: NetworkSettings,
-}
-
-impl File {
-    /// A missing file is an empty one.
-    fn load(path: &Path) -> Result<Self> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(Error::io("read", path, error)),
-        };
-        let parsed: Result<Self, String> = if text.trim_start().starts_with('{') {
-            serde_json::from_str(&text).map_err(|error| error.to_string())
-        } else {
-            toml::from_str(&text).map_err(|error| error.to_string())
-        };
-        parsed.map_err(|message| {
-            let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
-            Error::Invalid {
-                message: format!("{}: {line}", path.display()),
-                hint: "[security] has policy = \"privileged|baseline|restricted\", no-new-privileges, \
-                       userns = \"host|auto|keep-id\" and userns-range = \"FIRST:COUNT\"; [network] has \
-                       publish = \"ADDRESS\""
-                    .into(),
-            }
-        })
-    }
 }
 
 impl NetworkSettings {
@@ -138,7 +113,7 @@ impl NetworkSettings {
     /// # Errors
     /// The file cannot be read or understood.
     pub fn load(path: &Path) -> Result<Self> {
-        File::load(path).map(|file| file.network)
+        load(path, "[network] has publish = \"ADDRESS\"").map(|file: File| file.network)
     }
 }
 
@@ -171,8 +146,31 @@ impl SecuritySettings {
     /// # Errors
     /// The file cannot be read or understood.
     pub fn load(path: &Path) -> Result<Self> {
-        File::load(path).map(|file| file.security)
+        let hint = "[security] has policy = \"privileged|baseline|restricted\", no-new-privileges, \
+                    userns = \"host|auto|keep-id\" and userns-range = \"FIRST:COUNT\"";
+        load(path, hint).map(|file: File| file.security)
     }
+}
+
+/// Reads tables of the configuration file, in TOML or JSON; a missing file is an empty one.
+///
+/// # Errors
+/// The file cannot be read, or not be understood: then with this hint.
+pub(crate) fn load<T: DeserializeOwned + Default>(path: &Path, hint: &str) -> Result<T> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(T::default()),
+        Err(error) => return Err(Error::io("read", path, error)),
+    };
+    let parsed: Result<T, String> = if text.trim_start().starts_with('{') {
+        serde_json::from_str(&text).map_err(|error| error.to_string())
+    } else {
+        toml::from_str(&text).map_err(|error| error.to_string())
+    };
+    parsed.map_err(|message| {
+        let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+        Error::invalid_with_hint(format!("{}: {line}", path.display()), hint)
+    })
 }
 
 #[cfg(test)]

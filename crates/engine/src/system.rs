@@ -1,10 +1,11 @@
 //! The whole root: finding and repairing what a crash left, stopping everything, what takes how much.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use proa_image::Image;
 use proa_protocol::instance::{CONFIG_FILE, Status, removing_dir};
 use proa_protocol::message::Request;
 use proa_sys::trees;
@@ -251,6 +252,60 @@ impl Engine {
         }
         Ok(usage)
     }
+}
+
+/// Each on its own.
+impl Engine {
+    /// Bytes on disk of each image and of each instance, the newest first.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub fn disk_usage_of_each(&self) -> Result<(Vec<ImageUsage>, Vec<InstanceUsage>)> {
+        let instances = self.instances()?;
+        let images = self.store()?.list()?;
+        let mut users = BTreeMap::<&Path, usize>::new();
+        for layer in images.iter().flat_map(|image| &image.layers) {
+            *users.entry(&layer.path).or_default() += 1;
+        }
+        let usage = |image: &Image| {
+            let (mut shared, mut unique) = (0, 0);
+            for layer in &image.layers {
+                let bytes = std::fs::metadata(&layer.path).map_or(0, |metadata| metadata.blocks() * 512);
+                if users.get(&*layer.path).is_some_and(|users| *users > 1) {
+                    shared += bytes
+                } else {
+                    unique += bytes
+                }
+            }
+            let used = instances.iter().filter(|instance| instance.record.image_id == image.id.as_str());
+            ImageUsage { image: image.clone(), shared, unique, instances: used.count() }
+        };
+        let images = images.iter().map(usage).collect();
+        let sized = |instance: Instance| InstanceUsage { bytes: self.sizes(&instance).0, instance };
+        Ok((images, instances.into_iter().map(sized).collect()))
+    }
+}
+
+/// What an image takes.
+#[derive(Debug, Clone)]
+pub struct ImageUsage {
+    /// Which.
+    pub image: Image,
+    /// Bytes of layers that other images have as well.
+    pub shared: u64,
+    /// Bytes of the others.
+    pub unique: u64,
+    /// How many instances use it.
+    pub instances: usize,
+}
+
+/// What an instance takes.
+#[derive(Debug, Clone)]
+pub struct InstanceUsage {
+    /// Which.
+    pub instance: Instance,
+    /// Bytes of its writable layer.
+    pub bytes: u64,
 }
 
 /// What takes how much.

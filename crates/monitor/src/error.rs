@@ -30,6 +30,14 @@ pub enum Error {
         /// Why.
         error: io::Error,
     },
+    /// Who is to keep the output cannot be reached.
+    #[error("cannot reach {name}: {error}")]
+    LogDriver {
+        /// Who.
+        name: String,
+        /// Why.
+        error: io::Error,
+    },
     /// A layer cannot be mounted.
     #[error("{}", with_source(.0))]
     Layer(#[from] proa_sys::layer_mount::LayerMountError),
@@ -82,6 +90,7 @@ impl Error {
             Self::Network(_)
             | Self::BadJson { .. }
             | Self::Io { .. }
+            | Self::LogDriver { .. }
             | Self::Layer(_)
             | Self::Volume { .. } => ErrorKind::Internal,
             Self::Runtime(error) => error.kind(),

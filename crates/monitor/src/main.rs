@@ -39,14 +39,14 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use proa_protocol::instance::Status;
+use proa_protocol::instance::{InstanceConfig, Status};
 use rustix::fs::{CWD, Mode as FileMode, OFlags, openat};
 use rustix::process::Signal;
 
 use crate::args::{Args, Mode};
 use crate::backend::Backend;
 use crate::error::{Error, IoAt};
-use crate::log::Log;
+use crate::log::{Identity, Log};
 use crate::record::Record;
 use crate::serve::{Again, Reaper, Server};
 use crate::volumes::Volumes;
@@ -156,7 +156,10 @@ fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {
     let first = state.started_ns == 0;
     let volumes = Volumes::attach(&args.run, &record, &mut config, first)?;
     let listener = listen(&record)?;
-    let log = Log::open(&record.dir, config.log.clone())?;
+    let log = match args.mode {
+        Mode::Run | Mode::Again => Log::open(&record.dir, &config.log, identity(&config))?,
+        Mode::Maintenance | Mode::Repair => Log::nobody(),
+    };
     let events = events::Events::new(&args.root, &record.dir, &config);
     let reaper = config.reaper.clone().filter(|_| config.auto_remove && args.mode == Mode::Run);
     let mut notices = Vec::new();
@@ -186,6 +189,11 @@ fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {
         server.resume();
     }
     Ok(server)
+}
+
+fn identity(config: &InstanceConfig) -> Identity {
+    let said = |key: &str| config.actor.get(key).cloned().unwrap_or_default();
+    Identity { id: config.id.clone(), name: said("name"), image: said("image") }
 }
 
 /// Listens on the instance's socket. Its address goes by a descriptor of its directory: paths of sockets may

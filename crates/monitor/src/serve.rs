@@ -24,6 +24,9 @@
 //! anyway. Only an instance to be removed gives its lock before, and has its files removed after. A client that stands still keeps this process
 //! alive, and nothing of the instance.
 //!
+//! A log that does not take everything at once (a server's) holds up the instance: its output gets no credit then.
+//! Once the first process has ended, what is in its pipes is taken all the same, and the log has as long as clients.
+//!
 //! Requests are passed to the backend as they came, but for those that change the instance's state (`Start`,
 //! `Wait`, `Pause`, `Resume`, `Shutdown`): those are the monitor's.
 
@@ -61,6 +64,8 @@ use health::HealthChecks;
 
 /// The channel on which the monitor passes on what changes the instance's state.
 const CONTROL: u32 = 2;
+/// No client has it: its place among the tokens is the log's.
+const LOG: u32 = 1;
 const FIRST_CLIENT: u32 = 3;
 /// How long a monitor without a first client waits for one.
 const FIRST_CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -160,6 +165,8 @@ pub struct Server {
     /// Who asked for `Pause` (true) and `Resume` (false), in order.
     pauses: VecDeque<(u32, bool)>,
     reaper: Option<Reaper>,
+    /// Bytes of the first process's output for which it has no credit yet.
+    owed: u32,
     /// When the backend is ended if the first process has not.
     kill_by: Option<Instant>,
     trimmed: bool,
@@ -191,6 +198,7 @@ impl Server {
             notices,
             pauses: VecDeque::new(),
             reaper: None,
+            owed: 0,
             kill_by: None,
             trimmed: false,
             volumes: Volumes::default(),
@@ -240,8 +248,9 @@ impl Server {
             // Whoever hears of something finds it in the journal.
             self.events.flush();
             self.flush_clients();
-            self.advance();
             self.log.flush();
+            self.take_more();
+            self.advance();
         }
         Ok(())
     }
@@ -252,6 +261,7 @@ impl Server {
         if let Some(listener) = &self.listener {
             set.add(HOST_TOKENS, listener.as_fd(), PollFlags::IN);
         }
+        self.log.poll_fds(HOST_TOKENS + u64::from(LOG), &mut set);
         let congested = self.backend.congested();
         for (&channel, client) in &self.clients {
             if let Some((fd, flags)) = client.wants(congested) {
@@ -281,13 +291,14 @@ impl Server {
         };
         let idle = (!self.trimmed).then_some(IDLE);
         let check = self.health_deadline().map(|until| until.saturating_duration_since(Instant::now()));
-        [own, check, self.backend.timeout(), idle].into_iter().flatten().min()
+        [own, check, self.backend.timeout(), self.log.timeout(), idle].into_iter().flatten().min()
     }
 
     fn dispatch(&mut self, token: u64, flags: PollFlags) {
         match token.checked_sub(HOST_TOKENS) {
             None => self.backend.ready(token),
             Some(0) => self.accept(),
+            Some(token) if token == u64::from(LOG) => self.log.ready(),
             Some(channel) => self.client_ready(channel as u32, flags),
         }
     }
@@ -519,6 +530,10 @@ impl Server {
         self.backend.send(attach.frame(MONITOR));
         self.backend.send(Request::Watch.frame(MONITOR));
         self.backend.send(Request::Start.frame(MONITOR));
+        if self.log.may_wait() {
+            // The end is told on the other channel only after the output that has no credit.
+            self.backend.send(Request::Wait.frame(CONTROL));
+        }
     }
 
     fn wait_for_end(&mut self, channel: u32) {
@@ -565,7 +580,8 @@ impl Server {
         match frame.kind {
             Kind::Stdout | Kind::Stderr => {
                 self.log.push(frame.kind, &frame.payload);
-                self.backend.send(Frame::credit(MONITOR, frame.payload.len() as u32));
+                self.owed += frame.payload.len() as u32;
+                self.take_more();
             }
             Kind::Response => match Response::parse(&frame.payload) {
                 Ok(Response::Started { pid }) => self.started(pid),
@@ -582,6 +598,13 @@ impl Server {
                 _ => {}
             },
             _ => {}
+        }
+    }
+
+    /// Lets the first process go on writing, unless its log must be waited for.
+    fn take_more(&mut self) {
+        if self.owed > 0 && !self.log.is_full() {
+            self.backend.send(Frame::credit(MONITOR, std::mem::take(&mut self.owed)));
         }
     }
 
@@ -647,6 +670,7 @@ impl Server {
         if !matches!(self.phase, Phase::Running) {
             return;
         }
+        self.log.set_ending();
         self.phase = Phase::Ending { outcome, until: Instant::now() + ENDING_TIMEOUT };
         self.health_stopped();
         // What is left is bounded by the pipes of dead processes: it waits here, not in the backend.
@@ -665,6 +689,10 @@ impl Server {
 
     fn control_frame(&mut self, frame: &Frame) {
         let Ok(response) = Response::parse(&frame.payload) else { return };
+        if let Response::Exited(_) = response {
+            self.log.set_ending();
+            return self.take_more();
+        }
         let Some((channel, pause)) = self.pauses.pop_front() else { return };
         self.answer(channel, &response);
         if response == Response::Ok && matches!(self.phase, Phase::Running) {
@@ -743,7 +771,7 @@ impl Server {
             Phase::Held if !self.is_wanted() => self.phase = Phase::Stopping(Outcome::Nothing),
             Phase::Ending { outcome, until } => {
                 let all_told = self.clients.values().all(|client| client.joined == Joined::Nothing);
-                if all_told || Instant::now() >= *until {
+                if (all_told && self.log.is_drained()) || Instant::now() >= *until {
                     self.phase = Phase::Stopping(outcome.clone());
                 }
             }
@@ -775,6 +803,9 @@ impl Server {
     fn finish(&mut self, outcome: &Outcome, mut remains: Option<Remains>, left_behind: String) {
         self.phase = Phase::Over;
         self.log.end();
+        if self.log.lost() > 0 {
+            self.events.tell("log_lost", &[("messages", self.log.lost().to_string())]);
+        }
         if !matches!(outcome, Outcome::Nothing) {
             self.note_end(outcome, left_behind);
             // Should it fail, the state still says `running` under a free lock, which is what repair looks for.

@@ -174,6 +174,28 @@ impl Journal {
         })
     }
 
+    /// When the oldest event happened that is kept, where older ones are not.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn cut_before(&self) -> io::Result<Option<i64>> {
+        let oldest = match self.numbered() {
+            Ok(numbers) => numbers.first().copied().filter(|number| *number > 1),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let Some(oldest) = oldest else { return Ok(None) };
+        let file = match File::open(self.file(oldest)) {
+            Ok(file) => file,
+            // Removed just now: then what is older is cut off as well.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(now_ns())),
+            Err(error) => return Err(error),
+        };
+        let mut lines = io::BufRead::split(io::BufReader::new(file), b'\n').skip(1);
+        let first = lines.next().transpose()?.unwrap_or_default();
+        Ok(serde_json::from_slice::<Event>(&first).ok().map(|event| event.time_nano))
+    }
+
     fn lock(&self) -> io::Result<File> {
         let path = self.directory.join(LOCK);
         let open = || OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
@@ -521,6 +543,7 @@ mod tests {
             fixture.1.append(&mut event).unwrap();
         };
         add(0);
+        assert_eq!(fixture.1.cut_before().unwrap(), None);
         let mut follower = JournalReader::from_start(fixture.1.clone());
         let mut sleeper = JournalReader::from_start(fixture.1.clone());
         let mut seen = actions(&mut follower);
@@ -539,6 +562,7 @@ mod tests {
         let files = fs::read_dir(fixture.1.directory()).unwrap().flatten();
         let sizes: Vec<u64> = files.map(|file| file.metadata().unwrap().len()).collect();
         assert_eq!(sizes.len() as u64, FILES + 1, "with the lock");
+        assert!(fixture.1.cut_before().unwrap().is_some_and(|oldest| oldest > 0));
         assert!(sizes.iter().sum::<u64>() <= FILES * MAX_BYTES);
     }
 

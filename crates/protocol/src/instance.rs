@@ -4,7 +4,7 @@
 //!   <root>/instances/<id>/
 //!     instance.json    InstanceConfig: written by the engine at create, read by the monitor at start
 //!     state.json       InstanceState: written by the monitor alone, replaced by rename
-//!     log.json         the json-file log, with log.json.1, .2, … when rotated
+//!     log.json         what it has written, see `crate::log`
 //!     upper/ work/     container: the writable layer      rw.img   vm: the writable disk
 //!   <run>/instances/<id>/
 //!     monitor.lock     held (flock) as long as the monitor lives: the one proof that it does
@@ -33,6 +33,7 @@ use proa_oci::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use crate::life::Life;
+use crate::log::LogConfig;
 use crate::message::LaunchConfig;
 use crate::network::Endpoint;
 use crate::volume::MountPoint;
@@ -92,7 +93,7 @@ pub struct InstanceConfig {
     /// What is mounted into it, beside what every instance has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mount_points: Vec<MountPoint>,
-    /// Size and number of log files.
+    /// What becomes of its output.
     pub log: LogConfig,
     /// What only a VM has.
     pub vm: VmConfig,
@@ -140,22 +141,6 @@ pub struct VmConfig {
     pub disk_size: u64,
     /// Boot it, rather than start it from a template (`--no-template`).
     pub no_template: bool,
-}
-
-/// Rotation of the log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LogConfig {
-    /// Bytes after which a new file is begun.
-    pub max_size: u64,
-    /// Files kept, the current one included.
-    pub max_files: u32,
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self { max_size: 10 * 1024 * 1024, max_files: 3 }
-    }
 }
 
 /// Where an instance is in its life.

@@ -25,6 +25,7 @@ pub mod frame;
 pub mod health;
 pub mod instance;
 pub mod life;
+pub mod log;
 pub mod message;
 pub mod network;
 pub mod template;

@@ -275,6 +275,8 @@ pub struct Stats {
     pub memory_inactive_file: Option<u64>,
     /// Its limit, bytes.
     pub memory_limit: Option<u64>,
+    /// All memory of the machine that it runs on, a guest's where that is one, bytes.
+    pub memory_total: u64,
     /// Tasks.
     pub pids: Option<u64>,
     /// Limit on tasks.
@@ -287,6 +289,30 @@ pub struct Stats {
     pub net_rx_bytes: Option<u64>,
     /// Bytes sent by them.
     pub net_tx_bytes: Option<u64>,
+    /// How long tasks waited, where the kernel measures that for a cgroup.
+    pub pressure: Option<Pressure>,
+}
+
+/// Time that tasks of an instance waited for something, ns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pressure {
+    /// For a CPU.
+    pub cpu: Waited,
+    /// For memory.
+    pub memory: Waited,
+    /// For block I/O.
+    pub io: Waited,
+}
+
+/// Time waited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Waited {
+    /// By some task at least.
+    pub some_ns: u64,
+    /// By all tasks at once.
+    pub full_ns: u64,
 }
 
 /// One process of an instance.

@@ -575,6 +575,8 @@ impl Container {
         let now = clock_gettime(ClockId::Realtime);
         let mut stats = Stats { at_ns: now.tv_sec * 1_000_000_000 + now.tv_nsec, ..Stats::default() };
         stats.online_cpus = sched_getaffinity(None).map_or(1, |cpus| cpus.count());
+        let machine = rustix::system::sysinfo();
+        stats.memory_total = machine.totalram as u64 * u64::from(machine.mem_unit);
         if !self.cgroup.stats(&mut stats) {
             let members = self.members();
             let usages: Vec<_> = members.iter().filter_map(|pid| processes::usage(*pid)).collect();

@@ -14,6 +14,7 @@ pub mod job;
 pub mod kvm;
 pub mod landlock;
 pub mod layer_mount;
+pub mod localtime;
 pub mod lock;
 pub mod memory;
 pub mod mount;

@@ -16,7 +16,7 @@ use crate::template::Template;
 /// Print what happens to instances and images, as it does
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only some, as type=image, event=die, container=NAME, image=NAME, label=KEY[=VALUE]
+    /// Only some, as type=image, event=die, container=NAME, image=NAME, label=KEY[=VALUE], network=NAME, volume=NAME
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     /// json, or a Go template

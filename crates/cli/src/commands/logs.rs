@@ -27,8 +27,8 @@ pub struct Args {
     /// With the time of each line
     #[arg(short, long)]
     timestamps: bool,
-    /// With extra attributes; there are none
-    #[arg(long, hide = true)]
+    /// With the labels and variables that the log was to have
+    #[arg(long)]
     details: bool,
     /// Name or id
     instance: String,
@@ -50,7 +50,7 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
     let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
     let mut failure = None;
     engine.logs(&instance, &options, |entry| {
-        let text = line(&entry, args.timestamps);
+        let text = line(&entry, args);
         let written = match entry.stream {
             Stream::Stdout => out.write_all(text.as_bytes()),
             Stream::Stderr => err.write_all(text.as_bytes()),
@@ -65,10 +65,41 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
 }
 
 /// Stamps have nine places, so that they align.
-fn line(entry: &Entry, stamped: bool) -> String {
-    if !stamped {
-        return entry.text.clone();
+fn line(entry: &Entry, args: &Args) -> String {
+    let mut line = String::new();
+    if args.timestamps {
+        let stamp = jiff::Timestamp::from_nanosecond(entry.at_ns.into()).unwrap_or_default();
+        line = format!("{stamp:.9} ");
     }
-    let stamp = jiff::Timestamp::from_nanosecond(entry.at_ns.into()).unwrap_or_default();
-    format!("{stamp:.9} {}", entry.text)
+    if args.details {
+        let pairs: Vec<String> = entry
+            .attributes
+            .iter()
+            .map(|(key, value)| format!("{}={}", escaped(key), escaped(value)))
+            .collect();
+        line.push_str(&pairs.join(","));
+        line.push(' ');
+    }
+    line + &entry.text
+}
+
+/// As in a URL's query, so that Docker's separators are ours alone.
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte.into()),
+            b' ' => out.push('+'),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn attributes_are_escaped_as_docker_does() {
+        assert_eq!(super::escaped("a b/c=é,~"), "a+b%2Fc%3D%C3%A9%2C~");
+    }
 }

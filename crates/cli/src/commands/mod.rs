@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod compare;
+pub mod confirm;
 pub mod container_prune;
 pub mod cp;
 pub mod create;
@@ -13,6 +14,7 @@ pub mod info;
 pub mod inspect;
 pub mod kill;
 pub mod logs;
+pub mod metrics;
 pub mod network;
 pub mod pause;
 pub mod policy;
@@ -130,6 +132,14 @@ macro_rules! group {
     };
 }
 
+/// A pause that any signal ends, as it ends the whole command.
+pub fn pause(time: std::time::Duration) {
+    let timeout =
+        rustix::event::Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
+    // Interrupted or not, what is next is due.
+    let _ = rustix::event::poll(&mut [], Some(&timeout));
+}
+
 /// All commands.
 pub const ALL: &[Entry] = &[
     entry!(Run, "run", run, "Make an instance of an image and run it", runs_program: true),
@@ -175,6 +185,7 @@ pub const ALL: &[Entry] = &[
     group!("volume", "Work on volumes", VOLUME),
     entry!(System, "events", events, "Print what happens to instances, images and volumes, as it does"),
     entry!(System, "info", info, "Print what Proa finds on this machine"),
+    entry!(System, "metrics", metrics, "Print what running instances use, for monitoring systems"),
     entry!(System, "version", version, "Print the version"),
 ];
 
@@ -255,6 +266,8 @@ const SYSTEM: &[Entry] = &[
     entry!(System, "df", system::df, "Show what takes how much of the disk"),
     entry!(System, "events", events, "Print what happens to instances, images and volumes, as it does"),
     entry!(System, "info", info, "Print what Proa finds on this machine"),
+    entry!(System, "prune", system::prune, "Remove what nobody uses"),
     entry!(System, "reap", system::reap, "Remove an instance that was to go when it ended", hidden: true),
     entry!(System, "stop", system::stop, "End everything of this state directory"),
+    entry!(System, "top", system::top, "Show what all instances use, the busiest first"),
 ];

@@ -205,6 +205,7 @@ fn create_instance(context: &Context, flags: &ContainerFlags, wanted: Wanted) ->
         level: wanted.level,
         settings: context.security_settings()?,
         network: context.network_settings()?,
+        log: context.log_settings()?,
     };
     Ok(context.engine()?.create(request)?)
 }

@@ -47,7 +47,8 @@ const COLUMNS: [(&str, &str); 8] = [
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_secs(1);
 
-struct Watched {
+/// An instance that is looked at again and again.
+pub struct Watched {
     instance: Instance,
     channel: Option<Channel>,
     before: Option<Stats>,
@@ -57,9 +58,9 @@ struct Watched {
 /// Runs the command.
 pub fn run(context: &Context, args: &Args) -> Outcome {
     let engine = context.engine()?;
-    let mut watched = watched(engine, args)?;
+    let mut watched = watched(engine, args.all, &args.instances)?;
     look(engine, &mut watched);
-    pause(FIRST_PAUSE);
+    super::pause(FIRST_PAUSE);
     let clears = !args.no_stream && std::io::stdout().is_terminal();
     loop {
         look(engine, &mut watched);
@@ -70,32 +71,64 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
         if args.no_stream || (!live && !args.instances.is_empty()) {
             return Ok(0);
         }
-        pause(PAUSE);
+        super::pause(PAUSE);
         if args.instances.is_empty() {
-            refresh(engine, args, &mut watched)?;
+            refresh(engine, args.all, &mut watched)?;
         }
     }
 }
 
 /// The text over what is on the screen, without a moment of nothing: each line clears its own rest, and the end
 /// what is below.
-fn redrawn(text: &str) -> String {
+pub fn redrawn(text: &str) -> String {
     format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))
 }
 
-/// A pause that any signal ends, as it ends the whole command.
-fn pause(time: Duration) {
-    let timeout =
-        rustix::event::Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
-    // Interrupted or not, the next look is due.
-    let _ = rustix::event::poll(&mut [], Some(&timeout));
+/// All instances that run, as they come and go.
+pub struct Overview<'engine> {
+    engine: &'engine Engine,
+    watched: Vec<Watched>,
 }
 
-fn watched(engine: &Engine, args: &Args) -> Result<Vec<Watched>, Failure> {
-    let instances = if args.instances.is_empty() {
-        engine.instances()?.into_iter().filter(|instance| args.all || instance.is_live()).collect()
+impl<'engine> Overview<'engine> {
+    /// Looks for the first time.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub fn new(engine: &'engine Engine) -> Result<Self, Failure> {
+        let mut watched = watched(engine, false, &[])?;
+        look(engine, &mut watched);
+        Ok(Self { engine, watched })
+    }
+
+    /// Looks again.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub fn look(&mut self) -> Result<(), Failure> {
+        refresh(self.engine, false, &mut self.watched)?;
+        look(self.engine, &mut self.watched);
+        Ok(())
+    }
+
+    /// What was seen last.
+    pub fn watched(&self) -> &[Watched] {
+        &self.watched
+    }
+}
+
+impl Watched {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.instance.record.name
+    }
+}
+
+fn watched(engine: &Engine, all: bool, names: &[String]) -> Result<Vec<Watched>, Failure> {
+    let instances = if names.is_empty() {
+        engine.instances()?.into_iter().filter(|instance| all || instance.is_live()).collect()
     } else {
-        args.instances.iter().map(|name| engine.find(name)).collect::<Result<Vec<_>, _>>()?
+        names.iter().map(|name| engine.find(name)).collect::<Result<Vec<_>, _>>()?
     };
     Ok(instances.into_iter().map(|instance| watch(engine, instance)).collect())
 }
@@ -107,13 +140,13 @@ fn watch(engine: &Engine, instance: Instance) -> Watched {
 }
 
 /// Follows instances that come and go.
-fn refresh(engine: &Engine, args: &Args, watched: &mut Vec<Watched>) -> Result<(), Failure> {
+fn refresh(engine: &Engine, all: bool, watched: &mut Vec<Watched>) -> Result<(), Failure> {
     let instances = engine.instances()?;
     watched.retain(|one| {
         let found = instances.iter().find(|instance| instance.record.id == one.instance.record.id);
-        found.is_some_and(|instance| args.all || instance.is_live())
+        found.is_some_and(|instance| all || instance.is_live())
     });
-    for instance in instances.into_iter().filter(|instance| args.all || instance.is_live()) {
+    for instance in instances.into_iter().filter(|instance| all || instance.is_live()) {
         let known = watched.iter_mut().find(|one| one.instance.record.id == instance.record.id);
         match known {
             Some(one) if one.channel.is_some() || !instance.is_live() => {}
@@ -134,15 +167,16 @@ fn look(engine: &Engine, watched: &mut [Watched]) {
     }
 }
 
-fn row(one: &Watched, whole: bool) -> Value {
+/// What a listing shows of it.
+pub fn row(one: &Watched, whole: bool) -> Value {
     let record = &one.instance.record;
     let id = if whole { record.id.as_str() } else { short(&record.id) };
     let none = Stats::default();
     let now = one.now.as_ref().unwrap_or(&none);
-    // As Docker does: what can be had back at once does not count.
-    let used = now.memory_usage.map(|usage| usage.saturating_sub(now.memory_inactive_file.unwrap_or(0)));
-    let limit =
-        now.memory_limit.filter(|limit| *limit < 1 << 60).or_else(|| one.now.as_ref().map(|_| host_memory()));
+    let used = memory(one);
+    // What is not limited has what there is.
+    let total = one.now.as_ref().map(|now| now.memory_total);
+    let limit = now.memory_limit.filter(|limit| *limit < 1 << 60).or(total);
     let bytes = |value: Option<u64>| value.map_or_else(|| "--".into(), binary_size);
     let io = |value: Option<u64>| value.map_or_else(|| "--".into(), size);
     let share = used
@@ -171,15 +205,17 @@ fn percent(value: Option<f64>) -> String {
     value.map_or_else(|| "--".into(), |value| format!("{value:.2}%"))
 }
 
-fn cpu(one: &Watched) -> Option<f64> {
+/// Memory in use, bytes. As Docker does: what can be had back at once does not count.
+pub fn memory(one: &Watched) -> Option<u64> {
+    let now = one.now.as_ref()?;
+    now.memory_usage.map(|usage| usage.saturating_sub(now.memory_inactive_file.unwrap_or(0)))
+}
+
+/// CPU time used since the look before, in hundredths of one CPU.
+pub fn cpu(one: &Watched) -> Option<f64> {
     let (before, now) = (one.before.as_ref()?, one.now.as_ref()?);
     let time = (now.at_ns - before.at_ns).max(1) as f64;
     Some(now.cpu_total_ns.saturating_sub(before.cpu_total_ns) as f64 / time * 100.0)
-}
-
-fn host_memory() -> u64 {
-    let info = rustix::system::sysinfo();
-    info.totalram as u64 * u64::from(info.mem_unit)
 }
 
 #[cfg(test)]

@@ -191,6 +191,8 @@ pub mod prune {
     use super::*;
     use proa_engine::volumes::VolumeFilters;
 
+    use crate::commands::confirm::confirm;
+
     /// Remove volumes that nobody named and no instance has
     #[derive(Debug, clap::Args)]
     pub struct Args {
@@ -207,9 +209,9 @@ pub mod prune {
 
     /// Runs the command.
     pub fn run(context: &Context, args: &Args) -> Outcome {
-        if !args.force {
-            let what = if args.all { "all volumes" } else { "all anonymous volumes" };
-            return Err(Failure::usage(format!("this removes {what} that no instance has: say --force")));
+        let what = if args.all { "all volumes" } else { "all anonymous volumes" };
+        if !confirm(args.force, &[&format!("{what} that no instance has")])? {
+            return Ok(0);
         }
         let pruned = context.engine()?.prune_volumes(args.all, &VolumeFilters::of_prune(&args.filter)?)?;
         if !pruned.volumes.is_empty() {

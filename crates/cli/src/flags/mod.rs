@@ -53,10 +53,10 @@ pub struct ContainerFlags {
     /// Write the instance's id to FILE, which must not exist
     #[arg(long, value_name = "FILE")]
     pub cidfile: Option<PathBuf>,
-    /// Log driver: json-file
+    /// Who keeps the output: json-file, local, journald, syslog or none
     #[arg(long, value_name = "DRIVER")]
     pub log_driver: Option<String>,
-    /// Log option: max-size=BYTES, max-file=COUNT
+    /// Option of the log driver, as max-size=BYTES, max-file=COUNT, mode=non-blocking, tag=TEXT
     #[arg(long, value_name = "KEY=VALUE")]
     pub log_opt: Vec<String>,
     #[command(flatten)]

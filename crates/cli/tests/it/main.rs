@@ -17,3 +17,4 @@ mod rootless;
 mod rootless_vm;
 mod streams;
 mod templates;
+mod watching;

@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::prune::PruneFilters;
 use crate::{names, parse};
 
 pub use endpoints::EndpointConfig;
@@ -238,10 +239,10 @@ impl Engine {
     ///
     /// # Errors
     /// One cannot be removed.
-    pub fn prune_networks(&self, filters: &NetworkFilters) -> Result<Vec<String>> {
+    pub fn prune_networks(&self, filters: &PruneFilters) -> Result<Vec<String>> {
         let mut removed = Vec::new();
         for record in self.db.networks()? {
-            if record.name == DEFAULT || !filters.matches(&record) {
+            if record.name == DEFAULT || !filters.matches(record.created_ns, &record.labels) {
                 continue;
             }
             match self.remove_network(&record) {

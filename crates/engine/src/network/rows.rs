@@ -2,11 +2,10 @@
 
 use super::NetworkRecord;
 use crate::error::{Error, Result};
-use crate::parse;
 
-const KEYS: &[&str] = &["id", "name", "label", "driver", "until"];
+const KEYS: &[&str] = &["id", "name", "label", "driver"];
 
-/// Conditions of `network ls` and `network prune`. Those of one key need one to hold, but labels all.
+/// Conditions of `network ls`. Those of one key need one to hold, but labels all.
 #[derive(Debug, Clone, Default)]
 pub struct NetworkFilters(Vec<(String, String)>);
 
@@ -23,11 +22,7 @@ impl NetworkFilters {
                 hint: format!("KEY=VALUE, with one of the keys {}", KEYS.join(", ")),
             }),
         };
-        let pairs: Vec<(String, String)> = texts.iter().map(pair).collect::<Result<_>>()?;
-        for (_, value) in pairs.iter().filter(|(key, _)| key == "until") {
-            moment(value)?;
-        }
-        Ok(Self(pairs))
+        texts.iter().map(pair).collect::<Result<_>>().map(Self)
     }
 
     /// Whether it shows this one.
@@ -37,7 +32,6 @@ impl NetworkFilters {
             "id" => record.id.starts_with(value),
             "name" => record.name.contains(value),
             "driver" => driver == value,
-            "until" => moment(value).is_ok_and(|moment| record.created_ns < moment),
             _ => match value.split_once('=') {
                 Some((label, value)) => record.labels.get(label).is_some_and(|found| found == value),
                 None => record.labels.contains_key(value),
@@ -48,11 +42,6 @@ impl NetworkFilters {
             of_key.peek().is_none() || of_key.any(|(_, value)| holds(key, value))
         };
         let labels = self.0.iter().filter(|(key, _)| key == "label").all(|(key, value)| holds(key, value));
-        labels && ["id", "name", "driver", "until"].into_iter().all(alternatives)
+        labels && ["id", "name", "driver"].into_iter().all(alternatives)
     }
-}
-
-/// A moment, or so long ago.
-fn moment(text: &str) -> Result<i64> {
-    parse::moment_ns(text, parse::now_ns(), &jiff::tz::TimeZone::system())
 }

@@ -17,14 +17,14 @@ mod security;
 
 use proa_oci::defaults;
 use proa_oci::runtime::{NamespaceKind, Spec};
-use proa_protocol::instance::{InstanceConfig, IsolationLevel, LogConfig, VmConfig};
+use proa_protocol::instance::{InstanceConfig, IsolationLevel, VmConfig};
 use proa_protocol::message::LaunchConfig;
 use proa_protocol::volume::MountPoint;
 
 use crate::config::{ContainerConfig, HostConfig};
 use crate::error::{Error, Result};
 use crate::network::Mode;
-use crate::{mounts, names, parse};
+use crate::{logging, mounts, names};
 
 pub use environment::merge as merge_environment;
 pub(crate) use files::{parse_extra_host, resolv_conf_of};
@@ -118,7 +118,7 @@ pub fn build(
         isolation: level,
         spec,
         launch,
-        log: log_config(host)?,
+        log: logging::parse(host)?,
         vm: vm_config(host)?,
         life: crate::restart::life(config, host)?,
         auto_remove: host.auto_remove,
@@ -267,33 +267,6 @@ fn apply_linux(spec: &mut Spec, host: &HostConfig, network: Network) -> Result<(
         linux.sysctl.insert(key.clone(), value.clone());
     }
     Ok(())
-}
-
-fn log_config(host: &HostConfig) -> Result<LogConfig> {
-    let mut log = LogConfig::default();
-    if host.log_config.kind != "json-file" {
-        return Err(Error::unsupported(
-            format!("log driver {:?} is not there", host.log_config.kind),
-            "json-file is",
-        ));
-    }
-    for (key, value) in &host.log_config.config {
-        match key.as_str() {
-            "max-size" => log.max_size = u64::try_from(parse::bytes(value)?).unwrap_or(0).max(4096),
-            "max-file" => {
-                let count = value.parse().ok().filter(|count| *count >= 1);
-                log.max_files =
-                    count.ok_or_else(|| Error::invalid(format!("invalid log option max-file={value}")))?;
-            }
-            other => {
-                return Err(Error::Invalid {
-                    message: format!("unknown log option {other:?}"),
-                    hint: "max-size, max-file".into(),
-                });
-            }
-        }
-    }
-    Ok(log)
 }
 
 pub(crate) fn vm_config(host: &HostConfig) -> Result<VmConfig> {

@@ -394,19 +394,3 @@ fn a_guest_has_whole_cpus() {
     let vm = build(ID, &config(), &host, &[], IsolationLevel::Vm).unwrap().vm;
     assert_eq!((vm.cpus, vm.memory), (2, 256 << 20));
 }
-
-#[test]
-fn logs() {
-    let with = |pairs: &[(&str, &str)]| {
-        let mut host = HostConfig::default();
-        host.log_config.config =
-            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        container(&config(), &host).map(|instance| instance.log)
-    };
-    assert_eq!(
-        with(&[("max-size", "1m"), ("max-file", "2")]).unwrap(),
-        LogConfig { max_size: 1 << 20, max_files: 2 }
-    );
-    assert!(with(&[("max-file", "0")]).is_err());
-    assert!(with(&[("colour", "red")]).is_err());
-}

@@ -4,6 +4,7 @@
 //! more. A crash between the two leaves litter that the next removal or check collects.
 
 use std::io;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proa_oci::reference::{Digest, Reference, familiar_repository};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -94,12 +95,25 @@ impl Store {
     /// # Errors
     /// The database or a file cannot be changed.
     pub fn prune(&self, all: bool, hooks: &dyn RemoveHooks) -> Result<Pruned> {
+        self.prune_those(all, &|_| true, hooks)
+    }
+
+    /// The same, of those images alone that `wanted` names.
+    ///
+    /// # Errors
+    /// The database or a file cannot be changed.
+    pub fn prune_those(
+        &self,
+        all: bool,
+        wanted: &dyn Fn(&ImageId) -> bool,
+        hooks: &dyn RemoveHooks,
+    ) -> Result<Pruned> {
         let change = self.change()?;
         let mut removed = Vec::new();
         for id in self.digests("SELECT id FROM images ORDER BY id")? {
             let tagged = change.query_row("SELECT 1 FROM names WHERE image = ?1", [id.as_str()], |_| Ok(()));
             let tagged = tagged.optional().map_err(self.failed())?.is_some();
-            if (all || !tagged) && hooks.in_use(&id).is_empty() {
+            if (all || !tagged) && wanted(&id) && hooks.in_use(&id).is_empty() {
                 self.drop_names(&change, &id, &mut removed)?;
                 delete_image(&change, &id).map_err(self.failed())?;
                 removed.push(Removed::Deleted(id));
@@ -109,6 +123,64 @@ impl Store {
         let collected = self.collect(hooks)?;
         removed.extend(collected.removed);
         Ok(Pruned { removed, bytes: collected.bytes })
+    }
+
+    /// Removes images until what the rest refers to takes no more than `budget` bytes: those used longest ago first,
+    /// and neither one in use nor `keep`.
+    ///
+    /// # Errors
+    /// The database or a file cannot be changed.
+    pub fn prune_to(&self, budget: u64, keep: Option<&ImageId>, hooks: &dyn RemoveHooks) -> Result<Pruned> {
+        let change = self.change()?;
+        let mut images = Vec::new();
+        for id in self.digests("SELECT id FROM images ORDER BY stored, id")? {
+            images.push((self.last_used(&id)?, id));
+        }
+        images.sort_by_key(|(used, _)| *used);
+        let mut removed = Vec::new();
+        for (_, id) in images {
+            if self.referred_bytes(&change)? <= budget {
+                break;
+            }
+            if keep != Some(&id) && hooks.in_use(&id).is_empty() {
+                self.drop_names(&change, &id, &mut removed)?;
+                delete_image(&change, &id).map_err(self.failed())?;
+                removed.push(Removed::Deleted(id));
+            }
+        }
+        change.commit().map_err(self.failed())?;
+        let collected = self.collect(hooks)?;
+        removed.extend(collected.removed);
+        Ok(Pruned { removed, bytes: collected.bytes })
+    }
+
+    /// Notes that an image is used: its manifest's time says when that was last.
+    pub fn mark_used(&self, image: &Image) {
+        if let Ok(file) = std::fs::File::open(self.layout.blob(&image.manifest)) {
+            // Should it fail, the image counts as used earlier, and goes earlier.
+            let _ = file.set_modified(SystemTime::now());
+        }
+    }
+
+    /// When an image was last used, or stored.
+    fn last_used(&self, id: &ImageId) -> Result<SystemTime> {
+        let sql = "SELECT manifest, stored FROM images WHERE id = ?1";
+        let (manifest, stored) = self
+            .db
+            .query_row(sql, [id.as_str()], |row| Ok((row.get::<_, String>(0)?, super::unsigned(row, 1)?)))
+            .map_err(self.failed())?;
+        let stored = UNIX_EPOCH + Duration::from_secs(stored);
+        let Ok(manifest) = manifest.parse::<Digest>() else { return Ok(stored) };
+        let used = std::fs::metadata(self.layout.blob(&manifest)).and_then(|metadata| metadata.modified());
+        Ok(used.map_or(stored, |used| used.max(stored)))
+    }
+
+    fn referred_bytes(&self, change: &Connection) -> Result<u64> {
+        let sql = "SELECT (SELECT coalesce(sum(disk_size), 0) FROM layers
+                           WHERE diff_id IN (SELECT diff_id FROM image_layers))
+                        + (SELECT coalesce(sum(size), 0) FROM blobs
+                           WHERE digest IN (SELECT digest FROM image_blobs))";
+        change.query_row(sql, [], |row| super::unsigned(row, 0)).map_err(self.failed())
     }
 
     /// Deletes content that neither an image nor a living session refers to, and what dead sessions left.

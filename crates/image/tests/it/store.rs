@@ -293,3 +293,26 @@ fn many_may_write_at_once() {
     });
     assert_eq!(test.store.resolve("a:1").unwrap().names.len(), 121);
 }
+
+#[test]
+fn a_budget_takes_what_was_used_longest_ago_and_is_not_in_use() {
+    let test = TestStore::new();
+    let images: Vec<_> =
+        (1..=4).map(|number| test.load(&TestImage::small(number), &format!("i{number}:1"))).collect();
+    // The first is used, the second in use: so the third goes first.
+    test.store.mark_used(&images[1]);
+    test.store.mark_used(&images[0]);
+    let hooks = Hooks { used: [images[1].id.clone()].into(), ..Hooks::default() };
+    assert_eq!(test.store.prune_to(u64::MAX, None, &hooks).unwrap().removed, []);
+    let gone = |pruned: &proa_image::store::Pruned| {
+        let deleted = pruned.removed.iter().filter_map(|removed| match removed {
+            Removed::Deleted(id) => images.iter().position(|image| image.id == *id),
+            _ => None,
+        });
+        deleted.collect::<Vec<_>>()
+    };
+    let all = test.store.prune_to(0, Some(&images[3].id), &hooks).unwrap();
+    assert_eq!(gone(&all), [2, 0]);
+    assert!(all.bytes > 0 && test.store.list().unwrap().len() == 2);
+    test.assert_sound();
+}

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use proa_oci::defaults::default_spec;
 use proa_oci::runtime::Process;
-use proa_protocol::instance::{InstanceConfig, InstanceState, Layer, LogConfig, Status, instance_dir};
+use proa_protocol::instance::{InstanceConfig, InstanceState, Layer, Status, instance_dir};
+use proa_protocol::log::LogConfig;
 use tempfile::TempDir;
 
 use crate::client::Client;

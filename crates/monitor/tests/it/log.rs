@@ -1,5 +1,7 @@
 //! The log through the whole way; its format is tested where it is written.
 
+use std::time::{Duration, Instant};
+
 use proa_protocol::message::Request;
 
 use crate::fixture::Fixture;
@@ -31,4 +33,43 @@ fn a_log_of_a_second_run_is_appended() {
     }
     let texts: Vec<String> = fixture.log().into_iter().map(|(_, text)| text).collect();
     assert_eq!(texts, ["no newline", "no newline"]);
+}
+
+#[test]
+fn rotated_files_are_compressed_and_lose_nothing() {
+    let mut fixture = Fixture::shell("seq 1 20000; exec sleep 1000");
+    fixture.config.log.max_size = 64 * 1024;
+    fixture.config.log.max_files = 100;
+    fixture.config.log.compress = true;
+    let mut client = fixture.spawn();
+    client.send(&Request::Start);
+    client.expect_started();
+    let dir = fixture.dir();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut texts = Vec::new();
+    while !texts.iter().copied().eq(1..=20_000) {
+        assert!(Instant::now() < deadline, "{} lines", texts.len());
+        texts.clear();
+        let numbered = |number: u32| dir.join(format!("log.json.{number}"));
+        let last = (1..100).find(|number| !dir.join(format!("log.json.{number}.gz")).exists()).unwrap();
+        if numbered(last).exists() {
+            continue;
+        }
+        for number in (1..last).rev() {
+            let Ok(file) = std::fs::File::open(dir.join(format!("log.json.{number}.gz"))) else { break };
+            let decoder = flate2::read::GzDecoder::new(file);
+            assert!(decoder.header().unwrap().comment().is_some_and(|inode| inode[0].is_ascii_digit()));
+            texts.extend(std::io::read_to_string(decoder).unwrap().lines().map(text));
+        }
+        texts.extend(std::fs::read_to_string(dir.join("log.json")).unwrap_or_default().lines().map(text));
+    }
+    let killed = client.ask(&Request::Signal { signal: 9, all: true });
+    assert_eq!(killed, proa_protocol::message::Response::Ok);
+    client.send(&Request::Wait);
+    client.exited();
+}
+
+fn text(line: &str) -> u32 {
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    line["log"].as_str().unwrap().trim().parse().unwrap()
 }

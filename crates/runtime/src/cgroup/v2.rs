@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use proa_oci::runtime::Resources;
-use proa_protocol::message::Stats;
+use proa_protocol::message::{Pressure, Stats, Waited};
 use rustix::fs::{Mode, OFlags};
 
 use super::{
@@ -133,6 +133,13 @@ impl Cgroup {
             stats.io_read_bytes = Some(sum_io(&io, "rbytes="));
             stats.io_write_bytes = Some(sum_io(&io, "wbytes="));
         }
+        let pressure = |name| read(&dir, name).and_then(|text| waited(&text));
+        // A kernel has all of them, or none.
+        if let Some(cpu) = pressure("cpu.pressure") {
+            let (memory, io) = (pressure("memory.pressure"), pressure("io.pressure"));
+            stats.pressure =
+                Some(Pressure { cpu, memory: memory.unwrap_or_default(), io: io.unwrap_or_default() });
+        }
     }
 
     pub(super) fn oom_kills(&self) -> u64 {
@@ -175,9 +182,29 @@ fn sum_io(text: &str, key: &str) -> u64 {
     text.split_whitespace().filter_map(|word| word.strip_prefix(key)?.parse::<u64>().ok()).sum()
 }
 
+/// Total times of lines as `some avg10=0.00 avg60=0.00 avg300=0.00 total=123`, in microseconds.
+fn waited(text: &str) -> Option<Waited> {
+    let total = |kind: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
+        let total = line.split_whitespace().find_map(|word| word.strip_prefix("total="))?;
+        total.parse::<u64>().ok().map(|microseconds| microseconds * 1000)
+    };
+    // Kernels before 5.13 have no `full` for the CPU.
+    Some(Waited { some_ns: total("some ")?, full_ns: total("full ").unwrap_or(0) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pressure_is_read() {
+        let text =
+            "some avg10=0.00 avg60=0.12 avg300=0.00 total=123\nfull avg10=0.00 avg60=0 avg300=0 total=7\n";
+        assert_eq!(waited(text), Some(Waited { some_ns: 123_000, full_ns: 7_000 }));
+        assert_eq!(waited("some avg10=0.00 total=5\n"), Some(Waited { some_ns: 5_000, full_ns: 0 }));
+        assert_eq!(waited(""), None);
+    }
 
     #[test]
     fn block_bytes_are_summed_over_devices() {

@@ -198,6 +198,7 @@ impl Guest {
             launch: LaunchConfig::default(),
             layers,
             shares: shares.iter().map(|share| share.tag.clone()).collect(),
+            interfaces: Vec::new(),
             entropy: vec![7; 64],
             time_ns: 1_700_000_000_000_000_000,
         };

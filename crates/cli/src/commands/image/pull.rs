@@ -42,6 +42,9 @@ pub fn fetch(
     let image =
         pulled.map_err(|error| Failure::from(error).context(&format!("pull {}", reference.familiar())))?;
     context.engine()?.tell_image("pull", &reference.familiar(), &reference.familiar_repository());
+    if let Some(budget) = context.image_budget()? {
+        context.engine()?.prune_images_to(budget, Some(&image.id))?;
+    }
     Ok(image)
 }
 

@@ -1,9 +1,15 @@
 //! `proa network prune`
 
-use proa_engine::network::NetworkFilters;
+use proa_engine::Engine;
+use proa_engine::prune::PruneFilters;
 
+use crate::commands::confirm::confirm;
+use crate::commands::container_prune;
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
+
+/// What it removes.
+pub const WHAT: &str = "all networks that no instance is in";
 
 /// Remove networks that no instance is in
 #[derive(Debug, clap::Args)]
@@ -11,21 +17,28 @@ pub struct Args {
     /// Do not ask
     #[arg(short, long)]
     force: bool,
-    /// Only those for which this holds: label, until
+    /// Only some: until=TIME, label=KEY[=VALUE], label!=KEY[=VALUE]
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
 }
 
 /// Runs the command.
 pub fn run(context: &Context, args: &Args) -> Outcome {
-    let filters = NetworkFilters::parse(&args.filter)?;
-    if !args.force {
-        return Err(Failure::usage("this removes all networks that no instance is in: say --force"));
-    }
-    let removed = context.engine()?.prune_networks(&filters)?;
-    if !removed.is_empty() {
-        println!("Deleted Networks:");
-        removed.iter().for_each(|name| println!("{name}"));
+    let filters = container_prune::filters(&args.filter)?;
+    if confirm(args.force, &[WHAT])? {
+        prune(context.engine()?, &filters)?;
     }
     Ok(0)
+}
+
+/// Removes them, and says which.
+///
+/// # Errors
+/// One cannot be removed.
+pub fn prune(engine: &Engine, filters: &PruneFilters) -> Result<(), Failure> {
+    let removed = engine.prune_networks(filters)?;
+    if !removed.is_empty() {
+        println!("Deleted Networks:\n{}\n", removed.join("\n"));
+    }
+    Ok(())
 }

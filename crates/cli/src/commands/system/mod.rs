@@ -5,6 +5,8 @@ pub mod check;
 pub mod df;
 pub mod disable;
 pub mod enable;
+pub mod prune;
 pub mod reap;
 pub mod stop;
+pub mod top;
 pub mod unit;

@@ -6,11 +6,13 @@
 mod boot;
 mod confinement;
 mod events;
+mod figures;
 mod files;
 mod health;
 mod identity;
 mod life;
 mod limits;
+mod logging;
 mod network;
 mod process;
 mod restart;

@@ -1,10 +1,14 @@
 //! `proa info`: what Proa finds on this machine.
 
+mod levels;
+
 use std::path::Path;
 
+use proa_engine::logging::DEFAULT_DRIVER;
 use proa_engine::lsm;
 use proa_image::layer::LayerForm;
 use proa_protocol::instance::Status;
+use proa_protocol::log::LogDriver;
 use serde_json::{Value, json};
 
 use crate::context::{self, Context};
@@ -22,7 +26,15 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(context: &Context, args: &Args) -> Outcome {
-    let document = gather(context)?;
+    let mut document = gather(context)?;
+    // It takes a moment, and most templates ask for something else.
+    if args
+        .format
+        .as_deref()
+        .is_none_or(|format| format.contains("json") || format.contains("VMAcceleration"))
+    {
+        document["VMAcceleration"] = levels::acceleration().into();
+    }
     let text = match args.format.as_deref() {
         Some("json") => format!("{document}\n"),
         Some(template) => Template::parse(template)?.render(&document)? + "\n",
@@ -39,6 +51,9 @@ fn gather(context: &Context) -> Result<Value, Failure> {
     let uname = rustix::system::uname();
     let system = rustix::system::sysinfo();
     let programs = context::programs()?;
+    let (there, missing) = levels::levels();
+    let driver = context.log_settings()?.driver;
+    let drivers: Vec<&str> = LogDriver::ALL.iter().map(|(name, _)| *name).collect();
     Ok(json!({
         "ServerVersion": env!("CARGO_PKG_VERSION"),
         "Containers": instances.len(),
@@ -48,10 +63,18 @@ fn gather(context: &Context) -> Result<Value, Failure> {
         "Images": engine.store()?.list()?.len(),
         "Driver": if LayerForm::usable() == LayerForm::Erofs { "erofs" } else { "overlay" },
         "Rootless": !proa_sys::userns::is_initial(),
-        "LoggingDriver": "json-file",
+        "DriverStatus": [["Backing Filesystem", backing(&engine.paths.root)]],
+        "LoggingDriver": if driver.is_empty() { DEFAULT_DRIVER.to_owned() } else { driver },
+        "Plugins": { "Log": drivers, "Network": ["host", "none"] },
+        "CgroupDriver": "cgroupfs",
+        "Controllers": controllers(),
+        "SystemTime": proa_engine::parse::rfc3339_nano(proa_engine::parse::now_ns()),
+        "Debug": context.is_debug(),
+        "Warnings": warnings(),
         "CgroupVersion": cgroup_version(),
         "SecurityOptions": security_options(),
-        "IsolationLevels": ["container", "vm"],
+        "IsolationLevels": there,
+        "IsolationLevelsMissing": missing,
         "KernelVersion": uname.release().to_string_lossy(),
         "OSType": "linux",
         "OperatingSystem": operating_system(),
@@ -87,6 +110,33 @@ fn cgroup_version() -> &'static str {
     if controllers.split_whitespace().any(|name| name == "memory") { "2" } else { "1" }
 }
 
+/// Controllers of cgroups, of either version.
+fn controllers() -> Vec<String> {
+    let unified = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    if !unified.trim().is_empty() {
+        return unified.split_whitespace().map(str::to_owned).collect();
+    }
+    let text = std::fs::read_to_string("/proc/cgroups").unwrap_or_default();
+    let lines = text.lines().filter(|line| !line.starts_with('#') && line.ends_with('1'));
+    lines.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+/// What a limit would not find, as Docker says it.
+fn warnings() -> Vec<String> {
+    let controllers = controllers();
+    let missing = ["cpu", "cpuset", "memory", "pids"].into_iter();
+    let missing = missing.filter(|name| !controllers.iter().any(|found| found == name));
+    missing.map(|name| format!("WARNING: no cgroup controller {name}: its limits cannot be set")).collect()
+}
+
+/// The type of the file system at a path: of the mount whose path is the longest that it begins with.
+fn backing(path: &Path) -> String {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let over = fields.filter(|fields| fields.len() > 2 && path.starts_with(fields[1]));
+    over.max_by_key(|fields| fields[1].len()).map_or_else(|| "unknown".into(), |fields| fields[2].to_owned())
+}
+
 fn operating_system() -> String {
     let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
@@ -101,6 +151,8 @@ fn plain(document: &Value) -> String {
         (" Paused", "ContainersPaused"),
         (" Stopped", "ContainersStopped"),
         ("Images", "Images"),
+        ("Layers", "Driver"),
+        ("Log driver", "LoggingDriver"),
         ("State", "Root"),
         ("Runtime state", "RunRoot"),
         ("Configuration", "ConfigFile"),
@@ -110,21 +162,34 @@ fn plain(document: &Value) -> String {
         ("Architecture", "Architecture"),
         ("CPUs", "NCPU"),
         ("Cgroup version", "CgroupVersion"),
+        ("Cgroup controllers", "Controllers"),
+        ("Isolation levels", "IsolationLevels"),
+        ("Virtual machines run by", "VMAcceleration"),
         ("Security", "SecurityOptions"),
-        ("/dev/kvm", "KVM"),
     ];
     let value = |field: &str| match &document[field] {
         Value::String(text) => text.clone(),
         Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
-        Value::Bool(there) => {
-            if *there { "there (usable only if a probe says so)" } else { "not there" }.to_owned()
-        }
         other => other.to_string(),
     };
     let mut text: String =
         lines.iter().map(|(label, field)| format!("{label}: {}\n", value(field))).collect();
+    let missing = document["IsolationLevelsMissing"].as_object();
+    for (level, why) in missing.into_iter().flatten() {
+        text.push_str(&format!("Level {level} is missing: {}\n", why.as_str().unwrap_or_default()));
+    }
     let memory = document["MemTotal"].as_u64().unwrap_or(0);
     text.push_str(&format!("Memory: {}\n", format::binary_size(memory)));
-    text.push_str("Network: bridge, host, macvlan, none\n");
+    for warning in document["Warnings"].as_array().into_iter().flatten() {
+        text.push_str(&format!(
+            "{}
+",
+            warning.as_str().unwrap_or_default()
+        ));
+    }
+    text.push_str(
+        "Network: bridge, host, macvlan, none
+",
+    );
     text
 }
