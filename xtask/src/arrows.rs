@@ -10,18 +10,30 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("proa-oci", &[]),
     ("proa-sys", &[]),
     ("proa-protocol", &["proa-oci"]),
+    ("proa-network", &["proa-sys", "proa-protocol"]),
     ("proa-runtime", &["proa-oci", "proa-sys", "proa-protocol"]),
     ("proa-supervisor", &["proa-oci", "proa-sys", "proa-protocol", "proa-runtime"]),
     ("proa-vm", &["proa-oci", "proa-sys", "proa-protocol"]),
     (
         "proa-monitor",
-        &["proa-oci", "proa-sys", "proa-protocol", "proa-runtime", "proa-supervisor", "proa-vm"],
+        &[
+            "proa-oci",
+            "proa-sys",
+            "proa-protocol",
+            "proa-network",
+            "proa-runtime",
+            "proa-supervisor",
+            "proa-vm",
+        ],
     ),
-    ("proa-agent", &["proa-oci", "proa-sys", "proa-protocol", "proa-runtime", "proa-supervisor"]),
+    (
+        "proa-agent",
+        &["proa-oci", "proa-sys", "proa-protocol", "proa-network", "proa-runtime", "proa-supervisor"],
+    ),
     ("proa-oci-runtime", &["proa-oci", "proa-sys", "proa-protocol", "proa-runtime"]),
     ("proa-resolver", &["proa-oci", "proa-sys", "proa-protocol", "proa-network"]),
     ("proa-image", &["proa-oci", "proa-sys"]),
-    ("proa-engine", &["proa-image", "proa-oci", "proa-protocol", "proa-sys"]),
+    ("proa-engine", &["proa-image", "proa-network", "proa-oci", "proa-protocol", "proa-sys"]),
     ("proa-cli", &["proa-engine", "proa-image", "proa-oci", "proa-protocol", "proa-sys"]),
     ("proa-bench", &[]),
     ("xtask", &["proa-vm"]),
@@ -29,6 +41,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// Crates that hold what faces a guest or a container: no async runtime, HTTP, TLS or database below them.
 const NARROW: &[&str] = &[
+    "proa-network",
     "proa-runtime",
     "proa-supervisor",
     "proa-vm",

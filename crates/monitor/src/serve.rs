@@ -32,6 +32,7 @@
 
 mod again;
 mod health;
+mod places;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -514,16 +515,6 @@ impl Server {
         }
     }
 
-    fn change_network(&mut self, channel: u32, frame: &Frame) {
-        let answer = match Request::parse(&frame.payload) {
-            Ok(request) => {
-                self.backend.change_network(request).map_or_else(|error| error.response(), |()| Response::Ok)
-            }
-            Err(error) => Response::error(ErrorKind::InvalidInput, error.to_string()),
-        };
-        self.answer(channel, &answer);
-    }
-
     fn begin(&mut self) {
         self.phase = Phase::Starting;
         let attach = Request::Attach { stdin: false, stdout: true, stderr: true };
@@ -837,15 +828,6 @@ impl Server {
         if !owned && !matches!(outcome, Outcome::Nothing) {
             self.reap();
         }
-    }
-
-    /// Whoever hears of the end may remove the volumes. Those with a file system of their own can be unmounted when the
-    /// instance's mounts have gone.
-    fn leave_volumes(&mut self, remains: Option<&mut Remains>) {
-        if let Some(remains) = remains.filter(|_| self.volumes.has_mounts()) {
-            remains.unmount();
-        }
-        self.volumes.detach();
     }
 
     fn note_end(&mut self, outcome: &Outcome, left_behind: String) {

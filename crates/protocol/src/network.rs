@@ -215,8 +215,18 @@ mod tests {
         let endpoint =
             Endpoint { network, interface, names: vec!["web".into()], ports, upstream: Vec::new() };
         let live = Live { endpoint, link: "p1".into() };
-        let text = r#"{"endpoint":{"network":{"id":"1","name":"n","driver":"bridge","bridge":"br0","subnets":[{"subnet":"10.1.0.0/20","gateway":"10.1.0.1"}],"internal":false,"talk":false,"masquerade":false,"mtu":0},"interface":{"name":"eth0","mac":"02:00:00:00:00:01","addresses":["10.1.0.2/20"],"gateways":["10.1.0.1"],"mtu":0},"names":["web"],"ports":[{"protocol":"udp","host_ip":"127.0.0.1","host_port":8053,"port":53}],"upstream":[]},"link":"p1"}"#;
+        let text = [
+            r#"{"endpoint":{"network":{"id":"1","name":"n","#,
+            r#""driver":"bridge","bridge":"br0","#,
+            r#""subnets":[{"subnet":"10.1.0.0/20","gateway":"10.1.0.1"}],"internal":false,"#,
+            r#""talk":false,"masquerade":false,"mtu":0},"#,
+            r#""interface":{"name":"eth0","mac":"02:00:00:00:00:01","addresses":["10.1.0.2/20"],"gateways":["10.1.0.1"],"mtu":0},"#,
+            r#""names":["web"],"#,
+            r#""ports":[{"protocol":"udp","host_ip":"127.0.0.1","host_port":8053,"port":53}],"upstream":[]},"#,
+            r#""link":"p1"}"#,
+        ]
+        .concat();
         assert_eq!(serde_json::to_string(&live).unwrap(), text);
-        assert_eq!(serde_json::from_str::<Live>(text).unwrap(), live);
+        assert_eq!(serde_json::from_str::<Live>(&text).unwrap(), live);
     }
 }

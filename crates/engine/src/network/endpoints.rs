@@ -52,6 +52,12 @@ impl Engine {
         if matches!(host.network_mode.as_str(), "" | "default") && !proa_sys::userns::is_initial() {
             // What an ordinary user gets without asking is what there can be.
             host.network_mode = "none".into();
+            if self.db.first_time("network-none")? {
+                warnings.push(
+                    "networks are root's: without --network, an instance has --network none (said once)"
+                        .into(),
+                );
+            }
         }
         let publishes = host.publish_all_ports || !host.port_bindings.is_empty();
         let asked = host.network_mode.clone();

@@ -1,0 +1,29 @@
+//! What an instance has of the host beside its processes: places in networks, and volumes.
+
+use proa_protocol::frame::Frame;
+use proa_protocol::message::{ErrorKind, Request, Response};
+
+use super::Server;
+use crate::network::Remains;
+
+impl Server {
+    /// A place in a network more, or less.
+    pub(super) fn change_network(&mut self, channel: u32, frame: &Frame) {
+        let answer = match Request::parse(&frame.payload) {
+            Ok(request) => {
+                self.backend.change_network(request).map_or_else(|error| error.response(), |()| Response::Ok)
+            }
+            Err(error) => Response::error(ErrorKind::InvalidInput, error.to_string()),
+        };
+        self.answer(channel, &answer);
+    }
+
+    /// Whoever hears of the end may remove the volumes. Those with a file system of their own can be unmounted when the
+    /// instance's mounts have gone.
+    pub(super) fn leave_volumes(&mut self, remains: Option<&mut Remains>) {
+        if let Some(remains) = remains.filter(|_| self.volumes.has_mounts()) {
+            remains.unmount();
+        }
+        self.volumes.detach();
+    }
+}
