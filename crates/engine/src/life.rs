@@ -25,6 +25,15 @@ pub struct StopOptions {
     pub until_boot: bool,
 }
 
+/// Waits for the end of the instance at the other end of a channel. A monitor that has not heard of the channel any
+/// more had told of the end before.
+fn has_ended(channel: &mut Channel, limit: Option<Duration>) -> Result<bool> {
+    match channel.wait_exit(limit) {
+        Err(Error::MonitorGone(_)) => Ok(true),
+        other => Ok(other?.is_some()),
+    }
+}
+
 impl Engine {
     /// Asks an instance to end, and kills it when it does not. One that does not run is fine.
     ///
@@ -45,9 +54,9 @@ impl Engine {
         let seconds = options.timeout.or(config.stop_timeout).unwrap_or(STOP_TIMEOUT);
         self.signal_unless_ended(instance, signal)?;
         let limit = u64::try_from(seconds).ok().map(Duration::from_secs);
-        if channel.wait_exit(limit)?.is_none() {
+        if !has_ended(&mut channel, limit)? {
             self.signal_unless_ended(instance, signals::KILL)?;
-            channel.wait_exit(None)?;
+            has_ended(&mut channel, None)?;
         }
         self.wait_monitor(&mut channel)?;
         drop(self.settle(&instance.record.id)?);
@@ -93,7 +102,7 @@ impl Engine {
         }
         let Some(mut channel) = self.waiting_channel(instance, &[])? else { return Ok(()) };
         self.signal_unless_ended(instance, signal)?;
-        channel.wait_exit(None)?;
+        has_ended(&mut channel, None)?;
         self.wait_monitor(&mut channel)
     }
 

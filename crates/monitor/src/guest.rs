@@ -104,6 +104,9 @@ impl Guest {
             taps: places.taps()?,
             extras: proa_vm::Extras::default(),
         };
+        // What is only held for work on its files has no devices for them.
+        let endpoints = config.networks.into_iter().take(spec.taps.len());
+        let interfaces = endpoints.map(|endpoint| endpoint.interface).collect();
         let vm = Vm::start(&spec, notice)?;
         let layers = spec.layers.len();
         let mut guest = Self {
@@ -123,7 +126,7 @@ impl Guest {
             launch: config.launch,
             layers,
             shares: tags,
-            interfaces: config.networks.into_iter().map(|endpoint| endpoint.interface).collect(),
+            interfaces,
             entropy: entropy(),
             time_ns: now_ns(),
         };

@@ -58,7 +58,7 @@ const DISK: &str = "disk";
 /// Beside the templates: why one could not be made, on this boot of the host.
 const FAILED: &str = ".failed";
 /// Templates kept, and for how long one is kept that nobody uses.
-const KEPT: usize = 8;
+const KEPT: usize = 12;
 const UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The state of devices is some hundred KiB.
 const MOST_STATE: u64 = 64 << 20;

@@ -116,7 +116,7 @@ fn inspection_has_dockers_shape() {
     assert_eq!(document["Id"], id.as_str());
     let format = |template: &str| ok(&proa, &["inspect", "--format", template, &id[..10]]);
     assert_eq!(format("{{.Name}} {{.State.Status}} {{.IsolationLevel}}"), "/seen created container");
-    assert_eq!(format("{{.HostConfig.Memory}} {{.HostConfig.NetworkMode}}"), format!("{} none", 64 << 20));
+    assert_eq!(format("{{.HostConfig.Memory}} {{.HostConfig.NetworkMode}}"), format!("{} bridge", 64 << 20));
     assert_eq!(format("{{range .Mounts}}{{.Source}}>{{.Destination}} {{.RW}}{{end}}"), "/tmp>/data false");
     assert_eq!(format("{{index .Config.Env 0}} {{json .Config.Cmd}}"), "A=1 [\"sh\",\"-c\",\"exit 0\"]");
     assert_eq!(format("{{.State.StartedAt}}"), "0001-01-01T00:00:00Z");
@@ -140,7 +140,8 @@ fn a_refused_create_leaves_nothing() {
         &["--name", "x"],
         &["--mount", "type=bind,source=/no/such,target=/x"],
         &["-w", "relative"],
-        &["-p", "80:80"],
+        &["-p", "80:x"],
+        &["--network", "nowhere"],
         &["--security-opt", "apparmor=mine"],
         &["--device", "/no/such/device"],
         &["--hostname", "two words"],
@@ -301,7 +302,7 @@ fn help_is_data() {
     let proa = Proa::new();
     let all = ok(&proa, &["--help"]);
     assert_eq!(ok(&proa, &[]), all);
-    assert!(all.contains("--network none"), "{all}");
+    assert!(all.contains("network bridge"), "{all}");
     let commands: Vec<&str> =
         all.lines().take_while(|line| *line != "Options:").filter_map(first_word_of_an_entry).collect();
     let names = commands.iter().filter(|name| name.bytes().all(|byte| byte.is_ascii_lowercase()));
@@ -310,7 +311,7 @@ fn help_is_data() {
         assert_eq!((help.code, help.stderr.as_str()), (0, ""), "{name}: {help:?}");
         assert!(help.stdout.contains("Usage: proa"), "{name}: {help:?}");
     }
-    assert!(ok(&proa, &["run", "--help"]).contains("loopback"));
+    assert!(ok(&proa, &["run", "--help"]).contains("127.0.0.1"));
     assert_eq!(ok(&proa, &["help", "ps"]), ok(&proa, &["ps", "--help"]));
     assert!(ok(&proa, &["--version"]).contains("Proa"));
     assert!(ok(&proa, &["version", "--format", "{{.Server.Version}}"]).contains('.'));

@@ -19,7 +19,8 @@ impl Server {
     /// Starts it and waits until it answers.
     pub fn start(bed: &Bed, name: &str, flags: &[&str]) -> Self {
         let serve = "mkdir -p /www; printf served > /www/index.html; exec httpd -f -p 8000 -h /www";
-        let id = bed.detach(name, flags, &["sh", "-c", serve]);
+        // As the first process of its namespace it does not hear SIGTERM.
+        let id = bed.detach(name, &[flags, &["--stop-signal", "KILL"]].concat(), &["sh", "-c", serve]);
         let server = Self { id, name: name.to_owned() };
         server.wait(bed);
         server
@@ -79,8 +80,8 @@ fn a_running_container_changes_its_networks() {
     let bed = Bed::new("container");
     bed.ok(&["network", "create", "lan"]);
     let server = Server::start(&bed, "site", &["--network", "lan"]);
-    bed.detach("client", &["--network", "none"], &["sleep", "1000"]);
-    let ask = ["exec", "client", "wget", "-T", "2", "-qO-"];
+    bed.detach("client", &["--network", "none", "--stop-signal", "KILL"], &["sleep", "1000"]);
+    let ask = ["exec", "client", "timeout", "3", "wget", "-qO-"];
     let at = format!("http://{}:8000/", server.address(&bed));
     assert_ne!(bed.proa(&[&ask[..], &[&at]].concat()).code, 0);
     bed.ok(&["network", "connect", "lan", "client"]);
@@ -95,7 +96,7 @@ fn a_running_container_changes_its_networks() {
 fn a_running_virtual_machine_keeps_its_networks() {
     let bed = Bed::new("vm");
     bed.ok(&["network", "create", "lan"]);
-    bed.detach("guest", &[], &["sleep", "1000"]);
+    bed.detach("guest", &["--stop-signal", "KILL"], &["sleep", "1000"]);
     let refused = bed.proa(&["network", "connect", "lan", "guest"]);
     assert!(refused.code == 1 && refused.stderr.contains("proa stop guest"), "{refused:?}");
 }

@@ -44,6 +44,6 @@ fn one_schema(bed: &Bed) {
     for field in ["CPUPerc", "MemUsage", "MemPerc", "NetIO", "BlockIO", "PIDs", "Name", "ID", "Container"] {
         assert!(stats.contains(&format!("\"{field}\":\"")), "{field}: {stats}");
     }
-    assert!(stats.contains("\"PIDs\":\"1\"") && stats.contains("\"NetIO\":\"0B / 0B\""), "{stats}");
+    assert!(stats.contains("\"PIDs\":\"1\""), "{stats}");
     bed.ok(&["rm", "-f", "figured"]);
 }

@@ -59,7 +59,11 @@ fn malformed(bed: &Bed) {
 }
 
 fn stats(bed: &Bed) {
-    bed.detach("busy", &["-m", "128m", "--pids-limit", "50"], &["sh", "-c", "while :; do :; done"]);
+    bed.detach(
+        "busy",
+        &["-m", "128m", "--pids-limit", "50", "--network", "none"],
+        &["sh", "-c", "while :; do :; done"],
+    );
     let format = "{{.Name}} {{.MemUsage}} {{.PIDs}} {{.NetIO}} {{.CPUPerc}}";
     let seen = bed.ok(&["stats", "--no-stream", "--format", format, "busy"]);
     assert!(seen.starts_with("busy ") && seen.contains(" / 128MiB 1 0B / 0B "), "{seen}");

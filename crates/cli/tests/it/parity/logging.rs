@@ -144,14 +144,14 @@ fn a_dead_server(bed: &Bed) {
     // It writes until it must wait, and says how far it came.
     let script = "n=0; while :; do n=$((n + 1)); echo $n > /tmp/count; head -c 60000 /bin/busybox | od; done";
     bed.detach("stuck", &options, &["sh", "-c", script]);
-    let count = || bed.ok(&["exec", "stuck", "cat", "/tmp/count"]);
+    let count = || bed.proa(&["exec", "stuck", "cat", "/tmp/count"]).stdout;
     let mut last = (count(), Instant::now());
     bed.proa.wait_for("it to stand still", || {
         let now = count();
         if now != last.0 {
             last = (now, Instant::now());
         }
-        last.1.elapsed() > Duration::from_secs(3)
+        !last.0.is_empty() && last.1.elapsed() > Duration::from_secs(3)
     });
     let before = Instant::now();
     bed.ok(&["stop", "-t", "1", "stuck"]);
