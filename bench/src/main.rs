@@ -1,7 +1,7 @@
 //! Proa, its peers and the physical limit, timed in one interleaved run on one machine.
 //!
 //! ```text
-//! cargo xtask dist && cargo run --release -p proa-bench -- [run|lifecycle|rootless|exec|memory|idle|pull|vm|all] [rounds]
+//! cargo xtask dist && cargo run --release -p proa-bench -- [run|lifecycle|rootless|exec|memory|idle|pull|vm|network|all] [rounds]
 //! ```
 //!
 //! Only ratios taken in one run mean anything: machines differ, and one machine differs from hour to hour.
@@ -14,6 +14,7 @@ mod isolate;
 mod lifecycle;
 mod measure;
 mod memory;
+mod network;
 mod pull;
 mod rootless;
 mod run;
@@ -27,6 +28,9 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let what = arguments.first().map_or("all", String::as_str);
     isolate::hide_unified_cgroups()?;
+    if what == "network" {
+        isolate::own_network()?;
+    }
     let rounds: Option<usize> = arguments.get(1).map(|text| text.parse()).transpose()?;
     let setup = Setup::new()?;
     for peer in ["crun", "runc", "podman", "dockerd"] {
@@ -42,6 +46,7 @@ fn main() -> Result<()> {
         "memory" => memory::bench(&setup, rounds.unwrap_or(20)),
         "idle" => idle::bench(&setup, rounds.unwrap_or(300)),
         "pull" => pull::bench(&setup, rounds.unwrap_or(3)),
+        "network" => network::bench(&setup, rounds.unwrap_or(20)),
         "vm" => vm::bench(&setup, rounds.unwrap_or(5)),
         "all" => {
             run::bench(&setup, rounds.unwrap_or(20))?;
@@ -52,6 +57,8 @@ fn main() -> Result<()> {
             pull::bench(&setup, rounds.unwrap_or(3))?;
             vm::bench(&setup, rounds.unwrap_or(5))
         }
-        _ => bail!("usage: proa-bench [run|lifecycle|rootless|exec|memory|idle|pull|vm|all] [rounds]"),
+        _ => {
+            bail!("usage: proa-bench [run|lifecycle|rootless|exec|memory|idle|pull|vm|network|all] [rounds]")
+        }
     }
 }

@@ -127,15 +127,19 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// A Docker daemon of our own, with no network set-up, ended when dropped.
+/// A Docker daemon of our own, ended when dropped.
 pub struct Docker {
     child: Child,
     socket: String,
 }
 
 impl Docker {
-    /// Starts one below `directory`; `None` where docker is not installed.
+    /// Starts one below `directory`, with no network set-up; `None` where docker is not installed.
     pub fn start(directory: &Path) -> Result<Option<Self>> {
+        Self::start_with(directory, &["--bridge=none", "--iptables=false", "--ip6tables=false"])
+    }
+
+    fn start_with(directory: &Path, network: &[&str]) -> Result<Option<Self>> {
         if !installed("dockerd") || !installed("docker") {
             return Ok(None);
         }
@@ -153,12 +157,8 @@ impl Docker {
                 "-H",
                 &socket,
             ])
-            .args([
-                "--bridge=none",
-                "--iptables=false",
-                "--ip6tables=false",
-                "--insecure-registry=127.0.0.0/8",
-            ])
+            .args(network)
+            .arg("--insecure-registry=127.0.0.0/8")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -177,7 +177,15 @@ impl Docker {
 
     /// Starts one that has the image `busybox`.
     pub fn with_image(setup: &Setup) -> Result<Option<Self>> {
-        let docker = Self::start(&setup.path("docker"))?;
+        Self::import(setup, Self::start(&setup.path("docker"))?)
+    }
+
+    /// The same with Docker's own bridge.
+    pub fn with_bridge(setup: &Setup) -> Result<Option<Self>> {
+        Self::import(setup, Self::start_with(&setup.path("docker"), &[])?)
+    }
+
+    fn import(setup: &Setup, docker: Option<Self>) -> Result<Option<Self>> {
         if let Some(docker) = &docker {
             run(&docker.argv(&["import", &setup.text("rootfs.tar"), "busybox"]))?;
         }

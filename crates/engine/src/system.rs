@@ -51,6 +51,7 @@ impl Engine {
         self.check_directories(options.repair, &mut problems)?;
         self.check_aside(options.repair, &mut problems)?;
         self.check_volumes(options.repair, &mut problems)?;
+        self.check_places(options.repair, &mut problems)?;
         if options.repair {
             self.db.fold()?;
         }

@@ -162,3 +162,21 @@ fn many_come_and_go_and_nothing_of_them_stays() {
     // What the kernel undoes behind the last of them.
     proa.wait_for("the table to be as before", || table() == before);
 }
+
+#[test]
+fn a_place_whose_instance_is_gone_is_found_and_taken_away() {
+    let bed = Bed::new("container");
+    let server = Server::start(&bed, "site", &["-p", "8000"]);
+    let run = bed.ok(&["info", "--format", "{{.RunRoot}}"]);
+    let network = bed.ok(&["network", "ls", "-q", "--no-trunc"]);
+    let place = std::path::Path::new(&run).join("networks").join(&network).join(&server.id);
+    let text = std::fs::read_to_string(&place).unwrap();
+    bed.ok(&["rm", "-f", "site"]);
+    bed.proa.wait_for("the place to go", || !place.exists());
+    std::fs::write(&place, &text).unwrap();
+    let found = bed.proa(&["system", "check"]);
+    assert!(found.code != 0 && found.stdout.contains("has a place in network bridge"), "{found:?}");
+    bed.proa(&["system", "check", "--repair"]);
+    assert!(!place.exists());
+    assert_eq!(bed.proa(&["system", "check"]).code, 0);
+}

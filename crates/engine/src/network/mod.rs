@@ -13,6 +13,7 @@
 //! The network `bridge` is where instances are that name none; it is made when first needed. `none` and `host` are no
 //! networks of the database, only words.
 
+mod check;
 mod choose;
 mod connect;
 mod db;
