@@ -334,7 +334,7 @@ impl VmOptions {
 }
 
 /// Logging.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct LogConfig {
     /// The driver; empty for the host's default.
@@ -342,6 +342,12 @@ pub struct LogConfig {
     pub kind: String,
     /// Its options.
     pub config: BTreeMap<String, String>,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { kind: "json-file".into(), config: BTreeMap::new() }
+    }
 }
 
 /// Restart policy.

@@ -174,7 +174,11 @@ mod tests {
                 created_ns: 5,
                 auto_remove: false,
                 config: ContainerConfig { labels, ..ContainerConfig::default() },
-                host_config: Box::new(HostConfig { binds: vec!["/a:/b".into()], ..HostConfig::default() }),
+                host_config: Box::new(HostConfig {
+                    binds: vec!["/a:/b".into()],
+                    network_mode: "none".into(),
+                    ..HostConfig::default()
+                }),
             },
             state: InstanceState { status: Status::Exited, exit_code: 3, ..InstanceState::default() },
         }

@@ -35,6 +35,7 @@ const PACKAGES: &[&str] = &[
     "linux-libc-dev",
     "mawk",
     "mount",
+    "nftables",
     "passwd",
     "procps",
     "sed",

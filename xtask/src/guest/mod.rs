@@ -46,8 +46,24 @@ const CPUS: u32 = 2;
 const MEMORY: u64 = 2 << 30;
 const DISK: u64 = 16 << 30;
 /// What the tests use of a kernel beside what every guest of ours has.
-const MODULES: &[&str] =
-    &["loop", "veth", "bridge", "tun", "fuse", "nf_tables", "nft_chain_nat", "bfq", "virtio_rng"];
+const MODULES: &[&str] = &[
+    "loop",
+    "veth",
+    "bridge",
+    "macvlan",
+    "tun",
+    "fuse",
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_nat",
+    "nft_masq",
+    "nft_ct",
+    "nft_fib_inet",
+    "nf_conntrack_netlink",
+    "nf_conntrack_bridge",
+    "bfq",
+    "virtio_rng",
+];
 
 const INIT: &str = include_str!("init.sh");
 const SUITE: &str = include_str!("suite.sh");

@@ -45,7 +45,7 @@ pub fn build() -> Result<Programs> {
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         programs.add(&serde_json::from_str(line).context("cargo writes lines of JSON")?)?;
     }
-    for name in ["proa", "proa-monitor", "proa-agent"] {
+    for name in ["proa", "proa-monitor", "proa-resolver", "proa-agent"] {
         programs.binaries.push(dist.join(name));
     }
     Ok(programs)

@@ -166,9 +166,7 @@ impl ContainerFlags {
     }
 
     fn log(&self, host: &mut HostConfig) -> Result<(), Failure> {
-        if let Some(driver) = &self.log_driver {
-            host.log_config.kind.clone_from(driver);
-        }
+        host.log_config.kind = self.log_driver.clone().unwrap_or_default();
         host.log_config.config = pairs("--log-opt", &self.log_opt)?.into_iter().collect();
         Ok(())
     }

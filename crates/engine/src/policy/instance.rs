@@ -62,6 +62,10 @@ impl Subject {
         settings: &SecuritySettings,
     ) -> Result<Self> {
         let mut subject = Self { dialect: Dialect::Run, ..Self::of_options(&host.security_opt, settings)? };
+        subject.host_ports = host.port_bindings.keys().cloned().collect();
+        if host.publish_all_ports {
+            subject.host_ports.extend(config.exposed_ports.keys().cloned());
+        }
         if host.network_mode == "host" {
             subject.host_namespaces.push("network");
         }

@@ -236,7 +236,10 @@ fn apply_linux(spec: &mut Spec, host: &HostConfig, network: Network) -> Result<(
     }
     if network == Network::Own {
         // As Docker has it: who has a network of its own needs no privilege for its ports and for ping.
-        for (key, value) in [UNPRIVILEGED_PORTS, UNPRIVILEGED_PING] {
+        let has_ids = !matches!(host.userns_mode.as_str(), "" | "host");
+        // A range of groups must be whole in the instance's own ids.
+        for (key, value) in std::iter::once(UNPRIVILEGED_PORTS).chain((!has_ids).then_some(UNPRIVILEGED_PING))
+        {
             linux.sysctl.insert(key.to_owned(), value.to_owned());
         }
     }
