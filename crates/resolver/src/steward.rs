@@ -89,14 +89,14 @@ pub fn run(args: &Args, say: fn(&str)) -> Result<(), Error> {
 }
 
 /// How often, and how far apart, a lock that is held is tried again.
-const LOOKS: u32 = 5;
-const LOOK: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 4_000_000 };
+const LOCK_TRIES: u32 = 5;
+const LOCK_PAUSE: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 4_000_000 };
 
 /// Takes the resolver's lock, if it is free.
 fn lock(args: &Args) -> Result<Option<File>, Error> {
     let path = args.run.join(DIRECTORY).join(RESOLVER_LOCK);
     let failed = |error| Error::Io { path: path.clone(), error };
-    let mut looks = 0;
+    let mut tries = 0;
     loop {
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -108,9 +108,9 @@ fn lock(args: &Args) -> Result<Option<File>, Error> {
                 return Ok(Some(file));
             }
             // Somebody may only be looking whether there is one.
-            Err(Errno::WOULDBLOCK) if looks < LOOKS => {
-                looks += 1;
-                let _ = rustix::event::poll(&mut [], Some(&LOOK));
+            Err(Errno::WOULDBLOCK) if tries < LOCK_TRIES => {
+                tries += 1;
+                let _ = rustix::event::poll(&mut [], Some(&LOCK_PAUSE));
             }
             Err(Errno::WOULDBLOCK) => return Ok(None),
             Err(Errno::INTR) => {}
