@@ -65,6 +65,7 @@ impl LogSettings {
     pub fn load(path: &Path) -> Result<Self> {
         let file: File = settings::load(path, "[log] has driver = \"NAME\" and a table [log.options]")?;
         let mut host = HostConfig::default();
+        host.log_config.kind.clear();
         file.log.complete(&mut host);
         let checked = parse(&host);
         checked.map(|_| file.log).map_err(|error| Error::Invalid {
