@@ -153,8 +153,6 @@ fn nonsense_is_refused_with_125() {
         &["--env-file", "/no/such/file", "busybox"],
         &["--security-opt", "seccomp=/no/such/profile", "busybox"],
         &["--stop-signal", "NOSUCH", "busybox"],
-        &["-p", "80:80", "busybox"],
-        &["-P", "busybox"],
         &["--restart", "always", "--rm", "busybox"],
         &["--restart", "sometimes", "busybox"],
         &["--depends-on", "db:well", "busybox"],
