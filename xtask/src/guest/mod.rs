@@ -57,6 +57,7 @@ const MODULES: &[&str] = &[
     "nft_chain_nat",
     "nft_nat",
     "nft_masq",
+    "nft_meta_bridge",
     "nft_ct",
     "nft_fib_inet",
     "nf_conntrack_netlink",

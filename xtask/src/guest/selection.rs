@@ -103,6 +103,8 @@ const FEATURES: &[&str] = &[
     "parity::life::pause",
     "parity::life::stop",
     "parity::limits::",
+    "parity::network::a_published",
+    "parity::network::networks_do_not",
     "parity::security::",
     "parity::userns::",
 ];
