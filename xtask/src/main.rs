@@ -2,7 +2,7 @@
 //!
 //! | recipe | what it does |
 //! | --- | --- |
-//! | `dist` | builds the four binaries, as users get them, into `target/dist` |
+//! | `dist` | builds the five binaries, as users get them, into `target/dist` |
 //! | `tidy` | checks what lints cannot: lengths, dependency arrows, banned calls |
 //! | `check` | all that CI checks before the tests: fmt, clippy, tidy |
 //! | `guest-suite` | runs the container half of the tests again in a VM: cgroup v2, AppArmor, SELinux |
