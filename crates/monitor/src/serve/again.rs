@@ -113,6 +113,8 @@ impl Server {
                 self.begin();
             }
             Err(error) => {
+                // Somebody has removed it behind our back: nobody will ever want it again.
+                self.again.called_off |= !self.record.dir.exists();
                 let outcome = Outcome::Failed { kind: error.kind(), message: error.to_string() };
                 self.phase = Phase::Stopping(outcome);
             }
