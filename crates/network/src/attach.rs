@@ -26,7 +26,7 @@ use rustix::event::{Timespec, poll};
 use rustix::io::Errno;
 
 use crate::firewall::{self, Firewall};
-use crate::link::{self, Links, open};
+use crate::link::{Links, open};
 use crate::ports::{Reserved, reserve};
 use crate::{Error, files};
 
@@ -83,7 +83,7 @@ impl Attachment {
             Driver::Bridge => {
                 let (link, bridge) = self.admit(endpoint, here)?;
                 here.make_pair(&link, bridge, interface, target.as_fd())?;
-                link::reflect(&link)?;
+                here.reflect(&link)?;
             }
             Driver::Macvlan => {
                 let parent = index(here, &network.bridge)?;
@@ -136,7 +136,7 @@ impl Attachment {
             let (link, bridge) = self.admit(endpoint, &mut here)?;
             let tap = proa_sys::tap::open(&link).map_err(Error::file("make the tap", &link))?;
             here.join(&link, bridge, endpoint.interface.mtu)?;
-            link::reflect(&link)?;
+            here.reflect(&link)?;
             Ok(tap)
         };
         self.endpoints.iter().map(tap).collect()

@@ -18,6 +18,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::Error;
 
 const DELETE_LINK: u16 = 17;
+const SET_LINK: u16 = 19;
 const NEW_ROUTE: u16 = 24;
 
 /// `struct ifinfomsg`: family, type, index, flags, mask of flags.
@@ -28,12 +29,16 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
+const IFLA_PROTINFO: u16 = 12;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_MACVLAN_MODE: u16 = 1;
+/// Says that attributes are in an attribute.
+const NESTED: u16 = 0x8000;
+const IFLA_BRPORT_MODE: u16 = 4;
 const MACVLAN_MODE_BRIDGE: u32 = 4;
 const IFLA_BR_MULTI_BOOLOPT: u16 = 46;
 /// `struct br_boolopt_multi`: bit 0, and that it is meant. Frames of protocols between bridges pass no hook of the
@@ -56,6 +61,7 @@ const RTPROT_STATIC: u8 = 4;
 const RTN_UNICAST: u8 = 1;
 
 const AF_INET: u8 = 2;
+const AF_BRIDGE: u8 = 7;
 const AF_INET6: u8 = 10;
 
 /// Where the host's switches for networks are.
@@ -229,6 +235,19 @@ impl Links {
         self.netlink.ask(NEW_LINK, ACK, &body).map(drop).map_err(Error::at("make a port of", name))
     }
 
+    /// Lets a bridge's port get back what came from it: an instance reaches its own published ports so, where bridged
+    /// packets pass the host's firewall. The firewall lets nothing else back.
+    ///
+    /// # Errors
+    /// It is no port.
+    pub fn reflect(&mut self, name: &str) -> Result<(), Error> {
+        let index = self.index(name)?.ok_or(Error::at("find interface", name)(Errno::NODEV))?;
+        let mut body = link(index, 0);
+        body[0] = AF_BRIDGE;
+        nested(&mut body, IFLA_PROTINFO | NESTED, |body| attribute(body, IFLA_BRPORT_MODE, &[1]));
+        self.netlink.ask(SET_LINK, ACK, &body).map(drop).map_err(Error::at("set up the port", name))
+    }
+
     /// Takes an interface away; one that is not there is fine.
     ///
     /// # Errors
@@ -329,15 +348,6 @@ fn forward_version_6() -> Result<(), Error> {
         }
     }
     set(&all, "1")
-}
-
-/// Lets a bridge's port get back what came from it: an instance reaches its own published ports so, where bridged
-/// packets pass the host's firewall. The firewall lets nothing else back.
-///
-/// # Errors
-/// It is no port.
-pub fn reflect(port: &str) -> Result<(), Error> {
-    set(&format!("/sys/class/net/{port}/brport/hairpin_mode"), "1")
 }
 
 fn set(path: &str, value: &str) -> Result<(), Error> {
