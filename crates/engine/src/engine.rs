@@ -286,9 +286,7 @@ impl Engine {
     /// A program of ours cannot be run.
     pub fn spawn_monitor(&self, record: &Record) -> Result<Channel> {
         let channel = monitor::spawn(&self.programs, &self.paths, &record.id, Mode::Run, self.notice)?;
-        if !record.host_config.networks.is_empty() {
-            self.ensure_resolver()?;
-        }
+        self.ensure_resolver(&record.host_config)?;
         Ok(channel)
     }
 
@@ -307,9 +305,7 @@ impl Engine {
     /// The monitor is gone, or a program of ours cannot be run.
     pub fn give_monitor(&self, monitor: Waiting, record: &Record) -> Result<Channel> {
         let channel = monitor.serve(&record.id, self.notice)?;
-        if !record.host_config.networks.is_empty() {
-            self.ensure_resolver()?;
-        }
+        self.ensure_resolver(&record.host_config)?;
         Ok(channel)
     }
 

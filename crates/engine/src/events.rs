@@ -13,6 +13,7 @@ use rustix::fs::inotify;
 use crate::db::Record;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::filters::{Conditions, pair};
 use crate::parse;
 
 /// Which events, and how long.
@@ -28,7 +29,7 @@ pub struct EventOptions {
 
 /// Conditions. Those of one key need one to hold, those of different keys all.
 #[derive(Debug, Clone, Default)]
-pub struct EventFilters(Vec<(String, String)>);
+pub struct EventFilters(Conditions);
 
 const KEYS: &[&str] =
     &["container", "daemon", "event", "image", "label", "network", "scope", "type", "volume"];
@@ -39,49 +40,27 @@ impl EventFilters {
     /// # Errors
     /// A key is unknown, or there is no value.
     pub fn parse(texts: &[String]) -> Result<Self> {
-        let wrong = |text: &str| Error::Invalid {
-            message: format!("invalid filter {text:?}"),
-            hint: format!("KEY=VALUE, with one of the keys {}", KEYS.join(", ")),
-        };
-        let pair = |text: &String| {
-            let (key, value) = text.split_once('=').ok_or_else(|| wrong(text))?;
-            let key = key.trim().to_ascii_lowercase();
-            if KEYS.contains(&key.as_str()) { Ok((key, value.trim().to_owned())) } else { Err(wrong(text)) }
-        };
-        texts.iter().map(pair).collect::<Result<_>>().map(Self)
-    }
-
-    fn any(&self, key: &str, holds: impl Fn(&str) -> bool) -> bool {
-        let mut values =
-            self.0.iter().filter(|(known, _)| known == key).map(|(_, value)| value.as_str()).peekable();
-        values.peek().is_none() || values.any(holds)
+        texts.iter().map(|text| pair(text, KEYS)).collect::<Result<_>>().map(|pairs| Self(Conditions(pairs)))
     }
 
     fn matches(&self, event: &Event) -> bool {
         let attributes = &event.actor.attributes;
         let attribute = |key: &str| attributes.get(key).map_or("", String::as_str);
-        let labels = self.0.iter().filter(|(key, _)| key == "label").all(|(_, wanted)| {
-            let (key, value) =
-                wanted.split_once('=').map_or((wanted.as_str(), None), |(key, value)| (key, Some(value)));
-            attributes.get(key).is_some_and(|found| value.is_none_or(|value| found == value))
-        });
-        labels
-            && self.any("type", |kind| event.kind == kind)
-            && self.any("scope", |scope| event.scope == scope)
+        self.0.has_labels(attributes)
+            && self.0.any("type", |kind| event.kind == kind)
+            && self.0.any("scope", |scope| event.scope == scope)
             // `exec_create` stands for `exec_create: sh -c …`.
-            && self.any("event", |action| event.action.split(':').next() == Some(action) || event.action == action)
-            && self.any("volume", |wanted| event.kind == "volume" && event.actor.id == wanted)
-            && self.any("container", |wanted| {
+            && self.0.any("event", |action| event.action.split(':').next() == Some(action) || event.action == action)
+            && self.0.any("volume", |wanted| event.kind == "volume" && event.actor.id == wanted)
+            && self.0.any("container", |wanted| {
                 event.kind == "container" && (event.actor.id.starts_with(wanted) || attribute("name") == wanted)
             })
-            && ["network", "volume"].iter().all(|kind| {
-                self.any(kind, |wanted| {
-                    event.kind == *kind && (event.actor.id.starts_with(wanted) || attribute("name") == wanted)
-                })
+            && self.0.any("network", |wanted| {
+                event.kind == "network" && (event.actor.id.starts_with(wanted) || attribute("name") == wanted)
             })
             // There is no daemon that anything could happen to.
-            && self.any("daemon", |_| false)
-            && self.any("image", |wanted| {
+            && self.0.any("daemon", |_| false)
+            && self.0.any("image", |wanted| {
                 let names = match event.kind.as_str() {
                     "image" => [event.actor.id.as_str(), attribute("name")],
                     _ => [attribute("image"), ""],

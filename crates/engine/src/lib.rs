@@ -22,6 +22,7 @@ pub mod db;
 pub mod engine;
 pub mod error;
 pub mod events;
+mod filters;
 pub mod health;
 mod holder;
 pub mod inspect;

@@ -6,12 +6,13 @@ use proa_protocol::instance::Status;
 
 use crate::db::Record;
 use crate::engine::{Engine, Instance};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::filters::{Conditions, pair, wrong};
 use crate::inspect::status_word;
 
 /// Conditions of a listing. Those of one key need one to hold, those of different keys all.
 #[derive(Debug, Clone, Default)]
-pub struct Filters(Vec<(String, String)>);
+pub struct Filters(Conditions);
 
 const KEYS: &[&str] = &[
     "id",
@@ -34,65 +35,45 @@ impl Filters {
     /// # Errors
     /// A key is unknown, or there is no value.
     pub fn parse(texts: &[String]) -> Result<Self> {
-        let wrong = |text: &str| Error::Invalid {
-            message: format!("invalid filter {text:?}"),
-            hint: format!("KEY=VALUE, with one of the keys {}", KEYS.join(", ")),
-        };
         let mut pairs = Vec::new();
         for text in texts {
-            let (key, value) = text.split_once('=').ok_or_else(|| wrong(text))?;
-            let key = key.trim().to_ascii_lowercase();
-            if !KEYS.contains(&key.as_str()) {
-                return Err(wrong(text));
-            }
+            let (key, value) = pair(text, KEYS)?;
+            // As it was given.
+            let given = text.split_once('=').map_or("", |(_, value)| value);
             let statuses = ["created", "running", "paused", "exited", "restarting", "removing", "dead"];
             let healths = ["starting", "healthy", "unhealthy", "none"];
-            if (key == "status" && !statuses.contains(&value))
-                || (key == "health" && !healths.contains(&value))
-                || (key == "exited" && value.parse::<i32>().is_err())
+            if (key == "status" && !statuses.contains(&given))
+                || (key == "health" && !healths.contains(&given))
+                || (key == "exited" && given.parse::<i32>().is_err())
             {
-                return Err(wrong(text));
+                return Err(wrong(text, KEYS));
             }
-            pairs.push((key, value.trim().to_owned()));
+            pairs.push((key, value));
         }
-        Ok(Self(pairs))
+        Ok(Self(Conditions(pairs)))
     }
 
     /// Whether states that a plain listing hides are asked for.
     pub fn names_state(&self) -> bool {
-        self.0.iter().any(|(key, _)| key == "status" || key == "exited")
-    }
-
-    fn of<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(known, _)| known == key).map(|(_, value)| value.as_str())
-    }
-
-    fn any(&self, key: &str, holds: impl Fn(&str) -> bool) -> bool {
-        let mut values = self.of(key).peekable();
-        values.peek().is_none() || values.any(holds)
+        ["status", "exited"].iter().any(|key| self.0.of(key).next().is_some())
     }
 
     fn matches(&self, instance: &Instance, ancestors: &[Ancestor], volumes: &VolumeTest) -> bool {
         let record = &instance.record;
         let host = &record.host_config;
         // All labels that are named must be there; other keys are alternatives.
-        let labels = self.of("label").all(|wanted| {
-            let (key, value) =
-                wanted.split_once('=').map_or((wanted, None), |(key, value)| (key, Some(value)));
-            record.config.labels.get(key).is_some_and(|found| value.is_none_or(|value| found == value))
-        });
-        labels
-            && self.any("id", |id| record.id.starts_with(id))
-            && self.any("name", |name| {
+        self.0.has_labels(&record.config.labels)
+            && self.0.any("id", |id| record.id.starts_with(id))
+            && self.0.any("name", |name| {
                 record.name.contains(name.trim_start_matches(['/', '^']).trim_end_matches('$'))
             })
-            && self.any("status", |word| status_word(instance.state.status) == word)
-            && self.any("exited", |code| {
+            && self.0.any("status", |word| status_word(instance.state.status) == word)
+            && self.0.any("exited", |code| {
                 instance.state.status == Status::Exited && code.parse() == Ok(instance.state.exit_code)
             })
-            && self.any("isolation", |level| record.level.as_str() == level)
-            && self.any("network", |name| host.network_names().contains(&name))
-            && self.any("volume", |path| {
+            && self.0.any("isolation", |level| record.level.as_str() == level)
+            && self.0.any("network", |name| host.network_names().contains(&name))
+            && self.0.any("volume", |path| {
                 let is = |text: &str| {
                     text == path || (text.starts_with('/') && text.trim_end_matches('/') == path)
                 };
@@ -130,24 +111,24 @@ impl Engine {
     /// An instance named in a filter does not exist.
     pub fn list(&self, filters: &Filters) -> Result<Vec<Instance>> {
         let mut ancestors = Vec::new();
-        for name in filters.of("ancestor") {
+        for name in filters.0.of("ancestor") {
             let id = self.store()?.resolve(name).ok().map(|image| image.id.to_string());
             ancestors.push(Ancestor { id, name: name.to_owned() });
         }
         let mut instances = self.instances()?;
         let uses =
-            if filters.of("volume").next().is_some() { self.db.volume_uses()? } else { BTreeMap::new() };
+            if filters.0.of("volume").next().is_some() { self.db.volume_uses()? } else { BTreeMap::new() };
         let has =
             |record: &Record, name: &str| uses.get(name).is_some_and(|users| users.contains(&record.id));
         instances.retain(|instance| filters.matches(instance, &ancestors, &has));
-        if filters.of("health").next().is_some() {
-            instances.retain(|instance| filters.any("health", |word| self.health_word(instance) == word));
+        if filters.0.of("health").next().is_some() {
+            instances.retain(|instance| filters.0.any("health", |word| self.health_word(instance) == word));
         }
-        for name in filters.of("before") {
+        for name in filters.0.of("before") {
             let moment = self.db.find(name)?.created_ns;
             instances.retain(|instance| instance.record.created_ns < moment);
         }
-        for name in filters.of("since") {
+        for name in filters.0.of("since") {
             let moment = self.db.find(name)?.created_ns;
             instances.retain(|instance| instance.record.created_ns > moment);
         }

@@ -188,18 +188,7 @@ pub fn try_lock(paths: &Paths, id: &str) -> Result<Option<Lock>> {
 /// The lock's file cannot be opened.
 pub fn is_there(paths: &Paths, id: &str) -> Result<bool> {
     let path = paths.instance_run(id).join(LOCK_FILE);
-    let failed = |error| Error::io("lock", &path, error);
-    match File::open(&path) {
-        Ok(file) => {
-            match rustix::io::retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {
-                Ok(()) => Ok(false),
-                Err(Errno::WOULDBLOCK) => Ok(true),
-                Err(errno) => Err(failed(errno.into())),
-            }
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(failed(error)),
-    }
+    proa_sys::lock::is_held(&path).map_err(|error| Error::io("lock", &path, error))
 }
 
 fn open_lock(directory: &Path) -> Result<File> {

@@ -83,9 +83,7 @@ impl Engine {
             let mode = monitor::Mode::Again;
             let answer =
                 monitor::spawn(&self.programs, &self.paths, &record.id, mode, self.notice)?.response();
-            if !record.host_config.networks.is_empty() {
-                self.ensure_resolver()?;
-            }
+            self.ensure_resolver(&record.host_config)?;
             answer
         });
         match resumed {

@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use proa_protocol::instance::is_id;
+
 /// What the monitor is started for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -70,11 +72,6 @@ impl Args {
         }
         Err("--id needs an instance id".into())
     }
-}
-
-/// Whether it can be an instance's id, and no path.
-pub fn is_id(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 fn text(value: OsString) -> Result<String, String> {

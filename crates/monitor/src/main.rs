@@ -39,7 +39,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use proa_protocol::instance::{InstanceConfig, Status};
+use proa_protocol::instance::{InstanceConfig, Status, is_id};
 use rustix::fs::{CWD, Mode as FileMode, OFlags, openat};
 use rustix::process::Signal;
 
@@ -124,7 +124,7 @@ fn monitor(mut args: Args) -> Result<(), Error> {
 fn told_id(mut client: &UnixStream) -> Option<String> {
     let mut id = [0; ID_LENGTH];
     client.read_exact(&mut id).ok()?;
-    String::from_utf8(id.to_vec()).ok().filter(|id| args::is_id(id))
+    String::from_utf8(id.to_vec()).ok().filter(|id| is_id(id))
 }
 
 /// Tells the first client why there is no monitor, and waits until it has read that: it may still be writing its

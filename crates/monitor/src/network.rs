@@ -3,28 +3,24 @@
 use std::cell::RefCell;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use proa_network::Attachment;
 use proa_oci::runtime::{NamespaceKind, Spec};
-use proa_protocol::instance::{InstanceState, STATE_FILE, Status, instance_dir};
+use proa_protocol::instance::{InstanceState, LOCK_FILE, STATE_FILE, Status, instance_dir};
 use proa_protocol::message::Request;
 use proa_protocol::network::Endpoint;
 use proa_runtime::Interfaces;
 use proa_supervisor::Mounts;
+use proa_sys::lock;
 
 use crate::args::{Args, Mode};
 use crate::error::{Error, IoAt};
 
 /// The instance's places; none in what is only held for work on its files.
 #[derive(Debug, Clone, Default)]
-pub struct Places {
-    attachment: Option<Rc<RefCell<Attachment>>>,
-    /// It has some from the start.
-    any: bool,
-}
+pub struct Places(Option<Rc<RefCell<Attachment>>>);
 
 impl Places {
     /// Reserves what they need. What is only held for work on its files needs none.
@@ -36,12 +32,12 @@ impl Places {
             return Ok(Self::default());
         }
         let attachment = Attachment::prepare(&args.run, &args.id, endpoints.to_vec())?;
-        Ok(Self { attachment: Some(Rc::new(RefCell::new(attachment))), any: !endpoints.is_empty() })
+        Ok(Self(Some(Rc::new(RefCell::new(attachment)))))
     }
 
     /// Who makes a container's interfaces.
     pub fn interfaces(&self) -> Option<Box<dyn Interfaces>> {
-        let attachment = self.attachment.as_ref().filter(|_| self.any)?;
+        let attachment = self.0.as_ref().filter(|attachment| attachment.borrow().has_places())?;
         Some(Box::new(Maker(Rc::clone(attachment))))
     }
 
@@ -50,7 +46,7 @@ impl Places {
     /// # Errors
     /// The kernel refuses something.
     pub fn taps(&self) -> Result<Vec<Arc<OwnedFd>>, Error> {
-        let Some(attachment) = &self.attachment else { return Ok(Vec::new()) };
+        let Some(attachment) = &self.0 else { return Ok(Vec::new()) };
         Ok(attachment.borrow().taps()?.into_iter().map(Arc::new).collect())
     }
 
@@ -59,7 +55,7 @@ impl Places {
     /// # Errors
     /// Something could not be taken away; `system check` finds it.
     pub fn withdraw(&self) -> Result<(), Error> {
-        self.attachment.as_ref().map_or(Ok(()), |attachment| Ok(attachment.borrow_mut().withdraw()?))
+        self.0.as_ref().map_or(Ok(()), |attachment| Ok(attachment.borrow_mut().withdraw()?))
     }
 
     /// Does what a client asks of the places of a container that runs.
@@ -67,7 +63,7 @@ impl Places {
     /// # Errors
     /// The kernel refuses something.
     pub fn change(&self, request: Request, pid: u32) -> Result<(), Error> {
-        let Some(attachment) = &self.attachment else { return Ok(()) };
+        let Some(attachment) = &self.0 else { return Ok(()) };
         match request {
             Request::Connect(endpoint) => Ok(attachment.borrow_mut().connect(*endpoint, pid)?),
             Request::Disconnect { network } => Ok(attachment.borrow_mut().disconnect(&network, pid)?),
@@ -107,7 +103,7 @@ impl Remains {
 impl Drop for Remains {
     fn drop(&mut self) {
         self.unmount();
-        if let Some(attachment) = &self.places.attachment {
+        if let Some(attachment) = &self.places.0 {
             // What is left is found by `system check`: its file is there.
             let _ = attachment.borrow().finish();
         }
@@ -125,7 +121,7 @@ pub fn share(args: &Args, other: &str, spec: &mut Spec) -> Result<(), Error> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => InstanceState::default(),
         Err(error) => return Err(error).at(&path),
     };
-    if !matches!(state.status, Status::Running | Status::Paused) || !is_held(args, other) {
+    if !matches!(state.status, Status::Running | Status::Paused) || !is_held(args, other)? {
         return Err(Error::NetworkGone { instance: other.chars().take(12).collect() });
     }
     for namespace in &mut spec.linux_mut().namespaces {
@@ -137,9 +133,7 @@ pub fn share(args: &Args, other: &str, spec: &mut Spec) -> Result<(), Error> {
 }
 
 /// Whether an instance has a monitor: without one its process id may be anybody's.
-fn is_held(args: &Args, instance: &str) -> bool {
-    use rustix::fs::{FlockOperation, flock};
-    let path = instance_dir(&args.run, instance).join(proa_protocol::instance::LOCK_FILE);
-    let file = fs::File::open(Path::new(&path));
-    file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())
+fn is_held(args: &Args, instance: &str) -> Result<bool, Error> {
+    let path = instance_dir(&args.run, instance).join(LOCK_FILE);
+    lock::is_held(&path).at(&path)
 }

@@ -51,8 +51,6 @@ pub fn finish(args: &Args, record: &Record) -> Result<InstanceState, Error> {
     if let Ok(config) = &config {
         proa_runtime::remove_leftovers(&config.id, &config.spec, proa_runtime::CgroupPolicy::Auto)?;
         proa_network::attach::clean_up(&args.run, &config.id, &config.networks)?;
-    }
-    if let Ok(config) = &config {
         volumes::repair(record, config);
     }
     let waited = state.status == Status::Restarting;

@@ -19,7 +19,7 @@ use proa_protocol::volume::{Backing, MountPoint, VolumePoint, image_file, mount_
 use proa_sys::volume::{self, Users};
 
 use crate::backend::mount_layer;
-use crate::error::Error;
+use crate::error::{Error, IoAt};
 use crate::record::Record;
 
 const PARTS: &str = "parts";
@@ -98,7 +98,7 @@ impl Volumes {
         }
         for Used { directory, is_mounted, users } in self.used.drain(..) {
             if is_mounted {
-                let _ = leave(&directory, users);
+                let _ = unmount_unused(&directory, Some(users));
             }
         }
     }
@@ -117,7 +117,7 @@ pub fn repair(record: &Record, config: &InstanceConfig) {
     for point in &config.mount_points {
         if let Some(volume) = point.volume.as_ref().filter(|volume| volume.backing.is_mounted()) {
             // Another instance, or the volume's removal, does it otherwise.
-            let _ = unmount_unused(&volume.directory);
+            let _ = unmount_unused(&volume.directory, None);
         }
     }
 }
@@ -127,17 +127,10 @@ fn remove_part(part: &Path) -> io::Result<()> {
     if part.is_dir() { fs::remove_dir(part) } else { fs::remove_file(part) }
 }
 
-fn leave(directory: &Path, users: Users) -> io::Result<()> {
+/// Unmounts a volume's file system, if there are no users beside the one that leaves.
+fn unmount_unused(directory: &Path, leaving: Option<Users>) -> io::Result<()> {
     let guard = volume::lock(directory)?;
-    drop(users);
-    match volume::alone(directory, &guard)? {
-        Some(_alone) => volume::unmount(&mount_dir(directory)),
-        None => Ok(()),
-    }
-}
-
-fn unmount_unused(directory: &Path) -> io::Result<()> {
-    let guard = volume::lock(directory)?;
+    drop(leaving);
     match volume::alone(directory, &guard)? {
         Some(_alone) => volume::unmount(&mount_dir(directory)),
         None => Ok(()),
@@ -150,18 +143,14 @@ fn attach(
     volume: &VolumePoint,
     source: Option<(&InstanceConfig, &Path)>,
 ) -> Result<Used, Error> {
-    let at = |path: &Path| {
-        let path = path.to_owned();
-        move |error: io::Error| Error::Io { path, error }
-    };
     let directory = &volume.directory;
-    let guard = volume::lock(directory).map_err(at(directory))?;
+    let guard = volume::lock(directory).at(directory)?;
     let users = volume::join(directory, &guard).map_err(|_| Error::VolumeBusy)?;
-    mount(directory, &volume.backing).map_err(at(directory))?;
+    mount(directory, &volume.backing).at(directory)?;
     let (base, data) = (volume.backing.base(directory), volume.backing.data(directory));
-    volume::settle(&base, &data).map_err(at(&data))?;
+    volume::settle(&base, &data).at(&data)?;
     if let Some((config, run)) = source
-        && volume::is_empty(&data).map_err(at(&data))?
+        && volume::is_empty(&data).at(&data)?
     {
         fill(record, config, run, &point.destination, (&base, &data))?;
     }
@@ -186,20 +175,16 @@ fn fill(
     destination: &str,
     (base, data): (&Path, &Path),
 ) -> Result<(), Error> {
-    let at = |path: &Path| {
-        let path = path.to_owned();
-        move |error: io::Error| Error::Io { path, error }
-    };
     let layers = if config.readable_layers.is_empty() { &config.layers } else { &config.readable_layers };
     let label = config.layer_label.as_deref();
     let lowers = layers.iter().map(|layer| mount_layer(run, layer, label)).collect::<Result<Vec<_>, _>>()?;
     let empty = record.run_dir.join(EMPTY);
-    fs::create_dir_all(&empty).map_err(at(&empty))?;
+    fs::create_dir_all(&empty).at(&empty)?;
     let found = proa_runtime::image_directory(&lowers, &empty, destination);
     // The tree that was just made keeps it.
     let _ = fs::remove_dir(&empty);
     match found? {
-        Some(directory) => volume::fill(base, data, &directory).map_err(at(data)),
+        Some(directory) => volume::fill(base, data, &directory).at(data),
         None => Ok(()),
     }
 }

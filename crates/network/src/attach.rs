@@ -67,6 +67,11 @@ impl Attachment {
         Ok(Self { run: run.to_owned(), instance: instance.to_owned(), endpoints, firewall, reserved })
     }
 
+    /// Whether there are any.
+    pub fn has_places(&self) -> bool {
+        !self.endpoints.is_empty()
+    }
+
     /// Makes a container's interfaces in the network namespace of its first process.
     ///
     /// # Errors

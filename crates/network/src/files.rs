@@ -1,12 +1,12 @@
 //! The files of networks and endpoints below `<run>/networks` (`proa_protocol::network`).
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use proa_protocol::network::{DIRECTORY, LOCK_FILE, Live, NETWORK_FILE, Network, endpoint_file, network_dir};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -14,8 +14,8 @@ use crate::Error;
 
 /// One for all roots of the host.
 const HOST_LOCK: &str = "/run/lock/proa-networks";
-/// Longest of these files.
-const MAX_FILE: u64 = 1 << 20;
+/// Longest of these files: an endpoint may publish every port there is.
+const MAX_FILE: u64 = 16 << 20;
 
 /// Held while bridges or the firewall's tables are made or taken away; given back when it is dropped.
 #[derive(Debug)]
@@ -27,9 +27,16 @@ impl Lock {
     /// # Errors
     /// Its file cannot be made.
     pub fn take(run: &Path) -> Result<Self, Error> {
-        let directory = run.join(DIRECTORY);
-        make_directory(&directory)?;
-        Self::of(directory.join(LOCK_FILE), FlockOperation::LockExclusive)
+        make_base(run)?;
+        Self::take_existing(run)
+    }
+
+    /// The same where there are networks; an error where there are none any more.
+    ///
+    /// # Errors
+    /// There is no directory for its file.
+    pub fn take_existing(run: &Path) -> Result<Self, Error> {
+        Self::of(run.join(DIRECTORY).join(LOCK_FILE), FlockOperation::LockExclusive)
     }
 
     /// The same for one instance's place, which others' places do not disturb.
@@ -83,11 +90,7 @@ pub fn read_live(run: &Path, network: &str, instance: &str) -> Option<Live> {
 /// # Errors
 /// The file is there and cannot be removed.
 pub fn remove_live(run: &Path, network: &str, instance: &str) -> Result<(), Error> {
-    let path = endpoint_file(run, network, instance);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(error)),
-        _ => Ok(()),
-    }
+    gone_is_fine(&endpoint_file(run, network, instance), |path| fs::remove_file(path))
 }
 
 /// Forgets a network and all places in it.
@@ -95,11 +98,7 @@ pub fn remove_live(run: &Path, network: &str, instance: &str) -> Result<(), Erro
 /// # Errors
 /// The directory is there and cannot be removed.
 pub fn remove_network(run: &Path, network: &str) -> Result<(), Error> {
-    let path = network_dir(run, network);
-    match fs::remove_dir_all(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(error)),
-        _ => Ok(()),
-    }
+    gone_is_fine(&network_dir(run, network), |path| fs::remove_dir_all(path))
 }
 
 /// Forgets all networks.
@@ -107,8 +106,11 @@ pub fn remove_network(run: &Path, network: &str) -> Result<(), Error> {
 /// # Errors
 /// The directory is there and cannot be removed.
 pub fn remove_directory(run: &Path) -> Result<(), Error> {
-    let path = run.join(DIRECTORY);
-    match fs::remove_dir_all(&path) {
+    gone_is_fine(&run.join(DIRECTORY), |path| fs::remove_dir_all(path))
+}
+
+fn gone_is_fine(path: &Path, remove: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), Error> {
+    match remove(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(error)),
         _ => Ok(()),
     }
@@ -134,10 +136,17 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).collect()
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    use std::io::Read;
+/// What one of these files holds; nothing if it is no file, too long, or holds something else.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    // Not waiting: it might be a pipe.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path).ok()?;
+    let metadata = file.metadata().ok()?;
+    if !metadata.is_file() || metadata.len() > MAX_FILE {
+        return None;
+    }
     let mut bytes = Vec::new();
-    File::open(path).ok()?.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
+    file.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
     serde_json::from_slice(&bytes).ok()
 }
 
@@ -169,7 +178,8 @@ fn make_directory(directory: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proa_protocol::network::Endpoint;
+    use proa_protocol::network::{Endpoint, Protocol, PublishedPort};
+    use rustix::fs::{CWD, FileType, Mode};
 
     #[test]
     fn what_is_written_is_read_and_what_is_broken_is_left_out() {
@@ -187,6 +197,32 @@ mod tests {
         remove_live(&run, "n1", "i1").unwrap();
         remove_network(&run, "n1").unwrap();
         assert_eq!(read_all(&run), (Vec::new(), Vec::new()));
+        fs::remove_dir_all(run).unwrap();
+    }
+
+    #[test]
+    fn an_endpoint_may_publish_every_port() {
+        let run = std::env::temp_dir().join(format!("proa-files-ports-{}", std::process::id()));
+        let host_ip = "127.0.0.1".parse().unwrap();
+        let port = |port| PublishedPort { protocol: Protocol::Tcp, host_ip, host_port: port, port };
+        let endpoint = Endpoint { ports: (1..=u16::MAX).map(port).collect(), ..Endpoint::default() };
+        let live = Live { endpoint, link: "p1".into() };
+        write(&network_dir(&run, "n1"), "i1", &live).unwrap();
+        assert_eq!(read_live(&run, "n1", "i1"), Some(live));
+        assert_eq!(read_all(&run).1.len(), 1);
+        fs::remove_dir_all(run).unwrap();
+    }
+
+    #[test]
+    fn only_a_file_is_read() {
+        let run = std::env::temp_dir().join(format!("proa-files-kinds-{}", std::process::id()));
+        fs::create_dir_all(&run).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", run.join("link")).unwrap();
+        rustix::fs::mknodat(CWD, run.join("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        File::create(run.join("long")).unwrap().set_len(MAX_FILE + 1).unwrap();
+        for name in ["link", "pipe", "long", "none", "."] {
+            assert!(read::<serde_json::Value>(&run.join(name)).is_none(), "{name}");
+        }
         fs::remove_dir_all(run).unwrap();
     }
 }

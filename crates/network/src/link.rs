@@ -5,15 +5,16 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use ipnet::IpNet;
-use proa_protocol::network::{Interface, Network};
-use proa_sys::netlink::{ACK, CREATE, GET_LINK, NEW_ADDRESS, NEW_LINK, Netlink, Request, attribute, number};
+use proa_protocol::network::{Interface, Network, parse_mac};
+use proa_sys::netlink::{
+    ACK, CREATE, IFF_UP, IFLA_NET_NS_FD, NEW_ADDRESS, NEW_LINK, Netlink, Request, attribute, link, named,
+};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::Error;
 
@@ -21,17 +22,12 @@ const DELETE_LINK: u16 = 17;
 const SET_LINK: u16 = 19;
 const NEW_ROUTE: u16 = 24;
 
-/// `struct ifinfomsg`: family, type, index, flags, mask of flags.
-const LINK_HEAD: usize = 16;
-const IFF_UP: u32 = 1;
 const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_PROTINFO: u16 = 12;
 const IFLA_LINKINFO: u16 = 18;
-const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
@@ -87,13 +83,8 @@ impl Links {
     /// # Errors
     /// It cannot be entered.
     pub fn of(namespace: BorrowedFd) -> Result<Self, Error> {
-        let path = "/proc/self/ns/net";
-        let back = open(path)?;
-        let enter = |fd: BorrowedFd| move_into_link_name_space(fd, Some(LinkNameSpaceType::Network));
-        enter(namespace).map_err(Error::call("enter the network namespace"))?;
-        let links = Self::here();
-        enter(back.as_fd()).map_err(Error::call("leave the network namespace"))?;
-        links
+        let route = Netlink::route_of(namespace);
+        route.map(|netlink| Self { netlink }).map_err(|(action, errno)| Error::Call { action, errno })
     }
 
     /// The number of an interface, if there is one of this name.
@@ -114,13 +105,8 @@ impl Links {
 
     /// Number and flags.
     fn look(&mut self, name: &str) -> Result<Option<(u32, u32)>, Error> {
-        let mut body = vec![0; LINK_HEAD];
-        named(&mut body, name);
-        match self.netlink.ask(GET_LINK, ACK, &body) {
-            Ok(links) => {
-                let link = links.iter().find(|(kind, link)| *kind == NEW_LINK && link.len() >= LINK_HEAD);
-                Ok(link.map(|(_, link)| (number(link, 4), number(link, 8))))
-            }
+        match self.netlink.link(name) {
+            Ok(found) => Ok(Some(found)),
             Err(Errno::NODEV) => Ok(None),
             Err(errno) => Err(Error::at("look for interface", name)(errno)),
         }
@@ -253,7 +239,7 @@ impl Links {
     /// # Errors
     /// The kernel refuses.
     pub fn remove(&mut self, name: &str) -> Result<(), Error> {
-        let mut body = vec![0; LINK_HEAD];
+        let mut body = link(0, 0);
         named(&mut body, name);
         match self.netlink.ask(DELETE_LINK, ACK, &body) {
             Ok(_) | Err(Errno::NODEV) => Ok(()),
@@ -360,15 +346,6 @@ pub fn has_version_6() -> bool {
     Path::new(SYSCTL).join("ipv6/conf").exists()
 }
 
-/// The fixed part of a message about an interface, which sets these flags.
-fn link(index: u32, flags: u32) -> Vec<u8> {
-    [[0; 4], index.to_ne_bytes(), flags.to_ne_bytes(), flags.to_ne_bytes()].concat()
-}
-
-fn named(body: &mut Vec<u8>, name: &str) {
-    attribute(body, IFLA_IFNAME, &[name.as_bytes(), b"\0"].concat());
-}
-
 fn mtu(body: &mut Vec<u8>, bytes: u32) {
     if bytes != 0 {
         attribute(body, IFLA_MTU, &bytes.to_ne_bytes());
@@ -427,12 +404,8 @@ fn bytes(address: IpAddr) -> (u8, Vec<u8>) {
 }
 
 /// The bytes of a MAC in text; the engine has checked it.
-pub fn mac_bytes(text: &str) -> [u8; 6] {
-    let mut bytes = [0; 6];
-    for (byte, digits) in bytes.iter_mut().zip(text.split(':')) {
-        *byte = u8::from_str_radix(digits, 16).unwrap_or(0);
-    }
-    bytes
+fn mac_bytes(text: &str) -> [u8; 6] {
+    parse_mac(text).unwrap_or_default()
 }
 
 /// Locally administered, and as unique as the network's id.

@@ -220,6 +220,11 @@ impl InstanceState {
     }
 }
 
+/// Whether it can be the id of an instance or a network, and no path.
+pub fn is_id(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
 /// Directory of an instance below `<root>` or `<run>`.
 pub fn instance_dir(base: &Path, id: &str) -> PathBuf {
     base.join("instances").join(id)

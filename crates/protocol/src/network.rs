@@ -152,6 +152,17 @@ pub struct Live {
     pub link: String,
 }
 
+/// The bytes of a MAC: six in hexadecimal with colons.
+pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2)?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    parts.next().is_none().then_some(mac)
+}
+
 /// Name of the firewall's tables of the root with this runtime directory: the directory's own.
 pub fn table_name(run: &Path) -> String {
     let name = run.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -178,6 +189,12 @@ pub fn link_name(instance: &str, number: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn macs_have_six_bytes() {
+        assert_eq!(parse_mac("02:42:ac:11:00:ff"), Some([2, 0x42, 0xac, 0x11, 0, 0xff]));
+        assert_eq!(parse_mac("02:42:ac:11:00:ff:01"), None);
+    }
 
     #[test]
     fn names_of_links_fit_the_kernel() {

@@ -1,18 +1,14 @@
 //! The files below `<run>/networks`, which may be anything, and gone at any moment.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
+use proa_network::files::read;
+use proa_protocol::instance::is_id;
 use proa_protocol::network::{DIRECTORY, Driver, Live, NETWORK_FILE, Network, network_dir};
-use rustix::fs::{CWD, Mode, OFlags, openat};
-use serde::de::DeserializeOwned;
 
 use crate::update::{Entry, Segment};
 
-/// Largest file that is read: an endpoint may publish every port there is.
-const MAX_FILE: u64 = 16 << 20;
 /// Longest name.
 const MAX_NAME: usize = 253;
 
@@ -40,11 +36,6 @@ pub fn endpoints(run: &Path, network: &str) -> BTreeSet<String> {
 /// Whether any endpoint has a file.
 pub fn has_endpoints(run: &Path) -> bool {
     networks(run).iter().any(|network| !endpoints(run, network).is_empty())
-}
-
-/// Whether a file's name can be an id; others are for something else, or not finished.
-pub fn is_id(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 /// What the server needs to know of a network.
@@ -81,20 +72,8 @@ pub fn entry(live: &Live) -> Entry {
 
 fn ids(directory: &Path) -> BTreeSet<String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    // Other names are for something else, or not finished.
     entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| is_id(name)).collect()
-}
-
-fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    // Not waiting: it might be a pipe.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(openat(CWD, path, flags, Mode::empty()).ok()?);
-    let metadata = file.metadata().ok()?;
-    if !metadata.is_file() || metadata.len() > MAX_FILE {
-        return None;
-    }
-    let mut text = Vec::new();
-    file.take(MAX_FILE).read_to_end(&mut text).ok()?;
-    serde_json::from_slice(&text).ok()
 }
 
 #[cfg(test)]
@@ -120,9 +99,6 @@ mod tests {
         assert!(endpoint(run.path(), "a1", "i1").is_none() && has_endpoints(run.path()));
         std::os::unix::fs::symlink("/dev/zero", endpoint_file(run.path(), "a1", "i2")).unwrap();
         assert!(endpoint(run.path(), "a1", "i2").is_none());
-        let pipe = endpoint_file(run.path(), "a1", "i3");
-        rustix::fs::mknodat(CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
-        assert!(endpoint(run.path(), "a1", "i3").is_none());
     }
 
     #[test]

@@ -4,16 +4,13 @@
 //! What the kernel announces is only a reason to look: the tables are put back if they are missing, under the lock of all
 //! who change them, and with what the files say then. So announcements of changes of our own lead to nothing.
 
-use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use proa_network::files::Lock;
 use proa_network::firewall::Firewall;
-use proa_protocol::network::{DIRECTORY, LOCK_FILE};
 use proa_sys::netlink::{attributes, number};
-use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
@@ -70,11 +67,7 @@ impl Guard {
     /// # Errors
     /// Says what failed.
     pub fn restore(&self) -> Result<bool, String> {
-        let path = self.run.join(DIRECTORY).join(LOCK_FILE);
-        let failed = |error: io::Error| format!("cannot lock {}: {error}", path.display());
-        let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
-        rustix::io::retry_on_intr(|| flock(&lock, FlockOperation::LockExclusive))
-            .map_err(|errno| failed(errno.into()))?;
+        let _lock = Lock::take_existing(&self.run).map_err(|error| with_source(&error))?;
         let firewall = Firewall::new(self.table.clone());
         let networks: Vec<_> =
             files::networks(&self.run).iter().filter_map(|id| files::network(&self.run, id)).collect();

@@ -7,11 +7,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use proa_protocol::instance::is_id;
 use proa_protocol::network::{DIRECTORY, NETWORK_FILE, RESOLVER_LOCK, network_dir};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
-
-use crate::files::is_id;
 
 /// Something that has changed, or is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]

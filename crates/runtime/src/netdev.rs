@@ -9,26 +9,20 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use proa_oci::runtime::{Linux, NamespaceKind, NetDevice};
 use proa_sys::netlink::{
-    ACK, CREATE, DUMP, GET_ADDRESS, GET_LINK, NEW_ADDRESS, NEW_LINK, Netlink, Object, attribute, attributes,
-    number,
+    ACK, CREATE, DUMP, GET_ADDRESS, GET_LINK, IFF_UP, IFLA_NET_NS_FD, LINK_HEAD, NEW_ADDRESS, NEW_LINK,
+    Netlink, Object, attribute, attributes, link, named, number,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::plan::has_own;
 use crate::{Error, Result};
 
 /// Longest name, without its end.
 const MAX_NAME: usize = 15;
-/// `struct ifinfomsg`: family, type, index, flags, mask of flags.
-const LINK_HEAD: usize = 16;
 /// `struct ifaddrmsg`: family, prefix, flags, scope, index.
 const ADDRESS_HEAD: usize = 8;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_NEW_IFINDEX: u16 = 49;
-const IFF_UP: u32 = 1;
 const IFA_LABEL: u16 = 3;
 const IFA_CACHEINFO: u16 = 6;
 const IFA_FLAGS: u16 = 8;
@@ -82,7 +76,8 @@ pub(crate) fn move_all(linux: &Linux, pid: u32) -> Result<()> {
     let path = format!("/proc/{pid}/ns/net");
     let target = open(&path)?;
     let mut here = Netlink::route().map_err(|errno| Error::call("netlink", errno))?;
-    let mut there = route_in(&target).map_err(|error| error.context(&path))?;
+    let there = Netlink::route_of(target.as_fd()).map_err(|(call, errno)| Error::call(call, errno));
+    let mut there = there.map_err(|error| error.context(&path))?;
     // All of them are looked at before any of them moves.
     let mut indexes = Vec::new();
     for (name, device) in &linux.net_devices {
@@ -102,34 +97,15 @@ fn open(path: &str) -> Result<OwnedFd> {
         .map_err(|errno| Error::at(path, errno))
 }
 
-/// A socket made in another network namespace, and the way back.
-fn route_in(namespace: &OwnedFd) -> Result<Netlink> {
-    let enter = |fd: &OwnedFd| move_into_link_name_space(fd.as_fd(), Some(LinkNameSpaceType::Network));
-    let back = open("/proc/self/ns/net")?;
-    enter(namespace).map_err(|errno| Error::call("enter the network namespace", errno))?;
-    let route = Netlink::route();
-    enter(&back).map_err(|errno| Error::call("leave the network namespace", errno))?;
-    route.map_err(|errno| Error::call("netlink", errno))
-}
-
-/// The number of an interface of this name; `NODEV` if there is none.
-fn index_of(route: &mut Netlink, name: &str) -> Result<u32, Errno> {
-    let mut body = vec![0; LINK_HEAD];
-    attribute(&mut body, IFLA_IFNAME, &[name.as_bytes(), b"\0"].concat());
-    let links = route.ask(GET_LINK, ACK, &body)?;
-    let link = links.iter().find(|(kind, link)| *kind == NEW_LINK && link.len() >= LINK_HEAD);
-    link.map(|(_, link)| number(link, 4)).ok_or(Errno::NODEV)
-}
-
 fn find(here: &mut Netlink, name: &str) -> Result<u32> {
-    index_of(here, name).map_err(|errno| match errno {
+    here.link(name).map(|(index, _)| index).map_err(|errno| match errno {
         Errno::NODEV => Error::invalid("the host has no interface of this name"),
         errno => Error::call("find the interface", errno),
     })
 }
 
 fn must_be_free(there: &mut Netlink, name: &str) -> Result<()> {
-    match index_of(there, name) {
+    match there.link(name) {
         _ if is_template(name) => Ok(()),
         Err(Errno::NODEV) => Ok(()),
         Ok(_) => Err(Error::invalid(format!(
@@ -146,7 +122,7 @@ fn move_one(here: &mut Netlink, there: &mut Netlink, target: &OwnedFd, index: u3
     // By its number it is found again, whatever the kernel makes of a template.
     let new_index = if taken.contains(&index) { taken.iter().max().map_or(1, |max| max + 1) } else { index };
     let mut body = link(index, 0);
-    attribute(&mut body, IFLA_IFNAME, &[name.as_bytes(), b"\0"].concat());
+    named(&mut body, name);
     attribute(&mut body, IFLA_NET_NS_FD, &target.as_raw_fd().to_ne_bytes());
     attribute(&mut body, IFLA_NEW_IFINDEX, &new_index.to_ne_bytes());
     here.ask(NEW_LINK, ACK, &body).map_err(|errno| match errno {
@@ -162,11 +138,6 @@ fn move_one(here: &mut Netlink, there: &mut Netlink, target: &OwnedFd, index: u3
         .ask(NEW_LINK, ACK, &link(new_index, IFF_UP))
         .map(drop)
         .map_err(|errno| Error::call("switch the interface on", errno))
-}
-
-/// The fixed part of a message about an interface, which sets these flags.
-fn link(index: u32, flags: u32) -> Vec<u8> {
-    [[0; 4], index.to_ne_bytes(), flags.to_ne_bytes(), flags.to_ne_bytes()].concat()
 }
 
 fn indexes(route: &mut Netlink) -> Result<Vec<u32>> {

@@ -70,9 +70,10 @@ pub fn ensure_mounted(image: &Path, dir: &Path, label: Option<&str>) -> Result<(
     if is_mounted(dir) {
         return Ok(());
     }
-    std::fs::create_dir_all(dir).map_err(|source| LayerMountError {
-        path: dir.to_owned(),
-        action: "create the mount point",
+    let parent = parent_of(dir);
+    std::fs::create_dir_all(parent).map_err(|source| LayerMountError {
+        path: parent.to_owned(),
+        action: "create the directory of mount points",
         said: None,
         source,
     })?;
@@ -80,7 +81,7 @@ pub fn ensure_mounted(image: &Path, dir: &Path, label: Option<&str>) -> Result<(
     if is_mounted(dir) {
         return Ok(());
     }
-    // Whoever unmounted this layer before we had the lock took the directory with it.
+    // Only under the lock: whoever unmounts a layer takes its directory with it.
     match rustix::fs::mkdir(dir, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(LayerMountError::at(dir, "create the mount point")(errno)),
@@ -123,8 +124,12 @@ pub fn unmount(dir: &Path) -> Result<()> {
     }
 }
 
+fn parent_of(dir: &Path) -> &Path {
+    dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 fn lock_parent(dir: &Path) -> Result<OwnedFd> {
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = parent_of(dir);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(parent, flags, Mode::empty()).map_err(LayerMountError::at(parent, "open"))?;
     loop {

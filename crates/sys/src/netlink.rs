@@ -3,13 +3,15 @@
 //! Only what Proa asks of `rtnetlink(7)` and nftables has a name here. The kernel's answers are the only ones that are
 //! read; what does not fit their shape is an error.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::net::netlink::NETFILTER;
 use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
 };
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// `RTM_NEWLINK`, in an answer too.
 pub const NEW_LINK: u16 = 16;
@@ -26,6 +28,14 @@ pub const DUMP: u16 = 0x300;
 /// `NLM_F_CREATE | NLM_F_EXCL`: a new one.
 pub const CREATE: u16 = 0x600;
 
+/// `struct ifinfomsg`: family, type, index, flags, mask of flags.
+pub const LINK_HEAD: usize = 16;
+/// `IFLA_NET_NS_FD`: into which network namespace.
+pub const IFLA_NET_NS_FD: u16 = 28;
+/// `IFF_UP`: switched on.
+pub const IFF_UP: u32 = 1;
+
+const IFLA_IFNAME: u16 = 3;
 const REQUEST: u16 = 0x1;
 /// `NFNL_MSG_BATCH_BEGIN`
 const BATCH_BEGIN: u16 = 16;
@@ -43,7 +53,6 @@ const BUFFER: usize = 64 * 1024;
 pub struct Netlink {
     socket: OwnedFd,
     sequence: u32,
-    buffer: Vec<u8>,
 }
 
 /// One object of an answer: its type, and what follows the header.
@@ -58,6 +67,33 @@ impl Netlink {
         Self::open(None)
     }
 
+    /// The same of another network namespace, in which the calling thread is for a moment.
+    ///
+    /// # Errors
+    /// Which call failed, and why.
+    pub fn route_of(namespace: BorrowedFd) -> Result<Self, (&'static str, Errno)> {
+        let enter = |fd: BorrowedFd| move_into_link_name_space(fd, Some(LinkNameSpaceType::Network));
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let back = open("/proc/thread-self/ns/net", flags, Mode::empty())
+            .map_err(|errno| ("open the network namespace", errno))?;
+        enter(namespace).map_err(|errno| ("enter the network namespace", errno))?;
+        let route = Self::route();
+        enter(back.as_fd()).map_err(|errno| ("leave the network namespace", errno))?;
+        route.map_err(|errno| ("netlink", errno))
+    }
+
+    /// The number and the flags of the interface of this name; `NODEV` if there is none.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn link(&mut self, name: &str) -> Result<(u32, u32), Errno> {
+        let mut body = link(0, 0);
+        named(&mut body, name);
+        let links = self.ask(GET_LINK, ACK, &body)?;
+        let found = links.iter().find(|(kind, link)| *kind == NEW_LINK && link.len() >= LINK_HEAD);
+        found.map(|(_, link)| (number(link, 4), number(link, 8))).ok_or(Errno::NODEV)
+    }
+
     /// For the firewall.
     ///
     /// # Errors
@@ -68,7 +104,7 @@ impl Netlink {
 
     fn open(protocol: Option<Protocol>) -> Result<Self, Errno> {
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
-        Ok(Self { socket, sequence: 0, buffer: vec![0; BUFFER] })
+        Ok(Self { socket, sequence: 0 })
     }
 
     /// Asks, and waits for the whole answer.
@@ -79,10 +115,9 @@ impl Netlink {
         let mut message = Vec::with_capacity(HEAD + body.len());
         self.write(&mut message, kind, flags, body);
         send(&self.socket, &message, SendFlags::empty())?;
-        let mut objects = Vec::new();
+        let (mut objects, mut buffer) = (Vec::new(), vec![0; BUFFER]);
         loop {
-            let length = self.receive()?;
-            if self.read(&self.buffer[..length], &mut objects)? {
+            if self.read(self.receive(&mut buffer)?, &mut objects)? {
                 return Ok(objects);
             }
         }
@@ -100,10 +135,10 @@ impl Netlink {
         }
         send(&self.socket, &message, SendFlags::empty()).map_err(|errno| (0, errno))?;
         let mut waits = requests.iter().filter(|request| request.flags & ACK != 0).count();
-        let mut failed: Option<(usize, Errno)> = None;
+        let (mut failed, mut buffer): (Option<(usize, Errno)>, _) = (None, vec![0; BUFFER]);
         while waits > 0 {
-            let length = self.receive().map_err(|errno| (0, errno))?;
-            for (sequence, errno) in acknowledgements(&self.buffer[..length]) {
+            let answer = self.receive(&mut buffer).map_err(|errno| (0, errno))?;
+            for (sequence, errno) in acknowledgements(answer) {
                 let Some(place) = sequence.checked_sub(first).map(|place| place as usize) else { continue };
                 let Some(request) = requests.get(place) else { continue };
                 waits -= usize::from(request.flags & ACK != 0);
@@ -135,9 +170,10 @@ impl Netlink {
         self.write(&mut message, BATCH_END, 0, &frame);
         send(&self.socket, &message, SendFlags::empty()).map_err(|errno| (0, errno))?;
         // Errors come in the order of the requests, asked for or not, before the last one's answer.
+        let mut buffer = vec![0; BUFFER];
         loop {
-            let length = self.receive().map_err(|errno| (0, errno))?;
-            for (sequence, errno) in acknowledgements(&self.buffer[..length]) {
+            let answer = self.receive(&mut buffer).map_err(|errno| (0, errno))?;
+            for (sequence, errno) in acknowledgements(answer) {
                 let Some(number) = sequence.checked_sub(begin).map(|number| number as usize) else {
                     continue;
                 };
@@ -161,14 +197,10 @@ impl Netlink {
         message.resize(aligned(message.len()), 0);
     }
 
-    fn receive(&mut self) -> Result<usize, Errno> {
-        loop {
-            match recv(&self.socket, &mut self.buffer[..], RecvFlags::empty()) {
-                Ok((length, _)) => return Ok(length),
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
+    /// The next part of an answer. Sockets are kept for long, so the buffer is not theirs.
+    fn receive<'a>(&self, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
+        let (length, _) = rustix::io::retry_on_intr(|| recv(&self.socket, &mut *buffer, RecvFlags::empty()))?;
+        Ok(&buffer[..length])
     }
 
     /// Reads messages; whether the last of the answer was among them.
@@ -220,6 +252,16 @@ fn acknowledgements(mut rest: &[u8]) -> Vec<(u32, Option<Errno>)> {
         rest = rest.get(aligned(length.max(HEAD))..).unwrap_or_default();
     }
     found
+}
+
+/// The fixed part of a message about an interface, which sets these flags.
+pub fn link(index: u32, flags: u32) -> Vec<u8> {
+    [[0; 4], index.to_ne_bytes(), flags.to_ne_bytes(), flags.to_ne_bytes()].concat()
+}
+
+/// Appends an interface's name.
+pub fn named(body: &mut Vec<u8>, name: &str) {
+    attribute(body, IFLA_IFNAME, &[name.as_bytes(), b"\0"].concat());
 }
 
 /// Appends an attribute.

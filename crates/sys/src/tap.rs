@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
+use crate::net;
 use crate::process::unshare_namespaces;
 
 const DEVICE: &str = "/dev/net/tun";
@@ -31,14 +32,7 @@ pub fn open_detached() -> io::Result<OwnedFd> {
 /// The kernel has no taps (module `tun`), the name is taken, or the caller lacks `CAP_NET_ADMIN`.
 pub fn open(name: &str) -> io::Result<OwnedFd> {
     let file = OpenOptions::new().read(true).write(true).open(DEVICE)?;
-    // SAFETY: ifreq is plain data for which zero is valid: an empty name and no flags.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if name.len() >= request.ifr_name.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
+    let mut request = net::request(name)?;
     let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     // SAFETY: the kernel reads and writes one ifreq, which lives through the call.

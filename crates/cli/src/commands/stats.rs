@@ -33,9 +33,9 @@ pub struct Args {
     instances: Vec<String>,
 }
 
-const COLUMNS: [(&str, &str); 8] = [
-    ("CONTAINER ID", "ID"),
-    ("NAME", "Name"),
+const COLUMNS: [(&str, &str); 2] = [("CONTAINER ID", "ID"), ("NAME", "Name")];
+/// What an instance uses.
+pub const FIGURES: [(&str, &str); 6] = [
     ("CPU %", "CPUPerc"),
     ("MEM USAGE / LIMIT", "MemUsage"),
     ("MEM %", "MemPerc"),
@@ -44,7 +44,7 @@ const COLUMNS: [(&str, &str); 8] = [
     ("PIDS", "PIDs"),
 ];
 /// Between two looks, of whose difference the CPU use is made.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+pub const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// An instance that is looked at again and again.
@@ -61,11 +61,12 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
     let mut watched = watched(engine, args.all, &args.instances)?;
     look(engine, &mut watched);
     super::pause(FIRST_PAUSE);
+    let columns = [&COLUMNS[..], &FIGURES].concat();
     let clears = !args.no_stream && std::io::stdout().is_terminal();
     loop {
         look(engine, &mut watched);
         let rows: Vec<Value> = watched.iter().map(|one| row(one, args.no_trunc)).collect();
-        let text = format::render(args.format.as_deref(), &COLUMNS, &rows)?;
+        let text = format::render(args.format.as_deref(), &columns, &rows)?;
         format::print(&if clears { redrawn(&text) } else { text })?;
         let live = watched.iter().any(|one| one.channel.is_some());
         if args.no_stream || (!live && !args.instances.is_empty()) {

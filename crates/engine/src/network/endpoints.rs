@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use proa_protocol::instance::{InstanceConfig, IsolationLevel};
-use proa_protocol::network::{Driver, Endpoint, Interface, PublishedPort};
+use proa_protocol::network::{Driver, Endpoint, Interface, PublishedPort, parse_mac};
 use serde::{Deserialize, Serialize};
 
 use super::mode::Mode;
@@ -218,12 +218,9 @@ fn mac_of(address: Option<IpAddr>) -> String {
 
 fn check_mac(text: &str) -> Result<String> {
     let text = text.replace('-', ":").to_ascii_lowercase();
-    let parts: Vec<&str> = text.split(':').collect();
-    let byte = |part: &&str| (part.len() == 2).then(|| u8::from_str_radix(part, 16).ok()).flatten();
-    let bytes: Option<Vec<u8>> = parts.iter().map(byte).collect();
-    match bytes.as_deref() {
+    match parse_mac(&text) {
         // The lowest bit of the first byte makes it one of a group.
-        Some([first, _, _, _, _, _]) if first & 1 == 0 && text != "00:00:00:00:00:00" => Ok(text),
+        Some(mac) if mac[0] & 1 == 0 && mac != [0; 6] => Ok(text),
         _ => Err(Error::Invalid {
             message: format!("{text:?} is no MAC address of one interface"),
             hint: "six bytes as 02:42:ac:11:00:02".into(),

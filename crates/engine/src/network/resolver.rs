@@ -1,35 +1,32 @@
 //! The process that answers names in the networks of a root: started by whoever starts an instance and finds none.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 
 use proa_network::files;
 use proa_protocol::network::{DIRECTORY, RESOLVER_LOCK, table_name};
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
+use proa_sys::lock;
 use rustix::process::Signal;
 
+use crate::config::HostConfig;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::holder;
 
 impl Engine {
-    /// Starts it unless it is there. Of several that find none, each starts one, and one of these stays.
+    /// Starts it unless it is there, if an instance has a place in a network. Of several that find none, each starts one,
+    /// and one of these stays.
     ///
     /// # Errors
     /// The program cannot be run.
-    pub(crate) fn ensure_resolver(&self) -> Result<()> {
+    pub(crate) fn ensure_resolver(&self, host: &HostConfig) -> Result<()> {
         let run = &self.paths.run;
         let path = run.join(DIRECTORY).join(RESOLVER_LOCK);
-        files::make_base(run)?;
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
-        let file = file.map_err(|error| Error::io("open", &path, error))?;
-        match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Err(Errno::WOULDBLOCK) => return Ok(()),
-            other => other.map_err(|errno| Error::io("lock", &path, errno))?,
+        if host.networks.is_empty()
+            || lock::is_held(&path).map_err(|error| Error::io("lock", &path, error))?
+        {
+            return Ok(());
         }
-        drop(file);
+        files::make_base(run)?;
         let program = &self.programs.resolver;
         let mut command = Command::new(program);
         command.arg("--run").arg(run).args(["--table", &table_name(run)]);

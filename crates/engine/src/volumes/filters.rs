@@ -1,12 +1,13 @@
 //! Conditions of `volume ls` and `volume prune`.
 
 use crate::db::VolumeRecord;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::filters::{Conditions, has_label, wrong};
 use crate::parse;
 
 /// Conditions. Those of one key need one to hold, those of different keys all; labels must all hold.
 #[derive(Debug, Clone, Default)]
-pub struct VolumeFilters(Vec<(String, String)>);
+pub struct VolumeFilters(Conditions);
 
 impl VolumeFilters {
     /// Reads those of a listing.
@@ -26,56 +27,35 @@ impl VolumeFilters {
     }
 
     fn parse(texts: &[String], keys: &[&str]) -> Result<Self> {
-        let wrong = |text: &str| {
-            Error::invalid_with_hint(
-                format!("invalid filter {text:?}"),
-                format!("KEY=VALUE, with one of the keys {}", keys.join(", ")),
-            )
-        };
         let pair = |text: &String| {
             let (key, value) = match text.split_once("!=") {
                 Some((key, value)) if !key.contains('=') => (format!("{key}!"), value),
                 _ => text
                     .split_once('=')
                     .map(|(key, value)| (key.to_owned(), value))
-                    .ok_or_else(|| wrong(text))?,
+                    .ok_or_else(|| wrong(text, keys))?,
             };
             let key = key.trim().to_ascii_lowercase();
             let is_switch = key == "dangling" || key == "all";
             if !keys.contains(&key.as_str()) || (is_switch && parse::boolean(value).is_none()) {
-                return Err(wrong(text));
+                return Err(wrong(text, keys));
             }
             Ok((key, value.trim().to_owned()))
         };
-        texts.iter().map(pair).collect::<Result<_>>().map(Self)
-    }
-
-    fn any(&self, key: &str, holds: impl Fn(&str) -> bool) -> bool {
-        let mut values =
-            self.0.iter().filter(|(known, _)| known == key).map(|(_, value)| value.as_str()).peekable();
-        values.peek().is_none() || values.any(holds)
-    }
-
-    fn all(&self, key: &str, holds: impl Fn(&str) -> bool) -> bool {
-        self.0.iter().filter(|(known, _)| known == key).all(|(_, value)| holds(value))
+        texts.iter().map(pair).collect::<Result<_>>().map(|pairs| Self(Conditions(pairs)))
     }
 
     /// Whether named volumes are to go as well.
     pub(super) fn asks_for_all(&self) -> bool {
-        self.0.iter().any(|(key, value)| key == "all" && parse::boolean(value) == Some(true))
+        self.0.of("all").any(|value| parse::boolean(value) == Some(true))
     }
 
     pub(super) fn matches(&self, volume: &VolumeRecord, used: bool) -> bool {
-        let has_label = |wanted: &str| {
-            let (key, value) =
-                wanted.split_once('=').map_or((wanted, None), |(key, value)| (key, Some(value)));
-            volume.labels.get(key).is_some_and(|found| value.is_none_or(|value| found == value))
-        };
-        self.all("label", has_label)
-            && self.all("label!", |wanted| !has_label(wanted))
-            && self.any("dangling", |value| parse::boolean(value) == Some(!used))
-            && self.any("driver", |driver| driver == proa_protocol::volume::DRIVER)
-            && self.any("name", |name| {
+        self.0.has_labels(&volume.labels)
+            && self.0.of("label!").all(|wanted| !has_label(&volume.labels, wanted))
+            && self.0.any("dangling", |value| parse::boolean(value) == Some(!used))
+            && self.0.any("driver", |driver| driver == proa_protocol::volume::DRIVER)
+            && self.0.any("name", |name| {
                 // Docker takes a regular expression; its anchors are what is used of it.
                 let part = name.trim_start_matches('^').trim_end_matches('$');
                 match (name.starts_with('^'), name.ends_with('$')) {

@@ -7,7 +7,7 @@ use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proa_oci::reference::{Digest, Reference, familiar_repository};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::{Image, ImageId, Store};
 use crate::error::{Error, Result};
@@ -114,11 +114,27 @@ impl Store {
             let tagged = change.query_row("SELECT 1 FROM names WHERE image = ?1", [id.as_str()], |_| Ok(()));
             let tagged = tagged.optional().map_err(self.failed())?.is_some();
             if (all || !tagged) && wanted(&id) && hooks.in_use(&id).is_empty() {
-                self.drop_names(&change, &id, &mut removed)?;
-                delete_image(&change, &id).map_err(self.failed())?;
-                removed.push(Removed::Deleted(id));
+                self.remove_whole(&change, id, &mut removed)?;
             }
         }
+        self.collect_after(change, removed, hooks)
+    }
+
+    /// Removes an image with its names.
+    fn remove_whole(&self, change: &Transaction, id: ImageId, removed: &mut Vec<Removed>) -> Result<()> {
+        self.drop_names(change, &id, removed)?;
+        delete_image(change, &id).map_err(self.failed())?;
+        removed.push(Removed::Deleted(id));
+        Ok(())
+    }
+
+    /// Ends a change that has removed images, and removes what nothing refers to any more.
+    fn collect_after(
+        &self,
+        change: Transaction,
+        mut removed: Vec<Removed>,
+        hooks: &dyn RemoveHooks,
+    ) -> Result<Pruned> {
         change.commit().map_err(self.failed())?;
         let collected = self.collect(hooks)?;
         removed.extend(collected.removed);
@@ -143,15 +159,10 @@ impl Store {
                 break;
             }
             if keep != Some(&id) && hooks.in_use(&id).is_empty() {
-                self.drop_names(&change, &id, &mut removed)?;
-                delete_image(&change, &id).map_err(self.failed())?;
-                removed.push(Removed::Deleted(id));
+                self.remove_whole(&change, id, &mut removed)?;
             }
         }
-        change.commit().map_err(self.failed())?;
-        let collected = self.collect(hooks)?;
-        removed.extend(collected.removed);
-        Ok(Pruned { removed, bytes: collected.bytes })
+        self.collect_after(change, removed, hooks)
     }
 
     /// Notes that an image is used: its manifest's time says when that was last.

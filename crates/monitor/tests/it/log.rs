@@ -12,9 +12,9 @@ fn rotation_under_load_loses_no_line_of_what_is_kept() {
     fixture.config.log.max_size = 64 * 1024;
     fixture.config.log.max_files = 4;
     let mut client = fixture.spawn();
+    client.send(&Request::Wait);
     client.send(&Request::Start);
     client.expect_started();
-    client.send(&Request::Wait);
     assert_eq!(client.exited().code, 0);
     let numbers: Vec<u32> = fixture.log().iter().map(|(_, text)| text.trim().parse().unwrap()).collect();
     assert!(numbers.len() > 1500, "{}", numbers.len());
@@ -63,9 +63,10 @@ fn rotated_files_are_compressed_and_lose_nothing() {
         }
         texts.extend(std::fs::read_to_string(dir.join("log.json")).unwrap_or_default().lines().map(text));
     }
+    // Asked before the end, after which the connection closes.
+    client.send(&Request::Wait);
     let killed = client.ask(&Request::Signal { signal: 9, all: true });
     assert_eq!(killed, proa_protocol::message::Response::Ok);
-    client.send(&Request::Wait);
     client.exited();
 }
 

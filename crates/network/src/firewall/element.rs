@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use proa_protocol::network::{Driver, Endpoint, Live, Network, Protocol, PublishedPort};
+use proa_protocol::network::{Driver, Endpoint, Live, Network, Protocol, PublishedPort, parse_mac};
 
 use super::value::{self, Value};
 use super::{Error, Family};
@@ -97,7 +97,7 @@ fn published(endpoint: &Endpoint, port: &PublishedPort) -> Option<Element> {
 /// What may come out of an instance's link.
 fn of_port(live: &Live) -> Result<Vec<Element>, Error> {
     let Endpoint { network, interface, .. } = &live.endpoint;
-    let mac = value::parse_mac(&interface.mac).ok_or_else(|| Error::Mac { text: interface.mac.clone() })?;
+    let mac = parse_mac(&interface.mac).ok_or_else(|| Error::Mac { text: interface.mac.clone() })?;
     let port = || Value::Name(live.link.clone());
     let mut elements = vec![
         Element::bridge("macs", vec![port(), Value::Mac(mac)]),

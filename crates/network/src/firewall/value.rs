@@ -73,17 +73,6 @@ pub(super) fn text(values: &[Value]) -> String {
     values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" . ")
 }
 
-/// Six bytes in hexadecimal with colons.
-pub(super) fn parse_mac(text: &str) -> Option<[u8; 6]> {
-    let mut mac = [0; 6];
-    let mut parts = text.split(':');
-    for byte in &mut mac {
-        let part = parts.next().filter(|part| part.len() == 2)?;
-        *byte = u8::from_str_radix(part, 16).ok()?;
-    }
-    parts.next().is_none().then_some(mac)
-}
-
 /// The address of its link that an interface with this MAC has from the start (RFC 4291, appendix A).
 pub(super) fn link_local([a, b, c, d, e, f]: [u8; 6]) -> Ipv6Addr {
     Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
@@ -92,6 +81,7 @@ pub(super) fn link_local([a, b, c, d, e, f]: [u8; 6]) -> Ipv6Addr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proa_protocol::network::parse_mac;
 
     #[test]
     fn parts_of_a_key_are_filled_up_and_a_single_one_is_not() {

@@ -11,6 +11,7 @@ use std::time::Instant;
 use proa_protocol::network::{
     Endpoint, Interface, Live, NETWORK_FILE, Network, RESOLVER_LOCK, Subnet, endpoint_file, network_dir,
 };
+use proa_sys::lock;
 use tempfile::TempDir;
 
 use crate::dns::{self, Answer, LIMIT};
@@ -35,6 +36,15 @@ impl Host {
         let host = Self { base, resolvers: Vec::new() };
         host.servers(&[]);
         host
+    }
+
+    /// One with a network that has one instance, `one` at 10.1.0.2, for which nothing answers yet.
+    pub fn with_one() -> (Self, Network, Instance) {
+        let host = Self::new();
+        let network = host.network(1, false);
+        host.endpoint(&network, 2, &["one"], &[]);
+        let one = host.instance(&network, 2);
+        (host, network, one)
     }
 
     /// `--run`.
@@ -136,9 +146,7 @@ impl Host {
 
     /// Whether some resolver holds the lock.
     pub fn is_served(&self) -> bool {
-        use rustix::fs::{FlockOperation, flock};
-        fs::File::open(self.run().join("networks").join(RESOLVER_LOCK))
-            .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_err())
+        lock::is_held(&self.run().join("networks").join(RESOLVER_LOCK)).unwrap()
     }
 
     /// An instance in a network, without a file yet.

@@ -78,10 +78,7 @@ fn names_of_elsewhere_are_asked_where_the_host_or_the_endpoint_says() {
 
 #[test]
 fn a_server_that_fails_or_is_silent_is_followed_by_the_next() {
-    let mut host = Host::new();
-    let network = host.network(1, false);
-    host.endpoint(&network, 2, &["one"], &[]);
-    let one = host.instance(&network, 2);
+    let (mut host, _, one) = Host::with_one();
     let silent = server(5, |_| Vec::new());
     let failed = server(6, failing);
     server(7, |query| vec![respond(query, &[7, 7, 7, 7])]);
@@ -96,10 +93,7 @@ fn a_server_that_fails_or_is_silent_is_followed_by_the_next() {
 
 #[test]
 fn who_asks_by_tcp_gets_the_long_answer() {
-    let mut host = Host::new();
-    let network = host.network(1, false);
-    host.endpoint(&network, 2, &["one"], &[]);
-    let one = host.instance(&network, 2);
+    let (mut host, _, one) = Host::with_one();
     static LONG: [u8; 20_000] = [7; 20_000];
     stream_server(5, &LONG);
     server(5, |query| {
@@ -117,10 +111,7 @@ fn who_asks_by_tcp_gets_the_long_answer() {
 
 #[test]
 fn answers_that_do_not_fit_the_question_are_not_taken() {
-    let mut host = Host::new();
-    let network = host.network(1, false);
-    host.endpoint(&network, 2, &["one"], &[]);
-    let one = host.instance(&network, 2);
+    let (mut host, _, one) = Host::with_one();
     server(5, |query| {
         let lie = respond(query, &[6, 6, 6, 6]);
         let (mut identifier, mut question, mut no_answer) = (lie.clone(), lie.clone(), lie.clone());
@@ -137,10 +128,7 @@ fn answers_that_do_not_fit_the_question_are_not_taken() {
 
 #[test]
 fn who_guesses_identifiers_makes_the_question_go_by_tcp() {
-    let mut host = Host::new();
-    let network = host.network(1, false);
-    host.endpoint(&network, 2, &["one"], &[]);
-    let one = host.instance(&network, 2);
+    let (mut host, _, one) = Host::with_one();
     server(5, |query| {
         let lie = respond(query, &[6, 6, 6, 6]);
         let guess = |number: u16| {

@@ -8,10 +8,7 @@ use crate::fixture::{Host, until};
 
 #[test]
 fn strange_packets_harm_nobody_and_answers_get_none() {
-    let mut host = Host::new();
-    let network = host.network(1, false);
-    host.endpoint(&network, 2, &["one"], &[]);
-    let one = host.instance(&network, 2);
+    let (mut host, _, one) = Host::with_one();
     let pid = host.start(&[]);
     assert_eq!(one.ask("one", A), Answer::addresses(&["10.1.0.2"]));
     let server = children(pid);

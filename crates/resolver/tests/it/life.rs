@@ -47,10 +47,7 @@ fn it_ends_when_nobody_is_left_to_serve() {
 
 #[test]
 fn a_server_that_ends_is_followed_by_another() {
-    let mut host = Host::new();
-    let network = host.network(1, false);
-    host.endpoint(&network, 2, &["one"], &[]);
-    let one = host.instance(&network, 2);
+    let (mut host, _, one) = Host::with_one();
     let pid = host.start(&[]);
     assert_eq!(one.ask("one", A), Answer::addresses(&["10.1.0.2"]));
     let before = children(pid);
@@ -64,10 +61,7 @@ fn a_server_that_ends_is_followed_by_another() {
 
 #[test]
 fn the_server_holds_no_privileges() {
-    let mut host = Host::new();
-    let network = host.network(1, false);
-    host.endpoint(&network, 2, &["one"], &[]);
-    let one = host.instance(&network, 2);
+    let (mut host, _, one) = Host::with_one();
     let pid = host.start(&[]);
     assert_eq!(one.ask("one", A), Answer::addresses(&["10.1.0.2"]));
     let server = children(pid);

@@ -70,10 +70,7 @@ fn a_networks_names_are_hidden_from_others() {
 
 #[test]
 fn a_bridge_that_is_made_again_is_served_again() {
-    let mut host = Host::new();
-    let network = host.network(1, false);
-    host.endpoint(&network, 2, &["one"], &[]);
-    let one = host.instance(&network, 2);
+    let (mut host, network, one) = Host::with_one();
     host.start(&[]);
     assert_eq!(one.ask("one", A), Answer::addresses(&["10.1.0.2"]));
     drop(one);

@@ -28,19 +28,7 @@ pub struct Args {
     delay: f64,
 }
 
-const COLUMNS: [(&str, &str); 9] = [
-    ("NAME", "Name"),
-    ("ID", "ID"),
-    ("LEVEL", "Isolation"),
-    ("CPU %", "CPUPerc"),
-    ("MEM USAGE / LIMIT", "MemUsage"),
-    ("MEM %", "MemPerc"),
-    ("NET I/O", "NetIO"),
-    ("BLOCK I/O", "BlockIO"),
-    ("PIDS", "PIDs"),
-];
-/// Between the first two looks, of whose difference the CPU use is made.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const COLUMNS: [(&str, &str); 3] = [("NAME", "Name"), ("ID", "ID"), ("LEVEL", "Isolation")];
 const SHORTEST: f64 = 0.1;
 const LONGEST: f64 = 3600.0;
 
@@ -65,7 +53,7 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
         );
     }
     let mut overview = Overview::new(context.engine()?)?;
-    super::super::pause(FIRST_PAUSE);
+    super::super::pause(stats::FIRST_PAUSE);
     if args.no_stream || !std::io::stdout().is_terminal() {
         overview.look()?;
         format::print(&table(overview.watched(), order, usize::MAX)?)?;
@@ -108,7 +96,7 @@ fn table(watched: &[Watched], order: Order, most: usize) -> Result<String, Failu
     };
     sorted.sort_by(|a, b| weight(b).total_cmp(&weight(a)).then_with(|| a.name().cmp(b.name())));
     let rows: Vec<Value> = sorted.iter().take(most).map(|one| stats::row(one, false)).collect();
-    format::render(None, &COLUMNS, &rows)
+    format::render(None, &[&COLUMNS[..], &stats::FIGURES].concat(), &rows)
 }
 
 /// A key that is pressed before the time is over. Without a terminal to read, there are none.
