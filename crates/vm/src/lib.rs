@@ -33,6 +33,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use error::VmError;
+pub use kernel::add_kernel;
 pub use machine::{ANSWER_TIMEOUT, Vm, VmExit};
 pub use share::{Share, plan_shares};
 pub use template::TemplateRequest;

@@ -8,6 +8,7 @@ mod copy_attacks;
 mod crash;
 mod harness;
 mod keep_id;
+mod kernels;
 mod load;
 mod lsm;
 mod network;

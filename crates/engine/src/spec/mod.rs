@@ -18,6 +18,7 @@ mod security;
 use proa_oci::defaults;
 use proa_oci::runtime::{NamespaceKind, Spec};
 use proa_protocol::instance::{InstanceConfig, IsolationLevel, VmConfig};
+use proa_protocol::kernel::name_of;
 use proa_protocol::message::LaunchConfig;
 use proa_protocol::volume::MountPoint;
 
@@ -135,6 +136,9 @@ pub(crate) fn check_level(host: &HostConfig, level: IsolationLevel) -> Result<()
         IsolationLevel::Container => {
             if host.vm.kernel.is_some() {
                 return refused("--kernel", "a container runs on the host's kernel: use --isolation vm");
+            }
+            if !host.vm.kernel_args.is_empty() {
+                return refused("--kernel-arg", "a container runs on the host's kernel: use --isolation vm");
             }
             if host.vm.no_template {
                 return refused("--no-template", "a container has nothing to boot: use --isolation vm");
@@ -274,7 +278,8 @@ fn apply_linux(spec: &mut Spec, host: &HostConfig, network: Network) -> Result<(
 
 pub(crate) fn vm_config(host: &HostConfig) -> Result<VmConfig> {
     let cpus = host.nano_cpus.max(0).unsigned_abs().div_ceil(1_000_000_000);
-    if let Some(kernel) = &host.vm.kernel
+    let file = host.vm.kernel.as_deref().filter(|kernel| name_of(kernel).is_none());
+    if let Some(kernel) = file
         && !kernel.is_file()
     {
         return Err(Error::Invalid {
@@ -282,8 +287,15 @@ pub(crate) fn vm_config(host: &HostConfig) -> Result<VmConfig> {
             hint: "name a bzImage or vmlinux file, or leave --kernel out".into(),
         });
     }
+    let is_word =
+        |word: &&String| !word.is_empty() && !word.contains(|c: char| c.is_whitespace() || c.is_control());
+    if let Some(word) = host.vm.kernel_args.iter().find(|word| !is_word(word)) {
+        let hint = "one word without spaces, as NAME=VALUE; repeat the option for more";
+        return Err(Error::invalid_with_hint(format!("invalid --kernel-arg {word:?}"), hint));
+    }
     Ok(VmConfig {
         kernel: host.vm.kernel.clone(),
+        kernel_args: host.vm.kernel_args.clone(),
         memory: host.memory.max(0).unsigned_abs(),
         cpus: u32::try_from(cpus).map_err(|_| Error::invalid("too many CPUs"))?,
         disk_size: host.vm.disk_size.unwrap_or(0).max(0).unsigned_abs(),
