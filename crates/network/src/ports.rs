@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use proa_protocol::network::{Protocol, PublishedPort};
 use rustix::io::Errno;
@@ -26,6 +26,12 @@ impl Reserved {
         let address =
             getsockname(&self.0).and_then(SocketAddr::try_from).map_err(Error::call("getsockname"))?;
         Ok(address.port())
+    }
+}
+
+impl AsFd for Reserved {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

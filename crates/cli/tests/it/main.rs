@@ -14,6 +14,7 @@ mod network;
 mod parity;
 mod policy;
 mod rootless;
+mod rootless_network;
 mod rootless_vm;
 mod streams;
 mod templates;

@@ -214,7 +214,7 @@ pub fn live(network: &Network, number: u8, ports: &[PublishedPort]) -> Live {
     let link = format!("p{}i{number}", network.bridge);
     let endpoint =
         Endpoint { network: network.clone(), interface, ports: ports.to_vec(), ..Endpoint::default() };
-    Live { endpoint, link }
+    Live { endpoint, link, switch: None }
 }
 
 /// `-p HOST_IP:HOST_PORT:PORT`
