@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     };
     // Run by a descriptor, it is named after that.
     let _ = rustix::thread::set_name(c"proa-resolver");
-    match steward::run(&args, say, ready) {
+    match steward::run(&args, say, detach) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&error.to_string());
@@ -36,10 +36,11 @@ fn say(line: &str) {
     eprintln!("proa-resolver: {line}");
 }
 
-/// Whoever waits for the start of what an ordinary user needs reads standard error to its end: it is nobody's from now on.
-fn ready() {
-    if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
-        // It fails for no reason that anybody could be told.
-        let _ = rustix::stdio::dup2_stderr(null);
-    }
+/// Whoever waits for what an ordinary user needs reads standard error to its end. It is nobody's from now on, but for the
+/// descriptor that is given, which is to be closed when all is there.
+fn detach() -> Option<std::os::fd::OwnedFd> {
+    let waiting = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).ok()?;
+    let null = std::fs::OpenOptions::new().write(true).open("/dev/null").ok()?;
+    rustix::stdio::dup2_stderr(null).ok()?;
+    Some(waiting)
 }

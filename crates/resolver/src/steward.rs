@@ -78,23 +78,21 @@ fn failed(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |error| Error::Failed { what, error }
 }
 
-/// Serves until there is nobody to serve; at once, if another does. `ready` is called when a user's
-/// network namespace is there.
+/// Serves until there is nobody to serve; at once, if another does. `detach` gives what is
+/// closed when a user's network namespace is there and names are answered in it.
 ///
 /// # Errors
 /// The networks' directory cannot be used, or no server can be started.
-pub fn run(args: &Args, say: fn(&str), ready: fn()) -> Result<(), Error> {
+pub fn run(args: &Args, say: fn(&str), detach: fn() -> Option<OwnedFd>) -> Result<(), Error> {
     let signals =
         SignalFd::new(&[Signal::TERM.as_raw(), Signal::INT.as_raw()]).map_err(failed("block signals"))?;
     confine::raise_descriptors();
     loop {
         let Some(lock) = lock(args)? else { return Ok(()) };
         let keeper = args.switch.then(|| Keeper::start(&args.run)).transpose()?;
-        if keeper.is_some() {
-            ready();
-        }
+        let waiting = keeper.as_ref().and_then(|_| detach());
         confine::narrow(args.switch).map_err(failed("give up privileges"))?;
-        let was_told = Steward::new(args, say, keeper)?.serve(&signals)?;
+        let was_told = Steward::new(args, say, keeper)?.serve(&signals, waiting)?;
         drop(lock);
         if was_told || !files::has_endpoints(&args.run) {
             return Ok(());
@@ -212,8 +210,9 @@ impl<'a> Steward<'a> {
     }
 
     /// Whether it ends because it was told to.
-    fn serve(mut self, signals: &SignalFd) -> Result<bool, Error> {
+    fn serve(mut self, signals: &SignalFd, waiting: Option<OwnedFd>) -> Result<bool, Error> {
         self.everything();
+        drop(waiting);
         loop {
             let ready = self.wait(signals)?;
             if signals.next_signal().map_err(failed("read signals"))?.is_some() {
@@ -412,6 +411,11 @@ impl<'a> Steward<'a> {
             Some(_) => !known.endpoints.insert(instance.to_owned()),
             None => known.endpoints.remove(instance),
         };
+        let is_unheard = known.bound.is_none();
+        if entry.is_some() && !was_known && (is_unheard || self.keeper.is_some()) {
+            // An endpoint is told of when its bridge is there; and a user's host may have another address by now.
+            self.listen(network);
+        }
         if entry.is_some() || was_known {
             let (network, instance) = (network.to_owned(), instance.to_owned());
             self.tell(&Update::Endpoint { network, instance, entry }, &[]);
