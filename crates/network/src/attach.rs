@@ -72,7 +72,7 @@ impl Attachment {
         let mut endpoints = endpoints;
         let mut reserved = Vec::new();
         for port in endpoints.iter_mut().flat_map(|endpoint| &mut endpoint.ports) {
-            let kept = reserve(port)?;
+            let kept = reserve(port, switch.namespace().is_some())?;
             port.host_port = kept.number()?;
             reserved.push(kept);
         }

@@ -69,7 +69,7 @@ impl Guard {
     /// Says what failed.
     pub fn restore(&self) -> Result<bool, String> {
         let restored = self.switch.inside(|| Ok(self.restore_here()));
-        restored.map_err(|error| with_source(&error)).flatten()
+        restored.map_err(|error| with_source(&error))?
     }
 
     fn restore_here(&self) -> Result<bool, String> {

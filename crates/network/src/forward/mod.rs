@@ -31,15 +31,13 @@ use proa_sys::job;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::net::sockopt::set_socket_reuseaddr;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use rustix::process::{Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use crate::Error;
 use crate::switch::{self, MARK};
 
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 128;
 /// Events taken at once.
 const BATCH: usize = 64;
 /// How often what is silent is looked for.
@@ -65,10 +63,6 @@ pub(crate) struct Forwarder {
 impl Forwarder {
     /// Starts it. The caller has one thread.
     pub fn start(namespace: BorrowedFd, routes: &[Route]) -> Result<Self, Error> {
-        for route in routes.iter().filter(|route| route.protocol == Protocol::Tcp) {
-            // Before anybody is told that the port is there.
-            listen(route.socket, BACKLOG).map_err(Error::call("listen at a published port"))?;
-        }
         let keep: Vec<BorrowedFd> = routes.iter().map(|route| route.socket).chain([namespace]).collect();
         let job = job::spawn(&keep, || i32::from(work(namespace, routes).is_err()));
         let job = job.map_err(Error::file("start", "the forwarder of published ports"))?;
@@ -148,12 +142,13 @@ impl Poller {
 
     /// From one set of flags to another, where none is not to be told of errors either.
     fn change(&self, fd: impl AsFd, token: Token, from: EventFlags, to: EventFlags) -> io::Result<()> {
-        Ok(match (from.is_empty(), to.is_empty()) {
-            _ if from == to => {}
+        match (from.is_empty(), to.is_empty()) {
+            _ if from == to => return Ok(()),
             (true, _) => epoll::add(&self.0, fd, token.pack(), to)?,
             (_, true) => epoll::delete(&self.0, fd)?,
             _ => epoll::modify(&self.0, fd, token.pack(), to)?,
-        })
+        }
+        Ok(())
     }
 
     fn wait(&self, limit: Duration) -> io::Result<Vec<Token>> {
