@@ -187,6 +187,9 @@ impl Attachment {
     /// # Errors
     /// The kernel refuses. What was made is left for [`Attachment::finish`] or [`clean_up`].
     pub fn taps(&mut self) -> Result<Vec<OwnedFd>, Error> {
+        if !self.has_places() {
+            return Ok(Vec::new());
+        }
         let taps = self.switch.inside(|| {
             let mut here = Links::here()?;
             self.endpoints.iter().map(|endpoint| self.tap(endpoint, &mut here)).collect()

@@ -425,7 +425,8 @@ impl<'a> Steward<'a> {
     fn note_idle(&mut self) {
         let serves = self.networks.values().any(|known| !known.endpoints.is_empty());
         let has_visitors = self.keeper.as_ref().is_some_and(Keeper::has_visitors);
-        self.idle_since = if serves || has_visitors { None } else { self.idle_since.or_else(|| Some(Instant::now())) };
+        self.idle_since =
+            if serves || has_visitors { None } else { self.idle_since.or_else(|| Some(Instant::now())) };
     }
 
     fn tell(&self, update: &Update, sockets: &[OwnedFd]) {

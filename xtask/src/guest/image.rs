@@ -36,6 +36,7 @@ const PACKAGES: &[&str] = &[
     "mawk",
     "mount",
     "nftables",
+    "passt",
     "passwd",
     "procps",
     "sed",

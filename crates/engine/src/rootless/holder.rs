@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use proa_sys::sockets::{in_directory, receive_with, send_with};
@@ -101,12 +101,26 @@ impl From<Failed> for Error {
     }
 }
 
-fn try_start(directory: &Path, user: Mapping, ids: &Ids) -> Result<OwnedFd, Failed> {
+/// Starts a holder in a user namespace that is there; whoever calls has the lock.
+pub(super) fn keep(directory: &Path, namespace: &OwnedFd) -> io::Result<()> {
+    let (fresh, listener) = listen(directory)?;
+    let mut command = command(listener, directory);
+    proa_sys::userns::spawn_in(&mut command, namespace)?;
+    std::fs::rename(directory.join(fresh), directory.join(SOCKET))
+}
+
+fn listen(directory: &Path) -> io::Result<(String, UnixListener)> {
     let fresh = format!("{SOCKET}.new");
-    let failed = |action| move |error| Failed::Other(Error::io(action, &directory.join(SOCKET), error));
     let _ = std::fs::remove_file(directory.join(&fresh));
-    let listener = in_directory(directory, &fresh, |path| UnixListener::bind(path)).map_err(failed("listen at"))?;
-    let mut child = spawn(listener, directory).map_err(|error| Failed::Other(refused(&error)))?;
+    let listener = in_directory(directory, &fresh, |path| UnixListener::bind(path))?;
+    Ok((fresh, listener))
+}
+
+fn try_start(directory: &Path, user: Mapping, ids: &Ids) -> Result<OwnedFd, Failed> {
+    let failed = |action| move |error| Failed::Other(Error::io(action, &directory.join(SOCKET), error));
+    let (fresh, listener) = listen(directory).map_err(failed("listen at"))?;
+    let child = proa_sys::userns::spawn_unmapped(&mut command(listener, directory));
+    let mut child = child.map_err(|error| Failed::Other(refused(&error)))?;
     let ready = || {
         ids::map(child.id(), user, ids).map_err(Failed::Mapping)?;
         let path = format!("/proc/{}/ns/user", child.id());
@@ -122,7 +136,7 @@ fn try_start(directory: &Path, user: Mapping, ids: &Ids) -> Result<OwnedFd, Fail
     })
 }
 
-fn spawn(listener: UnixListener, directory: &Path) -> io::Result<Child> {
+fn command(listener: UnixListener, directory: &Path) -> Command {
     let mut command = Command::new("/proc/self/exe");
     // The argument tells people who look at the process what it belongs to.
     command
@@ -132,7 +146,7 @@ fn spawn(listener: UnixListener, directory: &Path) -> io::Result<Child> {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     command.env_clear().current_dir("/");
-    proa_sys::userns::spawn_unmapped(&mut command)
+    command
 }
 
 /// What the holder does, its listening socket being standard input.

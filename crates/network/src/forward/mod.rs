@@ -255,9 +255,13 @@ mod tests {
 
     #[test]
     fn what_is_here_alone_has_no_address_there() {
-        for (address, elsewhere) in
-            [("127.0.0.2", false), ("::1", false), ("fe80::1", false), ("198.51.100.7", true), ("fd00::1", true)]
-        {
+        for (address, elsewhere) in [
+            ("127.0.0.2", false),
+            ("::1", false),
+            ("fe80::1", false),
+            ("198.51.100.7", true),
+            ("fd00::1", true),
+        ] {
             assert_eq!(is_elsewhere(address.parse().unwrap()), elsewhere, "{address}");
         }
     }

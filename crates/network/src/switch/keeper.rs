@@ -146,10 +146,7 @@ fn adopted(run: &Path) -> Option<OwnedFd> {
 }
 
 fn open_held(held: &Held) -> Option<OwnedFd> {
-    let target = fs::read_link(&held.path).ok()?;
-    if target.to_str() != Some(&format!("net:[{}]", held.inode)) {
-        return None;
-    }
+    super::holder(held)?;
     let namespace = OwnedFd::from(File::open(&held.path).ok()?);
     let is_it = rustix::fs::fstat(&namespace).is_ok_and(|found| found.st_ino == held.inode);
     // One of another user namespace cannot be worked in.

@@ -20,6 +20,9 @@
 //!                                              └── adopted by the next ┘ as long as an instance's monitor holds it
 //! ```
 //!
+//! It belongs to a user namespace, in which everybody must be who works in it: so a command that finds nobody who keeps
+//! the user's (`engine::rootless`) takes that of those who hold a switch ([`holders`]).
+//!
 //! Invariants: a namespace without the resolver goes on serving what runs in it, without names and a way out; of two
 //! resolvers one has the lock; where a namespace of a root is alive, no second one is made.
 
@@ -34,12 +37,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proa_protocol::network::{DIRECTORY, Held, SWITCH_SOCKET};
+use proa_protocol::network::{DIRECTORY, Held, RESOLVER_LOCK, SWITCH_SOCKET};
 use proa_sys::process::aside;
 use proa_sys::sockets::{in_directory, receive_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::Error;
+use crate::{Error, files};
 
 pub use keeper::Keeper;
 pub(crate) use routes::MARK;
@@ -127,6 +130,25 @@ impl Switch {
         let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
         Some(Held { path, inode })
     }
+}
+
+/// Processes that hold a root's namespace: its resolver, and monitors of instances. Whoever wants to work in it must be
+/// in their user namespace.
+pub fn holders(run: &Path) -> Vec<u32> {
+    let path = run.join(DIRECTORY).join(RESOLVER_LOCK);
+    let is_held = || proa_sys::lock::is_held(&path).unwrap_or(false);
+    let resolver = is_held().then(|| std::fs::read_to_string(&path).ok()).flatten();
+    let mut holders: Vec<u32> = resolver.iter().filter_map(|text| text.trim().parse().ok()).collect();
+    let (_, places) = files::read_all(run);
+    holders.extend(places.iter().filter_map(|(_, live)| holder(live.switch.as_ref()?)));
+    holders
+}
+
+/// The process that holds what it is said to.
+fn holder(held: &Held) -> Option<u32> {
+    let found = std::fs::read_link(&held.path).ok()?;
+    let is_it = found.to_str() == Some(&format!("net:[{}]", held.inode));
+    held.path.split('/').nth(2).filter(|_| is_it)?.parse().ok()
 }
 
 /// Moves the calling thread into a network namespace.

@@ -146,8 +146,11 @@ impl Lab {
     pub fn instance(&self, network: &Network, number: u8, ports: &[PublishedPort]) -> Instance {
         let live = live(network, number, ports);
         let space = Space::new();
-        let Live { link, endpoint: Endpoint { interface: Interface { mac, addresses, gateways, .. }, .. } } =
-            &live;
+        let Live {
+            link,
+            endpoint: Endpoint { interface: Interface { mac, addresses, gateways, .. }, .. },
+            ..
+        } = &live;
         let path = space.path();
         self.firewall.add_endpoint(&live).unwrap();
         ip(&format!(
