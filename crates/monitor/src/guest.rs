@@ -162,6 +162,16 @@ impl Guest {
         None
     }
 
+    /// Its places in networks.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// The same, to be looked after.
+    pub fn places_mut(&mut self) -> &mut Places {
+        &mut self.places
+    }
+
     /// Adds what to wait for.
     pub fn poll_fds<'fd>(&'fd self, set: &mut PollSet<'fd>) {
         if matches!(self.phase, Phase::Gone) {

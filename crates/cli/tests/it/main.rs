@@ -15,6 +15,7 @@ mod network;
 mod parity;
 mod policy;
 mod rootless;
+mod rootless_network;
 mod rootless_vm;
 mod streams;
 mod templates;

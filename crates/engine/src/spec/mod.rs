@@ -35,7 +35,8 @@ pub use security::{AppArmor, Filter, Label, SecurityOptions};
 /// Ports from here on are everybody's.
 const UNPRIVILEGED_PORTS: (&str, &str) = ("net.ipv4.ip_unprivileged_port_start", "0");
 /// Groups that may send echo requests.
-const UNPRIVILEGED_PING: (&str, &str) = ("net.ipv4.ping_group_range", "0 2147483647");
+const UNPRIVILEGED_PING: &str = "net.ipv4.ping_group_range";
+const MOST_GROUPS: u32 = 1 << 31;
 /// With fewer ids an ordinary user has none for virtual machine monitors (`proa_vm` says which they are); a range of
 /// the usual size is 65536.
 const FEWEST_IDS: u32 = 12288;
@@ -241,10 +242,12 @@ fn apply_linux(spec: &mut Spec, host: &HostConfig, network: Network) -> Result<(
     if network == Network::Own {
         // As Docker has it: who has a network of its own needs no privilege for its ports and for ping.
         let has_ids = !matches!(host.userns_mode.as_str(), "" | "host");
+        let (key, value) = UNPRIVILEGED_PORTS;
+        linux.sysctl.insert(key.to_owned(), value.to_owned());
         // A range of groups must be whole in the instance's own ids.
-        for (key, value) in std::iter::once(UNPRIVILEGED_PORTS).chain((!has_ids).then_some(UNPRIVILEGED_PING))
-        {
-            linux.sysctl.insert(key.to_owned(), value.to_owned());
+        if !has_ids {
+            let last = proa_sys::userns::count_ids().clamp(1, MOST_GROUPS) - 1;
+            linux.sysctl.insert(UNPRIVILEGED_PING.to_owned(), format!("0 {last}"));
         }
     }
     for (key, value) in &host.sysctls {
