@@ -166,7 +166,11 @@ impl Engine {
         for instance in &live {
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = i64::try_from(left.as_secs()).ok();
-            self.stop(instance, &StopOptions { timeout, signal: None, until_boot: true })?;
+            match self.stop(instance, &StopOptions { timeout, signal: None, until_boot: true }) {
+                // One that was to be removed at its end has gone by itself.
+                Ok(_) | Err(Error::NoSuchInstance(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
         self.settle_all()?;
         self.end_template_makers()?;
