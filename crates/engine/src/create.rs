@@ -59,7 +59,7 @@ pub struct Created {
     pub record: Record,
     /// What makes no difference to it, but ought to be known.
     pub warnings: Vec<String>,
-    _making: Making,
+    pub(crate) _making: Making,
 }
 
 impl Engine {
@@ -119,7 +119,7 @@ impl Engine {
         Ok(Created { record, warnings, _making: making })
     }
 
-    fn claim(&self, record: &mut Record, wanted: Option<&str>) -> Result<()> {
+    pub(crate) fn claim(&self, record: &mut Record, wanted: Option<&str>) -> Result<()> {
         if let Some(name) = wanted {
             let name = name.strip_prefix('/').unwrap_or(name);
             names::check_name(name)?;
@@ -177,7 +177,7 @@ impl Engine {
     }
 
     /// A failure here leaves a row that `rm` removes; the first failure is the one to tell.
-    fn undo(&self, record: &Record) {
+    pub(crate) fn undo(&self, record: &Record) {
         let _ = trees::remove(&self.paths.instance(&record.id));
         let _ = self.forget(&record.id, true);
     }

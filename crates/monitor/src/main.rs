@@ -3,6 +3,7 @@
 //! ```text
 //!   proa-monitor --root DIR --run DIR [--id ID] [--client-fd N] [--agent FILE] [--again | --maintenance | --repair]
 //!   proa-monitor --template JSON [detach]
+//!   proa-monitor --import-disk JSON
 //! ```
 //!
 //! The engine starts it from a sealed executable, in a session of its own, with `/dev/null` for standard
@@ -21,7 +22,9 @@ mod error;
 mod events;
 mod guest;
 mod health;
+mod import;
 mod log;
+mod machine;
 mod maker;
 mod network;
 mod peek;
@@ -65,6 +68,9 @@ fn main() -> ExitCode {
     let mut arguments = arguments.peekable();
     if arguments.next_if(|first| first == maker::ARGUMENT).is_some() {
         return maker::run(arguments);
+    }
+    if arguments.next_if(|first| first == proa_protocol::machine::IMPORT_ARGUMENT).is_some() {
+        return import::run(arguments);
     }
     match Args::parse(arguments) {
         Err(message) => usage(&message),

@@ -26,6 +26,7 @@ pub mod health;
 pub mod instance;
 pub mod life;
 pub mod log;
+pub mod machine;
 pub mod message;
 pub mod network;
 pub mod template;

@@ -14,6 +14,7 @@ pub mod info;
 pub mod inspect;
 pub mod kill;
 pub mod logs;
+pub mod machine;
 pub mod metrics;
 pub mod network;
 pub mod pause;
@@ -178,6 +179,7 @@ pub const ALL: &[Entry] = &[
     entry!(Image, "logout", image::logout, "Log out of a registry"),
     group!("container", "Work on instances", CONTAINER),
     group!("image", "Work on images", IMAGE),
+    group!("machine", "Boot whole disks as machines", MACHINE),
     group!("network", "Work on networks", NETWORK),
     group!("policy", "Hold instances to the Pod Security Standards", POLICY),
     group!("system", "Work on all of it", SYSTEM),
@@ -227,6 +229,20 @@ const IMAGE: &[Entry] = &[
     entry!(Image, "rm", image::rmi, "Remove images", aliases: &["remove"]),
     entry!(Image, "save", image::save, "Save images to an archive"),
     entry!(Image, "tag", image::tag, "Give an image another name"),
+];
+
+const MACHINE: &[Entry] = &[
+    entry!(Management, "create", machine::create, "Make a machine that boots a disk"),
+    entry!(Management, "ls", machine::ls, "List machines", aliases: &["list"]),
+    entry!(Management, "screenshot", machine::screenshot, "Write what is on a machine's screen as a PNG"),
+    group!("snapshot", "Keep and bring back what is on a machine's disks", MACHINE_SNAPSHOT),
+];
+
+const MACHINE_SNAPSHOT: &[Entry] = &[
+    entry!(Management, "create", machine::snapshot::create, "Keep what is on a machine's disks now"),
+    entry!(Management, "ls", machine::snapshot::ls, "List a machine's snapshots", aliases: &["list"]),
+    entry!(Management, "restore", machine::snapshot::restore, "Make a machine's disks what they were"),
+    entry!(Management, "rm", machine::snapshot::rm, "Remove snapshots", aliases: &["remove"]),
 ];
 
 const NETWORK: &[Entry] = &[
