@@ -142,10 +142,8 @@ impl Machine {
         };
         let screen = Screen::listen(&record.run_dir)?;
         let pc = Pc::start(&spec, notice)?;
-        let console = non_blocking(pc.console()?).map_err(|errno| Error::Io {
-            path: "the console".into(),
-            error: errno.into(),
-        })?;
+        let console = non_blocking(pc.console()?)
+            .map_err(|errno| Error::Io { path: "the console".into(), error: errno.into() })?;
         Ok(Self {
             usage: Usage::new(pc.pid(), memory, spec.cpus, &config.id, config.networks.len()),
             pc,
@@ -169,7 +167,9 @@ impl Machine {
         match kind {
             Kind::Request => match Request::parse(&payload) {
                 Ok(request) => self.request(channel, request),
-                Err(error) => self.refuse(channel, ErrorKind::InvalidInput, format!("not a request: {error}")),
+                Err(error) => {
+                    self.refuse(channel, ErrorKind::InvalidInput, format!("not a request: {error}"))
+                }
             },
             Kind::Stdin | Kind::Data => self.typed(channel, payload),
             Kind::Credit => self.channels.credit(channel, Frame { channel, kind, payload }.credited()),
@@ -302,7 +302,11 @@ impl Machine {
         }
         let known = self.channels.open(channel);
         if known.role != Role::Plain {
-            return self.refuse(channel, ErrorKind::InvalidInput, "this channel has joined something already");
+            return self.refuse(
+                channel,
+                ErrorKind::InvalidInput,
+                "this channel has joined something already",
+            );
         }
         known.role = Role::Process { key: CONSOLE, stdin, stdout, stderr };
         self.channels.respond(channel, &Response::Ok);
@@ -350,7 +354,9 @@ impl Machine {
     fn picture(&mut self, channel: u32) {
         match Picture::order(&mut self.pc.control) {
             Ok((number, picture)) => _ = self.asked.insert(number, Asked::Picture(channel, picture)),
-            Err(error) => self.refuse(channel, ErrorKind::Internal, format!("no room for a picture: {error}")),
+            Err(error) => {
+                self.refuse(channel, ErrorKind::Internal, format!("no room for a picture: {error}"))
+            }
         }
     }
 
@@ -397,8 +403,7 @@ impl Machine {
             }
         }
         if self.pc.control.is_broken() && self.phase != Phase::Ended {
-            // It is about to end, or is of no use.
-            self.kill_unless_ending();
+            self.lose_control();
         }
     }
 
@@ -413,12 +418,17 @@ impl Machine {
                 self.paused = pause;
                 self.channels.respond(channel, &Response::Ok);
             }
-            (Asked::Picture(channel, picture), Ok(_)) => {
-                for part in picture.bytes().chunks(MAX_STREAM).chain([&[][..]]) {
-                    self.channels.forward(Frame::new(channel, Kind::Data, part.to_vec()));
+            (Asked::Picture(channel, picture), Ok(_)) => match picture.bytes() {
+                Ok(bytes) => {
+                    for part in bytes.chunks(MAX_STREAM).chain([&[][..]]) {
+                        self.channels.forward(Frame::new(channel, Kind::Data, part.to_vec()));
+                    }
+                    self.channels.respond(channel, &Response::Ok);
                 }
-                self.channels.respond(channel, &Response::Ok);
-            }
+                Err(error) => {
+                    self.refuse(channel, ErrorKind::Internal, format!("no picture of the screen: {error}"));
+                }
+            },
             (
                 Asked::Start(channel)
                 | Asked::Done(channel)
@@ -452,9 +462,12 @@ impl Machine {
 
 /// The end.
 impl Machine {
-    fn kill_unless_ending(&mut self) {
+    /// A VMM that cannot be told anything is about to end, or is of no use. That we end it is nothing that was asked for.
+    fn lose_control(&mut self) {
         if !self.powered_off {
-            self.kill();
+            // Why it could not be waited for is told when its end is seen.
+            let _ = self.pc.kill();
+            self.reap();
         }
     }
 

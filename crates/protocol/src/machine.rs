@@ -37,6 +37,9 @@ pub const IMPORT_ARGUMENT: &str = "--import-disk";
 /// Where distributions keep UEFI's firmware: code, variables, and the same for secure boot with Microsoft's keys.
 pub const FIRMWARE: &str = "/usr/share/OVMF";
 
+/// Most disks of a machine.
+const MOST_DISKS: usize = 8;
+
 /// Name of the numbered disk in [`MEDIA`].
 pub fn disk_file(number: usize) -> String {
     format!("disk{number}.img")
@@ -61,6 +64,25 @@ pub struct MachineConfig {
     pub cdrom: Option<PathBuf>,
     /// It has a seed.
     pub seed: bool,
+}
+
+impl MachineConfig {
+    /// Why there can be no such machine, if there cannot.
+    pub fn refusal(&self) -> Option<&'static str> {
+        let drives = self.disks + usize::from(self.cdrom.is_some());
+        match self {
+            Self { disk_bus: DiskBus::Ide, chipset: Chipset::Q35, .. } => {
+                Some("the q35 board has no IDE: use --disk-bus sata, or --chipset i440fx")
+            }
+            Self { firmware: Firmware::SecureBoot, chipset: Chipset::I440fx, .. } => {
+                Some("secure boot needs a board that protects the firmware's variables: use --chipset q35")
+            }
+            Self { disk_bus: DiskBus::Ide, .. } if drives > 4 => Some("an IDE board has four drives at most"),
+            Self { disk_bus: DiskBus::Sata, .. } if drives > 6 => Some("a SATA board has six drives at most"),
+            _ if self.disks > MOST_DISKS => Some("a machine has at most 8 disks"),
+            _ => None,
+        }
+    }
 }
 
 /// What starts a machine.
@@ -195,6 +217,17 @@ mod tests {
         let text = r#"{"disks":1,"firmware":"secureboot","chipset":"i440fx","disk_bus":"ide","nic":"e1000","cdrom":"/c","seed":true}"#;
         assert_eq!(serde_json::to_string(&config).unwrap(), text);
         assert_eq!(serde_json::from_str::<MachineConfig>(text).unwrap(), config);
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused() {
+        let ide = MachineConfig { disk_bus: DiskBus::Ide, ..MachineConfig::default() };
+        assert!(ide.refusal().unwrap().contains("no IDE"));
+        let old = MachineConfig { chipset: Chipset::I440fx, disks: 4, ..ide };
+        assert_eq!(old.refusal(), None);
+        assert!(MachineConfig { cdrom: Some("/c".into()), ..old.clone() }.refusal().is_some());
+        assert!(MachineConfig { firmware: Firmware::SecureBoot, ..old }.refusal().is_some());
+        assert!(MachineConfig { disks: 9, ..MachineConfig::default() }.refusal().is_some());
     }
 
     #[test]

@@ -45,8 +45,7 @@ impl Control {
     /// The socket cannot be made to return at once.
     pub fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        let mut control =
-            Self { stream, read: Vec::new(), waiting: VecDeque::new(), last: 0, broken: false };
+        let mut control = Self { stream, read: Vec::new(), waiting: VecDeque::new(), last: 0, broken: false };
         control.send("qmp_capabilities", json!({}));
         Ok(control)
     }
@@ -63,7 +62,8 @@ impl Control {
 
     fn queue(&mut self, command: &str, arguments: Value, fd: Option<OwnedFd>) -> u64 {
         self.last += 1;
-        let mut line = json!({"execute": command, "arguments": arguments, "id": self.last}).to_string().into_bytes();
+        let mut line =
+            json!({"execute": command, "arguments": arguments, "id": self.last}).to_string().into_bytes();
         line.push(b'\n');
         // A VMM that reads no commands any more is of no use, and is not waited for.
         self.broken |= self.waiting.len() >= MOST_WAITING;

@@ -31,9 +31,6 @@ use crate::{VmError, user};
 
 /// Where the jail shows the firmware.
 const CODE: &str = "/guest/code.fd";
-/// Places on the board, as far as devices of ours have one: disks, network devices.
-const MOST_DISKS: usize = 8;
-const MOST_NICS: usize = 8;
 
 /// All that starting a machine needs.
 #[derive(Debug, Clone, Default)]
@@ -75,7 +72,9 @@ impl Pc {
     /// # Errors
     /// A file or a program is missing, or what was asked for does not go together.
     pub fn start(spec: &PcSpec, notice: &mut dyn FnMut(String)) -> Result<Self, VmError> {
-        check(spec)?;
+        if let Some(reason) = spec.machine.refusal() {
+            return Err(VmError::BadShape(reason.to_owned()));
+        }
         let qemu = Qemu::find()?;
         let store = Store::open(&spec.store)?;
         let accelerator = Accelerator::find(&store, notice)?;
@@ -138,26 +137,6 @@ impl Pc {
     }
 }
 
-/// What does not go together is refused before anything is made.
-fn check(spec: &PcSpec) -> Result<(), VmError> {
-    let bad = |message: &str| Err(VmError::BadShape(message.to_owned()));
-    let MachineConfig { firmware, chipset, disk_bus, .. } = &spec.machine;
-    if (*disk_bus, *chipset) == (DiskBus::Ide, Chipset::Q35) {
-        return bad("the q35 board has no IDE: use --disk-bus sata, or --chipset i440fx");
-    }
-    if (*firmware, *chipset) == (Firmware::SecureBoot, Chipset::I440fx) {
-        return bad("secure boot needs a board that protects the firmware's variables: use --chipset q35");
-    }
-    let drives = spec.disks.len() + usize::from(spec.machine.cdrom.is_some());
-    if *disk_bus == DiskBus::Ide && drives > 4 {
-        return bad("an IDE board has four drives at most");
-    }
-    if spec.disks.len() > MOST_DISKS || spec.nics.len() > MOST_NICS {
-        return bad("a machine has at most 8 disks and 8 network devices");
-    }
-    Ok(())
-}
-
 /// The files that it works on.
 struct Media {
     disks: Vec<File>,
@@ -168,9 +147,8 @@ struct Media {
 
 impl Media {
     fn open(spec: &PcSpec) -> Result<Self, VmError> {
-        let writable = |path: &PathBuf| {
-            OpenOptions::new().read(true).write(true).open(path).map_err(VmError::io(path))
-        };
+        let writable =
+            |path: &PathBuf| OpenOptions::new().read(true).write(true).open(path).map_err(VmError::io(path));
         let readable = |path: &PathBuf| File::open(path).map_err(VmError::io(path));
         let uefi = spec.machine.firmware != Firmware::Bios;
         Ok(Self {
@@ -227,8 +205,12 @@ fn launch(
     command.args(arguments(spec, accelerator, media, ends)).env_clear();
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(logs.errors()?);
     let taps = spec.nics.iter().map(|(tap, _)| tap.as_fd());
-    let keep: Vec<BorrowedFd> =
-        media.all().map(AsFd::as_fd).chain(taps).chain([ends.control.as_fd(), ends.console.as_fd()]).collect();
+    let keep: Vec<BorrowedFd> = media
+        .all()
+        .map(AsFd::as_fd)
+        .chain(taps)
+        .chain([ends.control.as_fd(), ends.console.as_fd()])
+        .collect();
     Helper::new(jail.spawn(command, &keep).map_err(failed)?).map_err(failed)
 }
 
@@ -270,6 +252,10 @@ fn add_board(line: &mut CommandLine, spec: &PcSpec, media: &Media) {
         Chipset::I440fx => "pc-i440fx-7.2".to_owned(),
     };
     board.push_str(",vmport=off,dump-guest-core=off,mem-merge=off");
+    if spec.machine.firmware == Firmware::Bios {
+        // It shows on the serial console what it shows on the screen, boot loaders included.
+        board.push_str(",graphics=off");
+    }
     if spec.machine.firmware == Firmware::SecureBoot {
         board.push_str(",smm=on");
         line.add("-global", "driver=cfi.pflash01,property=secure,value=on");

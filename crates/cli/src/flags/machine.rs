@@ -143,7 +143,11 @@ impl MachineFlags {
         let buses = [("virtio", DiskBus::Virtio), ("sata", DiskBus::Sata), ("ide", DiskBus::Ide)];
         Ok(MachineConfig {
             firmware,
-            chipset: choice("--chipset", &self.chipset, &[("q35", Chipset::Q35), ("i440fx", Chipset::I440fx)])?,
+            chipset: choice(
+                "--chipset",
+                &self.chipset,
+                &[("q35", Chipset::Q35), ("i440fx", Chipset::I440fx)],
+            )?,
             disk_bus: choice("--disk-bus", &self.disk_bus, &buses)?,
             nic: choice("--nic", &self.nic, &[("virtio", NicModel::Virtio), ("e1000", NicModel::E1000)])?,
             cdrom: self.cdrom.as_deref().map(absolute).transpose()?,
@@ -179,7 +183,8 @@ impl SeedFlags {
             }
         }
         let read = |path: &PathBuf| {
-            std::fs::read(path).map_err(|error| Failure::io("read", path, error).with_code(crate::error::ENGINE))
+            std::fs::read(path)
+                .map_err(|error| Failure::io("read", path, error).with_code(crate::error::ENGINE))
         };
         let seed = Seed {
             hostname: self.hostname.clone(),

@@ -10,6 +10,7 @@ mod harness;
 mod keep_id;
 mod load;
 mod lsm;
+mod machines;
 mod network;
 mod parity;
 mod policy;

@@ -136,7 +136,13 @@ impl Engine {
         self.write_config(&instance)
     }
 
-    fn make_disk(&self, record: &Record, source: &DiskSource, target: &Path, size: Option<i64>) -> Result<()> {
+    fn make_disk(
+        &self,
+        record: &Record,
+        source: &DiskSource,
+        target: &Path,
+        size: Option<i64>,
+    ) -> Result<()> {
         let size = size.unwrap_or(0).max(0).unsigned_abs();
         match source {
             DiskSource::File(path, format) => {
@@ -186,6 +192,9 @@ fn complete(request: &mut MachineRequest) -> Result<()> {
     }
     machine.disks = disks.len();
     machine.seed = request.seed.is_some();
+    if let Some(reason) = machine.refusal() {
+        return Err(Error::invalid(reason));
+    }
     let hostname = request.seed.as_ref().and_then(|seed| seed.hostname.clone());
     config.hostname = hostname.unwrap_or_else(|| request.name.clone());
     config.image = disks.first().map_or_else(|| "(disc)".into(), DiskSource::name);
@@ -238,9 +247,8 @@ fn copy_variables(firmware: Firmware, target: &Path) -> Result<()> {
             "install them: apt-get install ovmf",
         ));
     }
-    let copied = fs::copy(&source, target).and_then(|_| {
-        fs::set_permissions(target, fs::Permissions::from_mode(0o600))
-    });
+    let copied = fs::copy(&source, target)
+        .and_then(|_| fs::set_permissions(target, fs::Permissions::from_mode(0o600)));
     copied.map_err(|error| Error::io("make", target, error))
 }
 

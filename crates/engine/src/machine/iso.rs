@@ -83,7 +83,8 @@ fn path_table(root: u32, big: bool) -> Vec<u8> {
 /// Itself, its parent (itself as well), and the files in the order of their names.
 fn directory(files: &[(&str, Vec<u8>)], extents: &[(u32, u32)], joliet: bool) -> Vec<u8> {
     let root = ROOTS[usize::from(joliet)];
-    let mut out = [record(&[0], root, SECTOR as u32, DIRECTORY), record(&[1], root, SECTOR as u32, DIRECTORY)].concat();
+    let mut out =
+        [record(&[0], root, SECTOR as u32, DIRECTORY), record(&[1], root, SECTOR as u32, DIRECTORY)].concat();
     let mut named: Vec<(Vec<u8>, (u32, u32))> =
         files.iter().zip(extents).map(|((name, _), extent)| (identifier(name, joliet), *extent)).collect();
     named.sort();

@@ -96,8 +96,7 @@ impl Seed {
 /// The disc.
 pub(super) fn build(seed: &Seed, record: &Record, endpoints: &[Endpoint]) -> Result<Vec<u8>> {
     let meta = json!({"instance-id": record.id, "local-hostname": record.config.hostname});
-    let mut files =
-        vec![("meta-data", format!("{meta}\n").into_bytes()), ("user-data", seed.user_data())];
+    let mut files = vec![("meta-data", format!("{meta}\n").into_bytes()), ("user-data", seed.user_data())];
     if !endpoints.is_empty() {
         files.push(("network-config", format!("{}\n", network(endpoints)).into_bytes()));
     }

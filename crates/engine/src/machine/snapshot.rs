@@ -53,7 +53,8 @@ impl Engine {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.map_err(|error| Error::io("list", &directory, error))?,
         };
-        let mut found: Vec<Snapshot> = entries.flatten().filter_map(|entry| describe(&entry.path())).collect();
+        let mut found: Vec<Snapshot> =
+            entries.flatten().filter_map(|entry| describe(&entry.path())).collect();
         found.sort_by(|one, other| one.made.cmp(&other.made).then_with(|| one.name.cmp(&other.name)));
         Ok(found)
     }

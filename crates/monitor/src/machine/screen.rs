@@ -1,7 +1,7 @@
 //! The screen: a socket at which viewers connect, and pictures.
 //!
 //! QEMU listens nowhere. Who connects to `vnc.sock`, which its directory keeps for the instance's owner, is handed to it
-//! over the control connection; a picture is drawn into memory of ours of a fixed size.
+//! over the control connection; a picture is drawn into a memory file of ours.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -9,9 +9,8 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use proa_protocol::machine::SCREEN_SOCKET;
-use proa_sys::bounded_log::BoundedLog;
 use proa_vm::Control;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, MemfdFlags, Mode, OFlags, memfd_create, openat, unlinkat};
 use serde_json::json;
 
 use crate::error::{Error, IoAt};
@@ -61,7 +60,7 @@ impl AsFd for Screen {
 
 /// A picture of the screen that QEMU has been told to draw.
 pub struct Picture {
-    log: BoundedLog,
+    file: OwnedFd,
 }
 
 impl Picture {
@@ -70,18 +69,31 @@ impl Picture {
     /// # Errors
     /// There is no memory for it.
     pub fn order(control: &mut Control) -> io::Result<(u64, Self)> {
-        let log = BoundedLog::new(LARGEST)?;
-        let file: OwnedFd = log.writer().try_clone()?;
+        // QEMU truncates what it writes to, so its size cannot be sealed; no more is read than a picture may have.
+        let file = memfd_create("screen", MemfdFlags::CLOEXEC)?;
+        // It takes no descriptor that could be read as well.
+        let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let writer = rustix::fs::open(again, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
         // One after the other: QEMU does in order what it is told.
         control.send("remove-fd", json!({"fdset-id": PICTURE}));
-        control.send_with("add-fd", json!({"fdset-id": PICTURE}), file);
+        control.send_with("add-fd", json!({"fdset-id": PICTURE}), writer);
         let path = format!("/dev/fdset/{PICTURE}");
         let number = control.send("screendump", json!({"filename": path, "format": "png"}));
-        Ok((number, Self { log }))
+        Ok((number, Self { file }))
     }
 
     /// The PNG.
-    pub fn bytes(&self) -> Vec<u8> {
-        self.log.tail(LARGEST as usize)
+    ///
+    /// # Errors
+    /// It is larger than pictures are.
+    pub fn bytes(&self) -> io::Result<Vec<u8>> {
+        let size = rustix::fs::fstat(&self.file)?.st_size as u64;
+        if size > LARGEST {
+            return Err(io::Error::other(format!("it has {size} bytes")));
+        }
+        let mut bytes = vec![0; size as usize];
+        let count = rustix::io::pread(&self.file, &mut bytes, 0)?;
+        bytes.truncate(count);
+        Ok(bytes)
     }
 }

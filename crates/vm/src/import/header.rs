@@ -72,7 +72,8 @@ fn qcow2(head: &[u8]) -> Option<String> {
     }
     if backing != 0 || big(head, 16) != 0 {
         return Some(
-            "this qcow2 has a backing file, which is not followed: merge them first (qemu-img convert)".into(),
+            "this qcow2 has a backing file, which is not followed: merge them first (qemu-img convert)"
+                .into(),
         );
     }
     if big(head, 32) != 0 {
@@ -116,7 +117,8 @@ fn vmdk(file: &File, head: &[u8]) -> io::Result<Option<String>> {
     };
     let mut lines = text.lines().map(str::trim);
     let has_parent = lines.any(|line| {
-        value(line, "parentCID").is_some_and(|id| id != NO_PARENT) || value(line, "parentFileNameHint").is_some()
+        value(line, "parentCID").is_some_and(|id| id != NO_PARENT)
+            || value(line, "parentFileNameHint").is_some()
     });
     Ok(has_parent.then(|| "this vmdk has a parent, which is not followed: merge them first".into()))
 }
