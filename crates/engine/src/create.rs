@@ -69,6 +69,12 @@ impl Engine {
     /// The request makes no sense, or the name is taken.
     pub fn create(&self, mut request: CreateRequest) -> Result<Created> {
         let CreateRequest { image, config, host_config, level, settings, log, .. } = &mut request;
+        if image.disk.is_some() {
+            return Err(Error::invalid_with_hint(
+                format!("image {} is a disk, which boots by itself", config.image),
+                format!("`proa machine create --disk {} NAME`", config.image),
+            ));
+        }
         spec::merge(config, &image.config.config);
         spec::complete(host_config, *level)?;
         let (points, volumes) = self.mount_points(config, host_config)?;

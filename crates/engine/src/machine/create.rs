@@ -156,10 +156,7 @@ impl Engine {
                 };
                 monitor::import_disk(&self.programs, &import).map(drop)
             }
-            DiskSource::Image(reference) => Err(Error::invalid_with_hint(
-                format!("there is no file {reference}"),
-                "name a disk of any form: --disk FILE",
-            )),
+            DiskSource::Image(reference) => self.unpack_disk(reference, target, size),
             DiskSource::Empty => {
                 let failed = |error| Error::io("make the disk", target, error);
                 write_private(target, &[]).map_err(failed)?;

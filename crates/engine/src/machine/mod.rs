@@ -9,6 +9,7 @@
 //! crash on the way leaves a row without a configuration, which can be removed like any instance.
 
 mod create;
+mod image;
 mod iso;
 mod screenshot;
 mod seed;

@@ -65,7 +65,7 @@ impl Engine {
     /// The machine runs, or the name is taken.
     pub fn make_snapshot(&self, instance: &Instance, name: &str) -> Result<()> {
         names::check_name(name)?;
-        let work = self.begin(instance)?;
+        let work = begin(self, instance)?;
         let target = work.snapshots.join(name);
         if target.exists() {
             return Err(Error::conflict(
@@ -83,7 +83,7 @@ impl Engine {
     /// # Errors
     /// The machine runs, or there is no such snapshot.
     pub fn restore_snapshot(&self, instance: &Instance, name: &str) -> Result<()> {
-        let work = self.begin(instance)?;
+        let work = begin(self, instance)?;
         work.copy(&work.existing(instance, name)?)?;
         let fresh = work.snapshots.join(NEW);
         renameat_with(CWD, &fresh, CWD, &work.media, RenameFlags::EXCHANGE)
@@ -96,40 +96,40 @@ impl Engine {
     /// # Errors
     /// There is no such snapshot.
     pub fn remove_snapshot(&self, instance: &Instance, name: &str) -> Result<()> {
-        let work = self.begin(instance)?;
+        let work = begin(self, instance)?;
         let target = work.existing(instance, name)?;
         fs::rename(&target, work.snapshots.join(OLD)).map_err(|error| Error::io("remove", &target, error))?;
         work.clear()
     }
+}
 
-    /// Keeps the machine from being started, and removes what a killed command left.
-    fn begin(&self, instance: &Instance) -> Result<Work> {
-        check_machine(instance)?;
-        let name = &instance.record.name;
-        let runs = || {
-            Error::conflict(
-                format!("machine {name} is running, and its disks change"),
-                format!("`proa stop {name}` first"),
-            )
-        };
-        if instance.is_live() {
-            return Err(runs());
-        }
-        let lock = self.try_lock(&instance.record.id)?.ok_or_else(runs)?;
-        if self.read_state(&instance.record.id)?.status == Status::Restarting {
-            return Err(runs());
-        }
-        let directory = self.paths.instance(&instance.record.id);
-        let work = Work { media: directory.join(MEDIA), snapshots: directory.join(SNAPSHOTS), _lock: lock };
-        make_directory(&work.snapshots)?;
-        work.clear()?;
-        Ok(work)
+/// Keeps a machine from being started, and removes what a killed command left.
+pub(super) fn begin(engine: &Engine, instance: &Instance) -> Result<Work> {
+    check_machine(instance)?;
+    let name = &instance.record.name;
+    let runs = || {
+        Error::conflict(
+            format!("machine {name} is running, and its disks change"),
+            format!("`proa stop {name}` first"),
+        )
+    };
+    if instance.is_live() {
+        return Err(runs());
     }
+    let lock = engine.try_lock(&instance.record.id)?.ok_or_else(runs)?;
+    if engine.read_state(&instance.record.id)?.status == Status::Restarting {
+        return Err(runs());
+    }
+    let directory = engine.paths.instance(&instance.record.id);
+    let work = Work { media: directory.join(MEDIA), snapshots: directory.join(SNAPSHOTS), _lock: lock };
+    make_directory(&work.snapshots)?;
+    work.clear()?;
+    Ok(work)
 }
 
 /// Work on the files of a machine that does not run.
-struct Work {
-    media: PathBuf,
+pub(super) struct Work {
+    pub(super) media: PathBuf,
     snapshots: PathBuf,
     _lock: monitor::Lock,
 }

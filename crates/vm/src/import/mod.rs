@@ -36,8 +36,10 @@ use crate::{VmError, user};
 const LARGEST: u64 = 15 << 40;
 /// Disks are counted in these.
 const SECTOR: u64 = 512;
-/// Memory of the process that reads an image, bytes of addresses.
-const MEMORY: u64 = 2 << 30;
+/// Memory of the process that reads an image, bytes of addresses: stacks of its many threads are most of that.
+const MEMORY: u64 = 4 << 30;
+/// One pool for all of them, where the C library would set a part of the addresses aside for each.
+const ONE_POOL: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
 
 /// Makes the disk.
 ///
@@ -179,7 +181,7 @@ fn start(
     let who = user::identity(&import.id, &Accelerator::Emulation { tsc_khz: 0 }).map_err(failed)?;
     let jail = Jail { addresses: Some(MEMORY), ..qemu.jail_with(&import.view, who, Vec::new()) };
     let mut command = Command::new(qemu.program());
-    command.args(line.words()).env_clear();
+    command.args(line.words()).env_clear().env(ONE_POOL.0, ONE_POOL.1);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(logs.errors()?);
     let keep = [source.as_fd(), target.as_fd(), control.as_fd()];
     let child = jail.spawn(command, &keep).map_err(failed)?;

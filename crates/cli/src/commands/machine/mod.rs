@@ -2,6 +2,8 @@
 //! commands.
 
 pub mod create;
+pub mod import;
 pub mod ls;
+pub mod save;
 pub mod screenshot;
 pub mod snapshot;

@@ -67,18 +67,7 @@ fn debian_boots_by_bios_and_cloud_init_does_what_its_seed_says() {
 #[test]
 fn debian_boots_by_uefi_with_secure_boot() {
     let bed = Bed::new();
-    bed.ok(&[
-        "machine",
-        "create",
-        "--disk",
-        &debian(),
-        "--secure-boot",
-        "--disk-bus",
-        "sata",
-        "--network",
-        "none",
-        "deb",
-    ]);
+    bed.ok(&["machine", "create", "--disk", &debian(), "--secure-boot", "--network", "none", "deb"]);
     bed.ok(&["start", "deb"]);
     let mut terminal = log_in(&bed, "deb", "unset");
     terminal.send("dmesg | grep -i 'secure boot enabled'; ls -d /sys/firmware/efi\n");
