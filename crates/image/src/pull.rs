@@ -87,7 +87,8 @@ pub fn pull(
     let config = parse_config(config_text.as_bytes())
         .map_err(Error::document(format!("image {}", reference.familiar())))?;
     if disk::is_disk(&found.manifest) {
-        disk::check(&found.manifest, config_text.as_bytes()).map_err(Error::document(reference.familiar()))?;
+        disk::check(&found.manifest, config_text.as_bytes())
+            .map_err(Error::document(reference.familiar()))?;
         disk::fetch_chunks(&session, store, &found.repository, &found.manifest, progress)?;
     } else {
         check_layer_count(&found.manifest, &config).map_err(Error::document(reference.familiar()))?;

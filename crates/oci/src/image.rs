@@ -113,7 +113,9 @@ pub enum DocumentError {
         layers: usize,
     },
     /// A disk's config that makes no sense, or does not go with its manifest.
-    #[error("disk config and manifest do not go together: the disk was not made by this program, or was changed")]
+    #[error(
+        "disk config and manifest do not go together: the disk was not made by this program, or was changed"
+    )]
     Disk,
     /// The index offers nothing for the platform.
     #[error("no image for {wanted}, only for {} (choose one with --platform)", printable(.offered))]

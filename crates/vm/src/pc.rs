@@ -249,7 +249,7 @@ fn arguments(spec: &PcSpec, accelerator: &Accelerator, media: &Media, ends: &End
 fn add_board(line: &mut CommandLine, spec: &PcSpec, media: &Media) {
     let mut board = match spec.machine.chipset {
         Chipset::Q35 => "q35".to_owned(),
-        Chipset::I440fx => "pc-i440fx-7.2".to_owned(),
+        Chipset::I440fx => "pc".to_owned(),
     };
     board.push_str(",vmport=off,dump-guest-core=off,mem-merge=off");
     if spec.machine.firmware == Firmware::Bios {
@@ -319,4 +319,84 @@ fn add_medium(line: &mut CommandLine, node: &str, file: &File, access: &str) {
         "-blockdev",
         format!("driver=raw,node-name={node},{access},file.driver=file,file.filename={file},file.locking=off,file.auto-read-only=off"),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(machine: MachineConfig) -> String {
+        let null = || File::open("/dev/null").unwrap();
+        let disks = (0..machine.disks).map(|_| null()).collect();
+        let media = Media {
+            disks,
+            cdrom: machine.cdrom.as_ref().map(|_| null()),
+            seed: machine.seed.then(null),
+            vars: (machine.firmware != Firmware::Bios).then(null),
+        };
+        let ends = Ends { control: null().into(), console: null().into() };
+        let spec = PcSpec {
+            id: "abc".into(),
+            memory: 1 << 30,
+            cpus: 2,
+            machine,
+            nics: vec![(Arc::new(null().into()), "02:42:0a:01:00:02".into())],
+            ..PcSpec::default()
+        };
+        arguments(&spec, &Accelerator::Kvm { group: 0 }, &media, &ends).join(" ")
+    }
+
+    #[test]
+    fn disks_are_raw_whatever_is_on_them() {
+        let text = line(MachineConfig {
+            disks: 2,
+            cdrom: Some("/c".into()),
+            seed: true,
+            ..MachineConfig::default()
+        });
+        assert_eq!(text.matches("driver=raw,node-name=").count(), 4, "{text}");
+        assert_eq!(text.matches("read-only=off").count(), 2, "{text}");
+        for part in [
+            "-machine q35,vmport=off,dump-guest-core=off,mem-merge=off,graphics=off",
+            "virtio-blk-pci,drive=disk0,serial=disk0,bootindex=1,werror=report,rerror=report",
+            "virtio-blk-pci,drive=disk1,serial=disk1,bootindex=2,",
+            "ide-cd,bus=ide.0,drive=cdrom,bootindex=20",
+            "virtio-net-pci,netdev=net0,mac=02:42:0a:01:00:02,romfile=",
+            "-m 1048576K -smp 2 -accel kvm",
+            "-vnc none",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        for absent in ["pflash", "smm", "format=", "driver=qcow2"] {
+            assert!(!text.contains(absent), "{absent}: {text}");
+        }
+    }
+
+    #[test]
+    fn secure_boot_protects_its_variables_and_old_boards_have_old_buses() {
+        let secure =
+            line(MachineConfig { disks: 1, firmware: Firmware::SecureBoot, ..MachineConfig::default() });
+        assert!(secure.contains("smm=on,pflash0=code,pflash1=vars"), "{secure}");
+        assert!(secure.contains("-global driver=cfi.pflash01,property=secure,value=on"), "{secure}");
+        assert!(!secure.contains("graphics=off"), "{secure}");
+        let old = MachineConfig {
+            disks: 3,
+            chipset: Chipset::I440fx,
+            disk_bus: DiskBus::Ide,
+            nic: NicModel::E1000,
+            cdrom: Some("/c".into()),
+            ..MachineConfig::default()
+        };
+        let text = line(old.clone());
+        for part in [
+            "ide-hd,bus=ide.0,unit=1,drive=disk1",
+            "ide-hd,bus=ide.1,unit=0,drive=disk2",
+            "ide-cd,bus=ide.1,unit=1,",
+            "e1000,netdev=net0",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let text = line(MachineConfig { disk_bus: DiskBus::Sata, ..old });
+        assert!(text.contains("ich9-ahci,id=ahci") && text.contains("ide-hd,bus=ahci.2,"), "{text}");
+    }
 }

@@ -233,7 +233,12 @@ const IMAGE: &[Entry] = &[
 
 const MACHINE: &[Entry] = &[
     entry!(Management, "create", machine::create, "Make a machine that boots a disk"),
-    entry!(Management, "import", machine::import, "Make a disk image of a file, to push or to make machines of"),
+    entry!(
+        Management,
+        "import",
+        machine::import,
+        "Make a disk image of a file, to push or to make machines of"
+    ),
     entry!(Management, "ls", machine::ls, "List machines", aliases: &["list"]),
     entry!(Management, "save", machine::save, "Make a disk image of a machine's disk"),
     entry!(Management, "screenshot", machine::screenshot, "Write what is on a machine's screen as a PNG"),

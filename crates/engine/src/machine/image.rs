@@ -20,7 +20,12 @@ impl Engine {
     ///
     /// # Errors
     /// The file is refused, or the store cannot take it.
-    pub fn import_disk_image(&self, file: &Path, format: Option<DiskFormat>, name: &Reference) -> Result<Image> {
+    pub fn import_disk_image(
+        &self,
+        file: &Path,
+        format: Option<DiskFormat>,
+        name: &Reference,
+    ) -> Result<Image> {
         let id = names::fresh_id()?;
         // Among what is on its way out, and held: whoever comes after a crash removes it.
         let work = removing_dir(&self.paths.root).join(&id);
@@ -28,8 +33,14 @@ impl Engine {
         made.map_err(|error| Error::io("make directory", &work, error))?;
         let held = trees::hold(&work).map_err(|error| Error::io("hold", &work, error))?;
         let target = work.join(disk_file(0));
-        let import =
-            DiskImport { id, view: work.clone(), source: file.to_owned(), format, target: target.clone(), size: 0 };
+        let import = DiskImport {
+            id,
+            view: work.clone(),
+            source: file.to_owned(),
+            format,
+            target: target.clone(),
+            size: 0,
+        };
         let packed = monitor::import_disk(&self.programs, &import)
             .and_then(|_| Ok(disk::pack(self.store()?, &target, name)?));
         drop(held);

@@ -44,7 +44,9 @@ fn ensure_here(context: &Context, disk: &DiskSource) -> Result<(), Failure> {
     let DiskSource::Image(name) = disk else { return Ok(()) };
     match context.engine()?.store()?.resolve(name).map_err(Failure::from) {
         Err(failure) if failure.kind() == Kind::NotFound => {
-            context::notice(&format!("there is no file {name}, and no image of that name here, so it is pulled"));
+            context::notice(&format!(
+                "there is no file {name}, and no image of that name here, so it is pulled"
+            ));
             pull::fetch(context, &Reference::parse(name)?, None, false).map(drop)
         }
         other => other.map(drop),

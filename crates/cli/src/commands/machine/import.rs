@@ -26,7 +26,8 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
         let names: Vec<&str> = DiskFormat::ALL.iter().map(|(name, _)| *name).collect();
         Failure::usage("there is no such --format").with_hint(names.join(", "))
     };
-    let format = args.format.as_deref().map(|name| DiskFormat::parse(name).ok_or_else(unknown)).transpose()?;
+    let format =
+        args.format.as_deref().map(|name| DiskFormat::parse(name).ok_or_else(unknown)).transpose()?;
     let reference = Reference::parse(&args.image)?;
     let image = context.engine()?.import_disk_image(&args.file, format, &reference)?;
     println!("{}", image.id);

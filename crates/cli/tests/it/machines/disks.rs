@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use super::Bed;
+use crate::harness::Registry;
 
 #[test]
 fn disks_of_every_form_boot_on_every_board() {
@@ -112,4 +113,53 @@ fn disks_grow_and_stay_sparse() {
     let disk = fs::metadata(bed.media("pc").join("disk0.img")).unwrap();
     assert!(disk.len() == 2 << 30 && disk.blocks() * 512 < 1 << 20, "{disk:?}");
     bed.ok(&["rm", "pc"]);
+}
+
+#[test]
+fn disks_travel_as_images_and_a_second_version_sends_what_changed() {
+    let bed = Bed::new();
+    let registry = Registry::start();
+    let name = |tag: &str| format!("{}/disks/tiny:{tag}", registry.address());
+    // 41 MiB, of which four chunks hold something.
+    let tiny = bed.tiny();
+    bed.sh(&format!("cp {tiny} big.img && truncate -s 41M big.img"));
+    for (place, text) in [("9437184", "one"), ("17825792", "two"), ("42000000", "end")] {
+        bed.sh(&format!("printf {text} | dd of=big.img bs=1 seek={place} conv=notrunc status=none"));
+    }
+    bed.sh("qemu-img convert -f raw -O qcow2 -c big.img big.qcow2");
+    bed.ok(&["machine", "import", &bed.path("big.qcow2"), &name("1")]);
+    bed.ok(&["push", &name("1")]);
+    let blobs = || {
+        let directory = registry.storage().join("data/docker/registry/v2/blobs");
+        let list = bed.sh(&format!("find {} -type f", directory.display()));
+        list.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+    };
+    let first = blobs();
+    // Four chunks, config, manifest.
+    assert_eq!(first.len(), 6, "{first:?}");
+    bed.sh("printf TWO | dd of=big.img bs=1 seek=17825792 conv=notrunc status=none");
+    bed.ok(&["machine", "import", &bed.path("big.img"), &name("2")]);
+    bed.ok(&["push", &name("2")]);
+    assert_eq!(blobs().difference(&first).count(), 3, "one chunk, config, manifest");
+    // It is listed, is no image to run, and goes as images go.
+    assert!(bed.ok(&["images", "--format", "{{.Tag}} {{.Size}}"]).contains("2 43MB"));
+    assert!(bed.refused(&["run", &name("2")]).contains("proa machine create --disk"));
+    assert!(bed.refused(&["save", "-o", &bed.path("x.tar"), &name("2")]).contains("proa push"));
+    bed.ok(&["rmi", &name("1"), &name("2")]);
+    assert_eq!(bed.ok(&["images", "-q"]), "");
+    // Another host, as it were, pulls what it has not.
+    bed.ok(&["machine", "create", "--disk", &name("2"), "--disk-size", "64m", "-m", "64m", "pc"]);
+    let disk = bed.media("pc").join("disk0.img");
+    let (made, wanted) = (fs::read(&disk).unwrap(), fs::read(bed.path("big.img")).unwrap());
+    assert!(made.len() == 64 << 20 && made[..wanted.len()] == wanted[..]);
+    assert!(fs::metadata(&disk).unwrap().blocks() * 512 < 2 << 20);
+    bed.ok(&["start", "pc"]);
+    bed.expect("pc", "ready");
+    assert!(bed.refused(&["machine", "save", "pc", "mine:1"]).contains("running"));
+    bed.ok(&["stop", "pc"]);
+    bed.ok(&["machine", "save", "pc", "mine:1"]);
+    bed.ok(&["machine", "create", "--disk", "mine:1", "-m", "64m", "twin"]);
+    assert!(fs::read(bed.media("twin").join("disk0.img")).unwrap() == made);
+    assert_eq!(bed.ok(&["system", "check", "--read"]), "");
+    bed.ok(&["rm", "pc", "twin"]);
 }

@@ -37,9 +37,19 @@ fn a_flood_of_the_console_fills_no_disk_and_holds_up_nobody() {
 fn a_loop_of_resets_is_slowed_down() {
     let bed = Bed::new();
     let tiny = bed.tiny();
-    // The same system, whose first deed is a reset: `jmp` to where that is.
+    // The same disk, whose first deed is a reset.
     bed.sh(&format!("cp {tiny} loop.img"));
-    bed.sh("as --32 -o loop.o - <<'END'\n.code16\n movb $6, %al\n movw $0xcf9, %dx\noutb %al, %dx\n cli\n hlt\nEND\nld -m elf_i386 -Ttext 0x7c00 --oformat binary -o loop.bin loop.o && dd if=loop.bin of=loop.img conv=notrunc status=none");
+    bed.sh(
+        "as --32 -o loop.o - <<'END'
+.code16
+    movb $6, %al
+    movw $0xcf9, %dx
+    outb %al, %dx
+    cli
+    hlt
+END
+ld -m elf_i386 -Ttext 0x7c00 --oformat binary -o loop.bin loop.o && dd if=loop.bin of=loop.img conv=notrunc status=none",
+    );
     bed.ok(&["machine", "create", "--disk", &bed.path("loop.img"), "-m", "64m", "pc"]);
     let begun = Instant::now();
     bed.ok(&["start", "pc"]);

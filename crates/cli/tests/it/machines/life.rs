@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::Bed;
+use crate::harness::Proa;
 
 #[test]
 fn a_machine_lives_under_the_verbs_of_all_instances() {
@@ -170,6 +171,28 @@ fn policies_hold_for_machines() {
     bed.ok(&["system", "stop"]);
     bed.ok(&["system", "boot"]);
     bed.proa.wait_for("the start at boot", || bed.ok(&["logs", "pc"]).matches("ready").count() == 3);
+    bed.ok(&["stop", "pc"]);
+    assert_eq!(bed.state("pc"), "exited 0");
+    bed.ok(&["rm", "pc"]);
+}
+
+#[test]
+fn an_ordinary_user_has_machines() {
+    let bed = Bed::of(Proa::of_user("proa-test"));
+    if !bed.proa.has_ids() {
+        return;
+    }
+    let tiny = bed.tiny();
+    bed.sh(&format!(
+        "qemu-img convert -f raw -O vmdk {tiny} tiny.vmdk && chmod 755 . && chmod 600 tiny.vmdk"
+    ));
+    bed.proa.give(bed.path("tiny.vmdk").as_ref());
+    bed.ok(&["machine", "create", "--disk", &bed.path("tiny.vmdk"), "-m", "64m", "pc"]);
+    bed.ok(&["start", "pc"]);
+    bed.expect("pc", "ready");
+    let vmm = bed.ok(&["inspect", "--format", "{{.State.Pid}}", "pc"]);
+    let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(format!("/proc/{vmm}")).unwrap());
+    assert_ne!(owner, bed.proa.user().unwrap().uid, "the VMM is somebody else");
     bed.ok(&["stop", "pc"]);
     assert_eq!(bed.state("pc"), "exited 0");
     bed.ok(&["rm", "pc"]);

@@ -11,8 +11,12 @@ mod real;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::harness::{Proa, Terminal};
+
+/// How long a system of others may take to boot.
+const SLOWLY: Duration = Duration::from_secs(240);
 
 /// A root, and a place for disks.
 struct Bed {
@@ -22,7 +26,11 @@ struct Bed {
 
 impl Bed {
     fn new() -> Self {
-        Self { proa: Proa::new(), directory: tempfile::tempdir_in("/var/tmp").unwrap() }
+        Self::of(Proa::new())
+    }
+
+    fn of(proa: Proa) -> Self {
+        Self { proa, directory: tempfile::tempdir_in("/var/tmp").unwrap() }
     }
 
     /// A file beside the root.
@@ -73,6 +81,16 @@ impl Bed {
         self.proa.wait_for(&format!("{text:?} of {name}"), || {
             self.proa.run(&["logs", name]).stdout.contains(text)
         });
+    }
+
+    /// The same of a system that takes its time where everything is emulated and others want the CPUs.
+    fn expect_slowly(&self, name: &str, text: &str) {
+        let deadline = Instant::now() + SLOWLY;
+        while !self.proa.run(&["logs", name]).stdout.contains(text) {
+            let log = || self.proa.run(&["logs", "--tail", "5", name]).stdout;
+            assert!(Instant::now() < deadline, "no {text:?} of {name}: {}", log());
+            std::thread::sleep(Duration::from_millis(500));
+        }
     }
 
     fn state(&self, name: &str) -> String {

@@ -1,7 +1,7 @@
 //! Systems that others have written.
 
 use super::{Bed, debian};
-use crate::harness::Terminal;
+use crate::harness::{Proa, Terminal};
 
 /// Where Debian's packages have them.
 const IPXE_ISO: &str = "/usr/lib/ipxe/ipxe.iso";
@@ -11,7 +11,7 @@ const MEMTEST_EFI: &str = "/boot/memtest86+x64.efi";
 
 /// Logs in at Debian's console.
 fn log_in(bed: &Bed, name: &str, host: &str) -> Terminal {
-    bed.expect(name, &format!("{host} login:"));
+    bed.expect_slowly(name, &format!("{host} login:"));
     let mut terminal = bed.attach(name);
     terminal.send("\n");
     terminal.expect("login:");
@@ -25,7 +25,7 @@ fn log_in(bed: &Bed, name: &str, host: &str) -> Terminal {
 /// Debian's disk, on its way through VMware's and Microsoft's forms, with a seed and a network, by BIOS.
 #[test]
 fn debian_boots_by_bios_and_cloud_init_does_what_its_seed_says() {
-    let bed = Bed::new();
+    let bed = Bed::of(Proa::with_busybox());
     let disk = debian();
     bed.sh(&format!(
         "qemu-img convert -f raw -O vmdk {disk} d.vmdk && qemu-img convert -f vmdk -O vhdx d.vmdk d.vhdx"
@@ -58,6 +58,8 @@ fn debian_boots_by_bios_and_cloud_init_does_what_its_seed_says() {
     terminal.expect("2G");
     terminal.send("\x10\x11");
     terminal.wait();
+    // Others in its network find it by its name.
+    bed.ok(&["run", "--rm", "busybox", "ping", "-c", "1", "-w", "30", "deb"]);
     // Its system shuts down, and then its power is off.
     bed.ok(&["stop", "deb"]);
     assert_eq!(bed.state("deb"), "exited 0");
