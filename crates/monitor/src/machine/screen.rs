@@ -24,6 +24,7 @@ const PICTURE: u32 = 1000;
 /// Where viewers connect.
 pub struct Screen {
     listener: UnixListener,
+    directory: OwnedFd,
 }
 
 impl Screen {
@@ -40,7 +41,7 @@ impl Screen {
         let address = format!("/proc/self/fd/{}/{SCREEN_SOCKET}", directory.as_raw_fd());
         let listener = UnixListener::bind(address).at(&path)?;
         listener.set_nonblocking(true).at(&path)?;
-        Ok(Self { listener })
+        Ok(Self { listener, directory })
     }
 
     /// Hands who has connected to QEMU.
@@ -49,6 +50,13 @@ impl Screen {
         let Ok((stream, _)) = self.listener.accept() else { return };
         control.send_with("getfd", json!({"fdname": VIEWER}), stream.into());
         control.send("add_client", json!({"protocol": "vnc", "fdname": VIEWER, "skipauth": true}));
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // One that stays behind is replaced by the next.
+        let _ = unlinkat(&self.directory, SCREEN_SOCKET, AtFlags::empty());
     }
 }
 

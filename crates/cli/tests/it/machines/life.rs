@@ -40,6 +40,8 @@ fn a_machine_lives_under_the_verbs_of_all_instances() {
     for what in ["create", "start", "pause", "unpause", "rename", "update", "stop", "kill", "die"] {
         assert!(events.lines().any(|line| line == what), "{what}: {events}");
     }
+    bed.ok(&["container", "prune", "-f"]);
+    assert_eq!(bed.state("box"), "exited 137");
     bed.ok(&["rm", "box"]);
     assert_eq!(bed.ok(&["machine", "ls", "-q"]), "");
 }
