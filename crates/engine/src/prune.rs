@@ -12,7 +12,7 @@ use proa_image::store::Pruned;
 use proa_image::{Image, ImageId};
 use serde::Deserialize;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Instance};
 use crate::error::{Error, Result};
 use crate::{parse, settings};
 

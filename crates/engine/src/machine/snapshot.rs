@@ -116,7 +116,8 @@ pub(super) fn begin(engine: &Engine, instance: &Instance) -> Result<Work> {
     if instance.is_live() {
         return Err(runs());
     }
-    let lock = engine.try_lock(&instance.record.id)?.ok_or_else(runs)?;
+    // One that has just ended may still have its monitor for a moment.
+    let lock = engine.settle(&instance.record.id)?;
     if engine.read_state(&instance.record.id)?.status == Status::Restarting {
         return Err(runs());
     }
