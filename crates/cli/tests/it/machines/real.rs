@@ -11,7 +11,8 @@ const MEMTEST_EFI: &str = "/boot/memtest86+x64.efi";
 
 /// Logs in at Debian's console.
 fn log_in(bed: &Bed, name: &str, host: &str) -> Terminal {
-    bed.expect_slowly(name, &format!("{host} login:"));
+    // The prompt follows it, and is no whole line, which logs wait for.
+    bed.expect_slowly(name, &format!("Debian GNU/Linux 12 {host} ttyS0"));
     let mut terminal = bed.attach(name);
     terminal.send("\n");
     terminal.expect("login:");
