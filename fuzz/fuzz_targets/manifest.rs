@@ -2,9 +2,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use proa_oci::disk::DiskLayout;
 use proa_oci::image::{Document, Platform, check_layer_count, parse_config, parse_index, parse_manifest};
 
 fuzz_target!(|data: &[u8]| {
+    if let Ok(Some(disk)) = DiskLayout::parse(data) {
+        // Each chunk is inside the disk, and no longer than a chunk.
+        assert!(disk.places.iter().flatten().all(|place| (1..=disk.chunk).contains(&disk.length(*place))));
+    }
     let manifest = parse_manifest(data);
     let config = parse_config(data);
     match Document::parse(data, None) {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use proa_oci::image::Healthcheck;
+use proa_protocol::machine::MachineConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::network::EndpointConfig;
@@ -214,6 +215,9 @@ pub struct HostConfig {
     /// What only a VM has.
     #[serde(rename = "VM", skip_serializing_if = "VmOptions::is_empty")]
     pub vm: VmOptions,
+    /// What makes it a machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineConfig>,
 }
 
 /// Docker's default size of `/dev/shm`.
@@ -292,6 +296,7 @@ impl Default for HostConfig {
             id_mappings: IdMappings::default(),
             policy: String::new(),
             vm: VmOptions::default(),
+            machine: None,
         }
     }
 }

@@ -60,7 +60,7 @@ pub struct Created {
     pub record: Record,
     /// What makes no difference to it, but ought to be known.
     pub warnings: Vec<String>,
-    _making: Making,
+    pub(crate) _making: Making,
 }
 
 impl Engine {
@@ -70,6 +70,12 @@ impl Engine {
     /// The request makes no sense, or the name is taken.
     pub fn create(&self, mut request: CreateRequest) -> Result<Created> {
         let CreateRequest { image, config, host_config, level, settings, log, .. } = &mut request;
+        if image.disk.is_some() {
+            return Err(Error::invalid_with_hint(
+                format!("image {} is a disk, which boots by itself", config.image),
+                format!("`proa machine create --disk {} NAME`", config.image),
+            ));
+        }
         spec::merge(config, &image.config.config);
         spec::complete(host_config, *level)?;
         let (points, volumes) = self.mount_points(config, host_config)?;
@@ -123,7 +129,7 @@ impl Engine {
         Ok(Created { record, warnings, _making: making })
     }
 
-    fn claim(&self, record: &mut Record, wanted: Option<&str>) -> Result<()> {
+    pub(crate) fn claim(&self, record: &mut Record, wanted: Option<&str>) -> Result<()> {
         if let Some(name) = wanted {
             let name = name.strip_prefix('/').unwrap_or(name);
             names::check_name(name)?;
@@ -181,7 +187,7 @@ impl Engine {
     }
 
     /// A failure here leaves a row that `rm` removes; the first failure is the one to tell.
-    fn undo(&self, record: &Record) {
+    pub(crate) fn undo(&self, record: &Record) {
         let _ = trees::remove(&self.paths.instance(&record.id));
         let _ = self.forget(&record.id, true);
     }

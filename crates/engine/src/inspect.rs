@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use proa_protocol::instance::{InstanceConfig, IsolationLevel, Status};
+use proa_protocol::machine::{MEDIA, SCREEN_SOCKET, disk_file};
 use proa_protocol::volume::{DRIVER, MountPoint, PointKind};
 use proa_sys::trees;
 use serde::Serialize;
@@ -107,12 +108,19 @@ impl Engine {
         if let Some(found) = self.health(instance) {
             state["Health"] = health::document(&found);
         }
+        if instance.record.host_config.machine.is_some() && instance.is_live() {
+            state["Screen"] = json!(self.paths.instance_run(&instance.record.id).join(SCREEN_SOCKET));
+        }
         state
     }
 
     /// Bytes of an instance's writable layer, and of that and its image.
     pub fn sizes(&self, instance: &Instance) -> (u64, u64) {
         let directory = self.paths.instance(&instance.record.id);
+        if instance.record.host_config.machine.is_some() {
+            let own = trees::disk_usage(&directory.join(MEDIA));
+            return (own, own);
+        }
         let own = match instance.record.level {
             IsolationLevel::Container => trees::disk_usage(&directory.join("upper")),
             IsolationLevel::Vm => {
@@ -192,6 +200,10 @@ fn container_config(instance: &Instance) -> Value {
 }
 
 fn graph_driver(directory: &std::path::Path, config: &InstanceConfig) -> Value {
+    if let Some(machine) = &config.machine {
+        let disks = (0..machine.disks).map(|number| directory.join(MEDIA).join(disk_file(number)));
+        return json!({ "Name": "raw", "Data": { "Disks": disks.collect::<Vec<_>>() } });
+    }
     let layers: Vec<_> = config.layers.iter().map(|layer| &layer.path).collect();
     let writable = match config.isolation {
         IsolationLevel::Container => "upper",

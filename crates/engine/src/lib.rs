@@ -32,6 +32,7 @@ pub mod list;
 pub mod logging;
 pub mod logs;
 pub mod lsm;
+pub mod machine;
 pub mod metrics;
 pub mod monitor;
 pub mod mounts;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use proa_protocol::instance::{LOCK_FILE, SOCKET_FILE};
+use proa_protocol::machine::{DiskImport, DiskImported, IMPORT_ARGUMENT};
 use proa_sys::seal::Sealed;
 use proa_sys::sockets::in_directory;
 use rustix::fs::{FlockOperation, flock};
@@ -131,6 +132,24 @@ pub fn repair(programs: &Programs, paths: &Paths, id: &str) -> Result<()> {
     }
     let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(Error::conflict(format!("cannot repair instance {}: {complaint}", names::short(id)), ""))
+}
+
+/// Has a disk image made a disk of ours, and waits for that.
+///
+/// # Errors
+/// The image cannot be read, or is refused.
+pub fn import_disk(programs: &Programs, import: &DiskImport) -> Result<DiskImported> {
+    let failed = |error| Error::io("run", &programs.monitor, error);
+    let sealed = seal(programs)?;
+    let json = serde_json::to_string(import).map_err(|error| failed(std::io::Error::other(error)))?;
+    let mut command = Command::new(sealed.path());
+    command.arg0("proa-monitor").args([IMPORT_ARGUMENT, &json]).stdin(Stdio::null());
+    let output = command.output().map_err(failed)?;
+    if output.status.success() {
+        return serde_json::from_slice(&output.stdout).map_err(|error| failed(std::io::Error::other(error)));
+    }
+    let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Error::invalid(format!("cannot use the disk {complaint}")))
 }
 
 /// Connects to the monitor of an instance; `None` where there is none.

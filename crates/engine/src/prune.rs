@@ -12,7 +12,7 @@ use proa_image::store::Pruned;
 use proa_image::{Image, ImageId};
 use serde::Deserialize;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Instance};
 use crate::error::{Error, Result};
 use crate::{parse, settings};
 
@@ -72,13 +72,15 @@ pub struct PrunedInstances {
 }
 
 impl Engine {
-    /// Removes all instances that do not run.
+    /// Removes all instances that do not run, but for machines: their disks are kept nowhere else.
     ///
     /// # Errors
     /// One cannot be removed.
     pub fn prune_instances(&self, filters: &PruneFilters) -> Result<PrunedInstances> {
         let mut pruned = PrunedInstances::default();
-        for instance in self.instances()?.iter().filter(|instance| !instance.is_live()) {
+        let goes =
+            |instance: &&Instance| !instance.is_live() && instance.record.host_config.machine.is_none();
+        for instance in self.instances()?.iter().filter(goes) {
             if !filters.matches(instance.record.created_ns, &instance.record.config.labels) {
                 continue;
             }

@@ -108,6 +108,23 @@ impl LimitUpdate {
         Ok(new)
     }
 
+    /// A machine has memory and CPUs, and no cgroup of its own.
+    fn check_machine(&self) -> Result<()> {
+        let known = Self {
+            memory: self.memory,
+            nano_cpus: self.nano_cpus,
+            restart: self.restart.clone(),
+            ..Self::default()
+        };
+        if *self == known {
+            return Ok(());
+        }
+        Err(Error::unsupported(
+            "of a machine, memory, CPUs and the restart policy can be updated, and no other limits",
+            "--memory, --cpus, --restart",
+        ))
+    }
+
     /// What a cgroup is to be told: the instance's limits as they are then, of which those that were not named
     /// are in force already.
     fn resources(&self, new: &HostConfig) -> Result<Resources> {
@@ -133,7 +150,11 @@ impl Engine {
         // One at a time, so that none undoes what another has just recorded.
         let _alone = self.alone(&instance.record.id)?;
         let record = self.db.find(&instance.record.id)?;
-        let new = update.merge(&record.host_config)?;
+        let mut new = update.merge(&record.host_config)?;
+        if new.machine.is_some() {
+            update.check_machine()?;
+            new.memory_swap = 0;
+        }
         spec::check_level(&new, record.level)?;
         let told = update.resources(&new)?;
         let mut config = self.read_config(&record.id)?;

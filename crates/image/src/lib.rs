@@ -3,11 +3,13 @@
 //! * [`store`]: what images there are, and what they are made of.
 //! * [`pull()`], [`push()`], [`registry`]: speaking with registries.
 //! * [`archive`]: images as files: `load`, `save`, `import`.
+//! * [`disk`]: disks of machines as images, in chunks.
 //! * [`layer`]: a layer's tar as an EROFS image or a directory.
 //!
 //! Long operations tell a [`Progress`] what they do; nothing here prints, and nothing reads the environment.
 
 pub mod archive;
+pub mod disk;
 pub mod layer;
 pub mod registry;
 pub mod store;

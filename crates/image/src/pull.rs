@@ -20,6 +20,7 @@ use proa_oci::image::{
 };
 use proa_oci::reference::{Digest, Reference};
 
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::ingest::{self, Job};
 use crate::layer::{KeptIds, LayerForm, Limits};
@@ -85,11 +86,17 @@ pub fn pull(
     let config_text = fetch_config(&session, store, &found, progress)?;
     let config = parse_config(config_text.as_bytes())
         .map_err(Error::document(format!("image {}", reference.familiar())))?;
-    check_layer_count(&found.manifest, &config).map_err(Error::document(reference.familiar()))?;
-    check_platform(&config, options, reference)?;
-    session.lease(&config.rootfs.diff_ids)?;
-    let source = Source { repository: Some(&found.repository), session: &session, store, progress };
-    make_layers(&source, &found.manifest, &config, options)?;
+    if disk::is_disk(&found.manifest) {
+        disk::check(&found.manifest, config_text.as_bytes())
+            .map_err(Error::document(reference.familiar()))?;
+        disk::fetch_chunks(&session, store, &found.repository, &found.manifest, progress)?;
+    } else {
+        check_layer_count(&found.manifest, &config).map_err(Error::document(reference.familiar()))?;
+        check_platform(&config, options, reference)?;
+        session.lease(&config.rootfs.diff_ids)?;
+        let source = Source { repository: Some(&found.repository), session: &session, store, progress };
+        make_layers(&source, &found.manifest, &config, options)?;
+    }
     session.add_bytes(&found.raw.digest, &found.raw.bytes)?;
     let repository = reference.repository();
     let new = NewImage {

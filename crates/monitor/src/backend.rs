@@ -1,6 +1,6 @@
-//! Where the instance's processes are: in a container of this process, or in a guest.
+//! Where the instance's processes are: in a container of this process, in a guest, or in a machine of its own.
 //!
-//! This is the one place that knows both levels. Everything above it moves frames.
+//! This is the one place that knows them all. Everything above it moves frames.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use rustix::event::PollFlags;
 use crate::args::Args;
 use crate::error::{Error, IoAt};
 use crate::guest::Guest;
+use crate::machine::Machine;
 use crate::network::{self, Places, Remains};
 use crate::record::Record;
 
@@ -25,13 +26,15 @@ pub const MONITOR: u32 = 1;
 /// The token of what is neither the supervisor's nor the guest's.
 const FORWARDER: u64 = HOST_TOKENS - 1;
 
-/// An instance's processes at either level.
+/// An instance's processes.
 pub enum Backend {
     /// A container, and its places in networks.
     Local(Box<Supervisor>, Places),
     /// A virtual machine.
     Guest(Box<Guest>),
-    /// Neither: the last has ended, and the next has not begun.
+    /// A whole disk that boots by itself.
+    Machine(Box<Machine>),
+    /// None of these: the last has ended, and the next has not begun.
     Over,
 }
 
@@ -47,6 +50,9 @@ impl Backend {
         config: InstanceConfig,
         notice: &mut dyn FnMut(String),
     ) -> Result<Self, Error> {
+        if config.machine.is_some() {
+            return Ok(Self::Machine(Box::new(Machine::prepare(args, record, &config, notice)?)));
+        }
         Ok(match config.isolation {
             IsolationLevel::Container => local(args, record, config)?,
             IsolationLevel::Vm => Self::Guest(Box::new(Guest::boot(args, record, config, notice)?)),
@@ -58,6 +64,7 @@ impl Backend {
         match self {
             Self::Local(supervisor, _) => supervisor.handle(frame),
             Self::Guest(guest) => guest.send(&frame),
+            Self::Machine(machine) => machine.send(frame),
             Self::Over => {}
         }
     }
@@ -67,6 +74,7 @@ impl Backend {
         match self {
             Self::Local(supervisor, _) => supervisor.pop(),
             Self::Guest(guest) => guest.pop(),
+            Self::Machine(machine) => machine.pop(),
             Self::Over => None,
         }
     }
@@ -79,6 +87,7 @@ impl Backend {
         match self {
             Self::Local(supervisor, _) => supervisor.poll_fds(set),
             Self::Guest(guest) => guest.poll_fds(set),
+            Self::Machine(machine) => machine.poll_fds(set),
             Self::Over => {}
         }
     }
@@ -91,6 +100,7 @@ impl Backend {
         match self {
             Self::Local(supervisor, _) => supervisor.ready(token),
             Self::Guest(guest) => guest.ready(token),
+            Self::Machine(machine) => machine.ready(token),
             Self::Over => {}
         }
     }
@@ -100,6 +110,7 @@ impl Backend {
         match self {
             Self::Local(supervisor, _) => supervisor.timeout(),
             Self::Guest(guest) => guest.timeout(),
+            Self::Machine(machine) => machine.timeout(),
             Self::Over => None,
         }
     }
@@ -112,6 +123,7 @@ impl Backend {
         match self {
             Self::Local(supervisor, _) => supervisor.tick(),
             Self::Guest(guest) => guest.tick(),
+            Self::Machine(machine) => machine.tick(),
             Self::Over => {}
         }
     }
@@ -120,6 +132,7 @@ impl Backend {
         match self {
             Self::Local(_, places) => Some(places),
             Self::Guest(guest) => Some(guest.places()),
+            Self::Machine(machine) => Some(machine.places()),
             Self::Over => None,
         }
     }
@@ -128,6 +141,7 @@ impl Backend {
         match self {
             Self::Local(_, places) => Some(places),
             Self::Guest(guest) => Some(guest.places_mut()),
+            Self::Machine(machine) => Some(machine.places_mut()),
             Self::Over => None,
         }
     }
@@ -136,7 +150,7 @@ impl Backend {
     pub fn congested(&self) -> bool {
         match self {
             // Its windows bound what it holds.
-            Self::Local(..) => false,
+            Self::Local(..) | Self::Machine(_) => false,
             Self::Guest(guest) => guest.congested(),
             Self::Over => false,
         }
@@ -150,6 +164,7 @@ impl Backend {
                 Status::Ready | Status::Held | Status::Ended(_) => Vec::new(),
             },
             Self::Guest(guest) => guest.pids(),
+            Self::Machine(machine) => machine.pids(),
             Self::Over => Vec::new(),
         }
     }
@@ -162,7 +177,7 @@ impl Backend {
         match (self, self.pids().first()) {
             (Self::Local(_, places), Some(pid)) => places.change(request, *pid),
             (Self::Local(..), None) | (Self::Over, _) => Err(Error::NotRunning),
-            (Self::Guest(_), _) => Err(Error::FixedDevices),
+            (Self::Guest(_) | Self::Machine(_), _) => Err(Error::FixedDevices),
         }
     }
 
@@ -172,6 +187,7 @@ impl Backend {
             // The kernel has done all that can be done.
             Self::Local(..) => {}
             Self::Guest(guest) => guest.kill(),
+            Self::Machine(machine) => machine.kill(),
             Self::Over => {}
         }
     }
@@ -188,6 +204,7 @@ impl Backend {
                 Ok(Stop::Done(Remains::new(mounts?, places.clone())))
             }
             Self::Guest(guest) => guest.stop(discard),
+            Self::Machine(machine) => machine.stop(),
             Self::Over => Ok(Stop::Done(Remains::default())),
         }
     }

@@ -50,6 +50,11 @@ pub enum Error {
     /// A virtual machine has the network devices that it was started with.
     #[error("a virtual machine that runs gets no other network devices; stop it first")]
     FixedDevices,
+    /// What a machine's guest wrote to its disks is read by nobody else.
+    #[error(
+        "a machine's files are its own system's: nothing on the host reads its disks; use ssh, or `proa attach`"
+    )]
+    NoFiles,
     /// It shares the network of an instance that does not run.
     #[error(
         "instance {instance}, whose network this one shares, is not running: `proa start {instance}` first"
@@ -86,7 +91,7 @@ impl Error {
             | Self::NotRunning
             | Self::NotDue
             | Self::VolumeBusy => ErrorKind::Conflict,
-            Self::FixedDevices => ErrorKind::Unsupported,
+            Self::FixedDevices | Self::NoFiles => ErrorKind::Unsupported,
             Self::Network(_)
             | Self::BadJson { .. }
             | Self::Io { .. }

@@ -4,6 +4,7 @@
 //!   proa-monitor --root DIR --run DIR [--id ID] [--client] [--agent FILE] [--again | --maintenance | --repair]
 //!   proa-monitor --template JSON [detach]
 //!   proa-monitor --add-kernel JSON
+//!   proa-monitor --import-disk JSON
 //! ```
 //!
 //! The engine starts it from a sealed executable, in a session of its own, with `/dev/null` for standard
@@ -22,7 +23,9 @@ mod error;
 mod events;
 mod guest;
 mod health;
+mod import;
 mod log;
+mod machine;
 mod maker;
 mod network;
 mod peek;
@@ -71,6 +74,9 @@ fn main() -> ExitCode {
     }
     if arguments.next_if(|first| first == ADD_ARGUMENT).is_some() {
         return add_kernel(arguments.next().unwrap_or_default());
+    }
+    if arguments.next_if(|first| first == proa_protocol::machine::IMPORT_ARGUMENT).is_some() {
+        return import::run(arguments);
     }
     match Args::parse(arguments) {
         Err(message) => usage(&message),

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::de::{DeserializeOwned, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::disk;
 use crate::reference::{Digest, printable};
 
 /// Most bytes of a manifest or an index, as the distribution specification says.
@@ -111,6 +112,11 @@ pub enum DocumentError {
         /// Those of the manifest.
         layers: usize,
     },
+    /// A disk's config that makes no sense, or does not go with its manifest.
+    #[error(
+        "disk config and manifest do not go together: the disk was not made by this program, or was changed"
+    )]
+    Disk,
     /// The index offers nothing for the platform.
     #[error("no image for {wanted}, only for {} (choose one with --platform)", printable(.offered))]
     NoPlatform {
@@ -254,11 +260,14 @@ impl Document {
 /// As [`Document::parse`].
 pub fn parse_manifest(bytes: &[u8]) -> Result<Manifest, DocumentError> {
     let manifest: Manifest = parse_json("manifest", bytes, MAX_MANIFEST)?;
+    // Docker's older clients left the type out, or wrote octet-stream.
+    let kind = manifest.config.media_type.as_str();
+    if kind == disk::CONFIG && manifest.layers.len() as u64 <= disk::MAX_CHUNKS {
+        return Ok(manifest);
+    }
     if manifest.layers.len() > MAX_LAYERS {
         return Err(DocumentError::TooManyLayers(manifest.layers.len()));
     }
-    // Docker's older clients left the type out, or wrote octet-stream.
-    let kind = manifest.config.media_type.as_str();
     if !kind.is_empty() && kind != "application/octet-stream" && !media_type::is_config(kind) {
         return Err(DocumentError::NotAnImage(kind.to_owned()));
     }

@@ -6,6 +6,7 @@
 //!     state.json       InstanceState: written by the monitor alone, replaced by rename
 //!     log.json         what it has written, see `crate::log`
 //!     upper/ work/     container: the writable layer      rw.img   vm: the writable disk
+//!                      a machine has disks of its own instead, see `crate::machine`
 //!   <run>/instances/<id>/
 //!     monitor.lock     held (flock) as long as the monitor lives: the one proof that it does
 //!     monitor.sock     where clients connect
@@ -34,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::life::Life;
 use crate::log::LogConfig;
+use crate::machine::MachineConfig;
 use crate::message::LaunchConfig;
 use crate::network::Endpoint;
 use crate::volume::MountPoint;
@@ -97,6 +99,9 @@ pub struct InstanceConfig {
     pub log: LogConfig,
     /// What only a VM has.
     pub vm: VmConfig,
+    /// What makes it a machine: it boots its own disks, and has neither spec nor layers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineConfig>,
     /// Its places in networks; the first has the default route.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<Endpoint>,

@@ -27,6 +27,7 @@ pub mod instance;
 pub mod kernel;
 pub mod life;
 pub mod log;
+pub mod machine;
 pub mod message;
 pub mod network;
 pub mod template;

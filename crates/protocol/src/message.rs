@@ -9,6 +9,7 @@
 //! | `Abort` | none of its own | the `Exited` of its process |
 //! | `Watch` | none of its own | `Happened`, as often as something does |
 //! | `Prepare`, `Signal`, `Stop`, `Resize`, `Pause`, `Resume`, `Update`, `Connect`, `Disconnect`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
+//! | `Screenshot` | `Data` frames with a PNG, an empty one last, then `Ok` or `Error` | |
 //! | `Stats`, `Processes`, `Changes`, `Stat` | the like-named response | |
 //! | `ArchiveGet` | `Stat`, then `Data` frames with a tar stream, an empty one last, then `Ok` or `Error` | |
 //! | `ArchivePut` | `Ok` (go on), then the client sends `Data`, an empty one last, then `Ok` or `Error` | |
@@ -105,6 +106,8 @@ pub enum Request {
         #[serde(default)]
         no_overwrite_dir: bool,
     },
+    /// What is on a machine's screen.
+    Screenshot,
     /// End an instance that is held without its first process, or a guest: unmount, sync, exit.
     Shutdown,
 }

@@ -15,11 +15,11 @@ use proa_protocol::frame::{Frame, Kind, WINDOW};
 use proa_protocol::message::{ErrorKind, ExitStatus, Happening, Response};
 
 /// Names a process or a job of one supervisor; never used again.
-pub(crate) type Key = u32;
+pub type Key = u32;
 
 /// What a channel has joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
+pub enum Role {
     /// Nothing: it asks and is answered.
     Plain,
     /// The streams of a process.
@@ -39,13 +39,13 @@ pub(crate) enum Role {
 
 /// One client's conversation.
 #[derive(Debug)]
-pub(crate) struct Channel {
+pub struct Channel {
     /// What it has joined.
-    pub(crate) role: Role,
+    pub role: Role,
     /// It wants to hear of the end of the first process.
-    pub(crate) waits: bool,
+    pub waits: bool,
     /// It wants to hear of what happens by itself.
-    pub(crate) watches: bool,
+    pub watches: bool,
     credit: u32,
     unconsumed: u32,
     backlog: VecDeque<Frame>,
@@ -76,36 +76,36 @@ impl Channel {
 
 /// All channels and the frames to send on them.
 #[derive(Debug, Default)]
-pub(crate) struct Channels {
+pub struct Channels {
     map: BTreeMap<u32, Channel>,
     outgoing: VecDeque<Frame>,
 }
 
 impl Channels {
     /// The channel, if it is known.
-    pub(crate) fn get(&mut self, channel: u32) -> Option<&mut Channel> {
+    pub fn get(&mut self, channel: u32) -> Option<&mut Channel> {
         self.map.get_mut(&channel)
     }
 
     /// The channel, made if it is not known.
-    pub(crate) fn open(&mut self, channel: u32) -> &mut Channel {
+    pub fn open(&mut self, channel: u32) -> &mut Channel {
         self.map.entry(channel).or_insert_with(Channel::new)
     }
 
     /// Forgets the channel, as its client did.
-    pub(crate) fn remove(&mut self, channel: u32) -> Option<Role> {
+    pub fn remove(&mut self, channel: u32) -> Option<Role> {
         let gone = self.map.remove(&channel)?;
         self.outgoing.retain(|frame| frame.channel != channel);
         Some(gone.role)
     }
 
     /// What the channel has joined.
-    pub(crate) fn role(&self, channel: u32) -> Option<Role> {
+    pub fn role(&self, channel: u32) -> Option<Role> {
         self.map.get(&channel).map(|known| known.role)
     }
 
     /// The next frame to send.
-    pub(crate) fn pop(&mut self) -> Option<Frame> {
+    pub fn pop(&mut self) -> Option<Frame> {
         let frame = self.outgoing.pop_front();
         if self.outgoing.is_empty() {
             // An idle supervisor keeps no queue.
@@ -115,29 +115,29 @@ impl Channels {
     }
 
     /// Whether a frame waits to be sent.
-    pub(crate) fn has_outgoing(&self) -> bool {
+    pub fn has_outgoing(&self) -> bool {
         !self.outgoing.is_empty()
     }
 
     /// Sends an answer.
-    pub(crate) fn respond(&mut self, channel: u32, response: &Response) {
+    pub fn respond(&mut self, channel: u32, response: &Response) {
         self.forward(response.frame(channel));
     }
 
     /// Sends a frame that is no stream.
-    pub(crate) fn forward(&mut self, frame: Frame) {
+    pub fn forward(&mut self, frame: Frame) {
         if self.map.contains_key(&frame.channel) {
             self.outgoing.push_back(frame);
         }
     }
 
     /// Sends an error.
-    pub(crate) fn fail(&mut self, channel: u32, kind: ErrorKind, message: impl Into<String>) {
+    pub fn fail(&mut self, channel: u32, kind: ErrorKind, message: impl Into<String>) {
         self.respond(channel, &Response::error(kind, message));
     }
 
     /// Ends a channel whose client broke the protocol. Returns what it had joined.
-    pub(crate) fn expel(&mut self, channel: u32, why: &str) -> Option<Role> {
+    pub fn expel(&mut self, channel: u32, why: &str) -> Option<Role> {
         let role = self.remove(channel)?;
         self.outgoing.push_back(Response::error(ErrorKind::InvalidInput, why).frame(channel));
         self.outgoing.push_back(Frame::close(channel));
@@ -145,14 +145,14 @@ impl Channels {
     }
 
     /// Counts stream bytes that came in; false if they exceed the window.
-    pub(crate) fn received(&mut self, channel: u32, bytes: usize) -> bool {
+    pub fn received(&mut self, channel: u32, bytes: usize) -> bool {
         let Some(known) = self.map.get_mut(&channel) else { return true };
         known.unconsumed = known.unconsumed.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
         known.unconsumed <= WINDOW
     }
 
     /// Returns credit for stream bytes that were passed on or thrown away.
-    pub(crate) fn consumed(&mut self, channel: u32, bytes: usize) {
+    pub fn consumed(&mut self, channel: u32, bytes: usize) {
         let Some(known) = self.map.get_mut(&channel) else { return };
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(known.unconsumed);
         if bytes > 0 {
@@ -162,7 +162,7 @@ impl Channels {
     }
 
     /// Takes credit that a client returned, and sends what waited for it.
-    pub(crate) fn credit(&mut self, channel: u32, bytes: u32) {
+    pub fn credit(&mut self, channel: u32, bytes: u32) {
         if let Some(known) = self.map.get_mut(&channel) {
             // More than a window is never on the way, so a client that returns more is not believed.
             known.credit = known.credit.saturating_add(bytes).min(WINDOW);
@@ -171,12 +171,12 @@ impl Channels {
     }
 
     /// Bytes the channel may be sent now.
-    pub(crate) fn credit_of(&self, channel: u32) -> usize {
+    pub fn credit_of(&self, channel: u32) -> usize {
         self.map.get(&channel).map_or(0, |known| known.credit as usize)
     }
 
     /// Sends stream bytes within the channel's credit, of which the caller made sure.
-    pub(crate) fn stream(&mut self, channel: u32, kind: Kind, payload: Vec<u8>) {
+    pub fn stream(&mut self, channel: u32, kind: Kind, payload: Vec<u8>) {
         let Some(known) = self.map.get_mut(&channel) else { return };
         let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         debug_assert!(length <= known.credit);
@@ -185,13 +185,13 @@ impl Channels {
     }
 
     /// Bytes that every reader of a process's stream has credit for; `None` without readers.
-    pub(crate) fn budget(&self, process: Key, kind: Kind) -> Option<usize> {
+    pub fn budget(&self, process: Key, kind: Kind) -> Option<usize> {
         let readers = self.map.values().filter(|channel| channel.reads(process, kind));
         readers.map(|channel| channel.credit as usize).min()
     }
 
     /// Gives bytes of a process's stream to all that read it; what exceeds a reader's credit waits.
-    pub(crate) fn fan_out(&mut self, process: Key, kind: Kind, payload: Vec<u8>) {
+    pub fn fan_out(&mut self, process: Key, kind: Kind, payload: Vec<u8>) {
         let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         let mut readers = self.map.iter_mut().filter(|(_, channel)| channel.reads(process, kind)).peekable();
         let mut payload = Some(payload);
@@ -209,7 +209,7 @@ impl Channels {
     }
 
     /// Tells all that joined a process how it ended, after their last output.
-    pub(crate) fn process_ended(&mut self, process: Key, status: ExitStatus) {
+    pub fn process_ended(&mut self, process: Key, status: ExitStatus) {
         let joined: Vec<u32> = self.joined(process).collect();
         for channel in joined {
             if let Some(known) = self.map.get_mut(&channel) {
@@ -220,7 +220,7 @@ impl Channels {
     }
 
     /// Tells all that wait how the first process ended.
-    pub(crate) fn answer_waiting(&mut self, status: ExitStatus) {
+    pub fn answer_waiting(&mut self, status: ExitStatus) {
         for (&number, channel) in &mut self.map {
             if std::mem::take(&mut channel.waits) {
                 self.outgoing.push_back(Response::Exited(status).frame(number));
@@ -229,14 +229,14 @@ impl Channels {
     }
 
     /// Tells all that watch what happened.
-    pub(crate) fn tell_watchers(&mut self, what: Happening) {
+    pub fn tell_watchers(&mut self, what: Happening) {
         for (&number, _) in self.map.iter().filter(|(_, channel)| channel.watches) {
             self.outgoing.push_back(Response::Happened(what).frame(number));
         }
     }
 
     /// Channels that joined a process.
-    pub(crate) fn joined(&self, process: Key) -> impl Iterator<Item = u32> + '_ {
+    pub fn joined(&self, process: Key) -> impl Iterator<Item = u32> + '_ {
         let joined =
             move |channel: &Channel| matches!(channel.role, Role::Process { key, .. } if key == process);
         self.map.iter().filter(move |(_, channel)| joined(channel)).map(|(&number, _)| number)

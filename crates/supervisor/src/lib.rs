@@ -19,6 +19,8 @@
 //! Contract: no more than a window is held for a channel in each direction (the last output of a process that
 //! has ended excepted, see `channel`). Output reaches all its readers or none, so the slowest sets the pace.
 //! A process's end is told after its output. Whoever attaches before the start misses nothing.
+//!
+//! [`Channels`], [`Input`] and [`Output`] keep that contract, for a machine's console as well, whose monitor uses them.
 
 mod channel;
 mod devices;
@@ -41,10 +43,11 @@ use proa_runtime::{CgroupPolicy, Container, Create, Error, Handles, Interfaces, 
 use rustix::event::PollFlags;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
+pub use crate::channel::{Channel, Channels, Key, Role};
 pub use crate::files::root_outside;
 pub use crate::poll::{HOST_TOKENS, PollSet};
+pub use crate::stream::{Found, Input, Output, non_blocking};
 
-use crate::channel::{Channels, Key, Role};
 use crate::job::Job;
 use crate::process::Process;
 

@@ -53,6 +53,7 @@ impl Supervisor {
             | Request::Connect(_)
             | Request::Disconnect { .. }
             | Request::Stop { .. }
+            | Request::Screenshot
             | Request::Shutdown => {
                 self.channels.fail(channel, ErrorKind::Unsupported, "that is not for a supervisor to do");
             }

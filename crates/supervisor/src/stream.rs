@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use crate::channel::{Channels, Key};
 
 /// Makes a descriptor of ours non-blocking.
-pub(crate) fn non_blocking(fd: OwnedFd) -> Result<Rc<OwnedFd>, Errno> {
+pub fn non_blocking(fd: OwnedFd) -> Result<Rc<OwnedFd>, Errno> {
     fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
     Ok(Rc::new(fd))
 }
@@ -19,7 +19,7 @@ pub(crate) fn non_blocking(fd: OwnedFd) -> Result<Rc<OwnedFd>, Errno> {
 /// Bytes on the way from clients into a process. Each client's share is bounded by its window, and credit is
 /// returned when the bytes have been written, or when nobody can read them any more.
 #[derive(Debug, Default)]
-pub(crate) struct Input {
+pub struct Input {
     fd: Option<Rc<OwnedFd>>,
     queue: VecDeque<Piece>,
     end_after_queue: bool,
@@ -34,12 +34,12 @@ struct Piece {
 
 impl Input {
     /// An input into `fd`; without one, all bytes are thrown away.
-    pub(crate) fn new(fd: Option<Rc<OwnedFd>>) -> Self {
+    pub fn new(fd: Option<Rc<OwnedFd>>) -> Self {
         Self { fd, ..Self::default() }
     }
 
     /// Takes bytes from a client and writes what can be written at once.
-    pub(crate) fn push(&mut self, channel: u32, bytes: Vec<u8>, channels: &mut Channels) {
+    pub fn push(&mut self, channel: u32, bytes: Vec<u8>, channels: &mut Channels) {
         if self.fd.is_none() || self.end_after_queue {
             return channels.consumed(channel, bytes.len());
         }
@@ -50,18 +50,18 @@ impl Input {
     }
 
     /// Ends the input once all that was taken has been written.
-    pub(crate) fn end(&mut self) {
+    pub fn end(&mut self) {
         self.end_after_queue = true;
         self.close_if_done();
     }
 
     /// The descriptor to wait for until it can be written to, if there is something to write.
-    pub(crate) fn wants(&self) -> Option<BorrowedFd<'_>> {
+    pub fn wants(&self) -> Option<BorrowedFd<'_>> {
         if self.queue.is_empty() { None } else { self.fd.as_ref().map(|fd| fd.as_fd()) }
     }
 
     /// Writes as much as the descriptor takes.
-    pub(crate) fn write(&mut self, channels: &mut Channels) {
+    pub fn write(&mut self, channels: &mut Channels) {
         let Some(fd) = self.fd.clone() else { return };
         while let Some(piece) = self.queue.front_mut() {
             match rustix::io::write(&fd, &piece.bytes[piece.written..]) {
@@ -84,7 +84,7 @@ impl Input {
     }
 
     /// Closes the input and throws away what was not written.
-    pub(crate) fn discard(&mut self, channels: &mut Channels) {
+    pub fn discard(&mut self, channels: &mut Channels) {
         self.fd = None;
         for piece in std::mem::take(&mut self.queue) {
             channels.consumed(piece.channel, piece.bytes.len());
@@ -100,14 +100,14 @@ impl Input {
 
 /// One output stream of a process.
 #[derive(Debug)]
-pub(crate) struct Output {
+pub struct Output {
     fd: Option<Rc<OwnedFd>>,
     kind: Kind,
 }
 
 /// What a read of an output found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Found {
+pub enum Found {
     /// Bytes, which went to the readers.
     Bytes(usize),
     /// Nothing now.
@@ -118,29 +118,29 @@ pub(crate) enum Found {
 
 impl Output {
     /// An output from `fd`; without one, it has ended.
-    pub(crate) fn new(fd: Option<Rc<OwnedFd>>, kind: Kind) -> Self {
+    pub fn new(fd: Option<Rc<OwnedFd>>, kind: Kind) -> Self {
         Self { fd, kind }
     }
 
     /// Whether its end was seen.
-    pub(crate) fn ended(&self) -> bool {
+    pub fn ended(&self) -> bool {
         self.fd.is_none()
     }
 
     /// Ends it, whatever may still come.
-    pub(crate) fn close(&mut self) {
+    pub fn close(&mut self) {
         self.fd = None;
     }
 
     /// The descriptor to wait for, if all readers have credit.
-    pub(crate) fn wants(&self, process: Key, channels: &Channels) -> Option<BorrowedFd<'_>> {
+    pub fn wants(&self, process: Key, channels: &Channels) -> Option<BorrowedFd<'_>> {
         let fd = self.fd.as_ref()?;
         // A descriptor in the set reports its hang-up always, so one that must wait is left out.
         (channels.budget(process, self.kind) != Some(0)).then(|| fd.as_fd())
     }
 
     /// Reads once, no more than all readers have credit for.
-    pub(crate) fn read(&mut self, process: Key, channels: &mut Channels) -> Found {
+    pub fn read(&mut self, process: Key, channels: &mut Channels) -> Found {
         match channels.budget(process, self.kind) {
             Some(0) => Found::Nothing,
             budget => self.read_up_to(budget.unwrap_or(MAX_STREAM).min(MAX_STREAM), process, channels),
@@ -149,7 +149,7 @@ impl Output {
 
     /// Reads what the kernel still holds, credit or not: for a process that has ended, whose pipes bound it.
     /// Others may still hold the far end and write for ever, so no more is read than there is now.
-    pub(crate) fn read_rest(&mut self, process: Key, channels: &mut Channels) {
+    pub fn read_rest(&mut self, process: Key, channels: &mut Channels) {
         let Some(fd) = &self.fd else { return };
         // A terminal cannot tell how much it holds; it is less than this.
         let mut left = rustix::io::ioctl_fionread(fd).map_or(0, |bytes| bytes as usize).max(MAX_STREAM);

@@ -79,6 +79,8 @@ pub struct Jail {
     pub view: Option<View>,
     /// Never gain privileges by running a program.
     pub no_new_privileges: bool,
+    /// Most bytes of addresses that it may have.
+    pub addresses: Option<u64>,
 }
 
 impl Jail {
@@ -129,6 +131,7 @@ struct Prepared {
     namespaces: u64,
     view: Option<PreparedView>,
     no_new_privileges: bool,
+    addresses: Option<u64>,
     keep: Vec<RawFd>,
     /// Who is told of the filter that holds the opening of a file.
     listener_to: Option<RawFd>,
@@ -157,6 +160,7 @@ impl Prepared {
             namespaces: jail.namespaces,
             view: jail.view.as_ref().map(PreparedView::new).transpose()?,
             no_new_privileges: jail.no_new_privileges,
+            addresses: jail.addresses,
             keep: keep.iter().map(AsRawFd::as_raw_fd).collect(),
             listener_to: None,
         })
@@ -171,6 +175,9 @@ impl Prepared {
         }
         let none = Rlimit { current: Some(0), maximum: Some(0) };
         rustix::process::setrlimit(Resource::Core, none)?;
+        if let Some(bytes) = self.addresses {
+            rustix::process::setrlimit(Resource::As, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
+        }
         if let Some((id, groups)) = &self.identity {
             become_user(*id, groups.as_deref())?;
         }

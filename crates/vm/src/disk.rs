@@ -123,16 +123,21 @@ fn copy_sparse(from: &Path, to: &Path) -> io::Result<()> {
     let source = File::open(from)?;
     let target = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to)?;
     target.set_len(source.metadata()?.len())?;
+    copy_data(&source, &target)
+}
+
+/// Copies what a file holds into another of its length that is empty; what it does not hold stays out.
+pub(crate) fn copy_data(source: &File, target: &File) -> io::Result<()> {
     let mut position = 0;
     loop {
-        position = match seek(&source, At::Data(position)) {
+        position = match seek(source, At::Data(position)) {
             Ok(start) => start,
             // Nothing but a hole is left.
             Err(rustix::io::Errno::NXIO) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let end = seek(&source, At::Hole(position))?;
-        copy_range(&source, &target, position, end)?;
+        let end = seek(source, At::Hole(position))?;
+        copy_range(source, target, position, end)?;
         position = end;
     }
 }

@@ -12,6 +12,20 @@ pub enum VmError {
         /// The program looked for.
         program: &'static str,
     },
+    /// No UEFI on this host.
+    #[error("UEFI's firmware {path} is not on this host; install it: apt-get install ovmf")]
+    MissingFirmware {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// A disk image that is refused.
+    #[error("{path}: {reason}")]
+    BadDisk {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// No virtio-fs server on this host.
     #[error(
         "sharing {path} with a virtual machine needs virtiofsd; install it: apt-get install virtiofsd (Debian 12: qemu-system-common)"

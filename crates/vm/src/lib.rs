@@ -9,17 +9,23 @@
 //!                                                     └ console()  what the guest's kernel said last
 //! ```
 //!
+//! A [`Pc`] is the other kind of machine: it boots disks of its own, has no agent, and is spoken to by its serial
+//! console and QEMU's control ([`Control`]). [`import::run`] makes such disks of files of other forms.
+//!
 //! Starting does not wait for the guest: the caller writes its `Configure` request at once and polls.
 //! Nothing here starts a thread or reads what a guest wrote to a disk. Dropping a [`Vm`] kills its
 //! processes; so does the death of the process that started it.
 
 mod accelerator;
+mod control;
 mod cpio;
 mod disk;
 mod error;
+pub mod import;
 mod initramfs;
 mod kernel;
 mod machine;
+mod pc;
 mod qemu;
 mod qmp;
 mod share;
@@ -32,9 +38,11 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use control::{Control, Said};
 pub use error::VmError;
 pub use kernel::add_kernel;
 pub use machine::{ANSWER_TIMEOUT, Vm, VmExit};
+pub use pc::{Pc, PcSpec};
 pub use share::{Share, plan_shares};
 pub use template::TemplateRequest;
 

@@ -131,6 +131,31 @@ impl Helper {
             }
         }
     }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Readable when it has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// How it ended, if it has.
+    pub fn try_wait(&mut self) -> Result<Option<VmExit>, VmError> {
+        let status = self.child.try_wait().map_err(VmError::io("waiting for the VMM"))?;
+        Ok(status.map(VmExit::from))
+    }
+
+    /// It fails for a process that has ended, which is what is wanted.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+    }
+
+    /// Waits until it has ended.
+    pub fn wait(&mut self) -> Result<VmExit, VmError> {
+        self.child.wait().map(VmExit::from).map_err(VmError::io("waiting for the VMM"))
+    }
 }
 
 impl Drop for Helper {
@@ -190,6 +215,12 @@ impl Logs {
             detail if detail.is_empty() => error,
             detail => VmError::Died { status: error.to_string(), detail },
         }
+    }
+
+    /// What the VMM said last, in one line.
+    pub fn said(&self) -> Option<String> {
+        let text = last_lines(&self.errors);
+        text.lines().last().map(|line| line.trim_start_matches("qemu-system-x86_64: ").to_owned())
     }
 
     fn detail(&self) -> String {
@@ -293,17 +324,17 @@ impl Vm {
 
     /// Process id of the VMM.
     pub fn pid(&self) -> u32 {
-        self.vmm.child.id()
+        self.vmm.pid()
     }
 
     /// Process ids of what serves its shares.
     pub fn helper_pids(&self) -> Vec<u32> {
-        self.servers.iter().map(|server| server.child.id()).collect()
+        self.servers.iter().map(Helper::pid).collect()
     }
 
     /// Readable when the VMM has ended.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
-        self.vmm.pidfd.as_fd()
+        self.vmm.pidfd()
     }
 
     /// How the VMM ended, if it has.
@@ -311,14 +342,12 @@ impl Vm {
     /// # Errors
     /// Waiting failed.
     pub fn try_wait(&mut self) -> Result<Option<VmExit>, VmError> {
-        let status = self.vmm.child.try_wait().map_err(VmError::io("waiting for the VMM"))?;
-        Ok(status.map(VmExit::from))
+        self.vmm.try_wait()
     }
 
     /// Kills the VMM and its helpers; `try_wait` and `wait` tell when the VMM is gone.
     pub fn kill(&mut self) {
-        // It fails for a process that has ended, which is what is wanted.
-        let _ = self.vmm.child.kill();
+        self.vmm.kill();
         self.servers.clear();
     }
 
@@ -327,7 +356,7 @@ impl Vm {
     /// # Errors
     /// Waiting failed.
     pub fn wait(&mut self) -> Result<VmExit, VmError> {
-        self.vmm.child.wait().map(VmExit::from).map_err(VmError::io("waiting for the VMM"))
+        self.vmm.wait()
     }
 
     /// What the guest's kernel wrote to its console last: some lines, without control characters.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use proa_sys::jail::{Entry, Jail, View};
+use proa_sys::jail::{Entry, Identity, Jail, View};
 use rustix::thread::UnshareFlags;
 
 use crate::accelerator::Accelerator;
@@ -37,6 +37,8 @@ const SYSTEM: &[&str] = &["/usr", "/lib", "/lib64", "/etc/ld.so.cache"];
 /// Functions of a PCI slot, and slots that the machine itself leaves free (1 to 30).
 const FUNCTIONS: usize = 8;
 const SLOTS: usize = 30;
+/// What its own filter of system calls forbids beside what nobody needs.
+pub(crate) const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 /// Everything a guest may have: disks, shares, network devices and the serial port.
 pub(crate) const MAX_DEVICES: usize = FUNCTIONS * SLOTS;
 /// Size of a place for a disk, bytes. A clone believes that the disk in it is as large; it reads no more of it than
@@ -64,18 +66,13 @@ impl Qemu {
     }
 
     fn jail(&self, machine: &Machine) -> io::Result<Jail> {
-        let mut entries: Vec<Entry> =
-            SYSTEM.iter().filter_map(|path| system_entry(Path::new(path))).collect();
-        if !self.program.starts_with("/usr") {
-            entries.extend(system_entry(&self.program));
-        }
-        entries.push(Entry::Device("/dev/urandom".into()));
+        let mut shown = Vec::new();
         if let Accelerator::Kvm { .. } = machine.accelerator {
-            entries.push(Entry::Device("/dev/kvm".into()));
+            shown.push(Entry::Device("/dev/kvm".into()));
         }
         let mut show = |source: &Path, target: &str, writable| {
             let target = target.trim_start_matches('/').into();
-            entries.push(Entry::Bind { source: source.to_owned(), target, writable });
+            shown.push(Entry::Bind { source: source.to_owned(), target, writable });
         };
         if !matches!(machine.origin, Origin::Clone { .. }) {
             show(&machine.kernel, KERNEL, false);
@@ -84,14 +81,27 @@ impl Qemu {
         if let Origin::Template { memory, .. } = &machine.origin {
             show(memory, MEMORY, true);
         }
+        Ok(self.jail_with(&machine.run_dir, user::identity(&machine.id, &machine.accelerator)?, shown))
+    }
+
+    /// A jail in which it can run, as `who`, and sees what is `shown`; in its own view that covers `at`.
+    pub fn jail_with(&self, at: &Path, who: Identity, shown: Vec<Entry>) -> Jail {
+        let mut entries: Vec<Entry> =
+            SYSTEM.iter().filter_map(|path| system_entry(Path::new(path))).collect();
+        if !self.program.starts_with("/usr") {
+            entries.extend(system_entry(&self.program));
+        }
+        entries.push(Entry::Device("/dev/urandom".into()));
+        entries.extend(shown);
         let namespaces =
             UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
-        Ok(Jail {
-            identity: Some(user::identity(&machine.id, &machine.accelerator)?),
+        Jail {
+            identity: Some(who),
             namespaces: namespaces.bits().into(),
-            view: Some(View { at: machine.run_dir.clone(), entries, root: true }),
+            view: Some(View { at: at.to_owned(), entries, root: true }),
             no_new_privileges: true,
-        })
+            addresses: None,
+        }
     }
 }
 
@@ -142,10 +152,10 @@ fn arguments(machine: &Machine) -> Vec<String> {
     let mut line = CommandLine::default();
     line.add("-name", format!("guest=proa-{}", machine.id));
     for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
-        line.words.push(flag.to_owned());
+        line.flag(flag);
     }
     line.add("-display", "none");
-    line.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    line.add("-sandbox", SANDBOX);
     add_board(&mut line, machine);
     add_origin(&mut line, machine);
     // Its standard output, which is a log of fixed size: a file it opened, QEMU would want to truncate.
@@ -169,7 +179,7 @@ fn arguments(machine: &Machine) -> Vec<String> {
         let mac = format!("52:54:00:00:00:{number:02x}");
         line.device(&format!("virtio-net-pci,netdev=net{number},mac={mac},romfile=,disable-legacy=on"));
     }
-    line.words
+    line.words()
 }
 
 /// What the guest boots from, or goes on from.
@@ -217,13 +227,18 @@ fn add_board(line: &mut CommandLine, machine: &Machine) {
     line.add("-machine", board);
     line.add("-m", format!("{}K", size / 1024));
     line.add("-smp", machine.cpus.to_string());
-    match machine.accelerator {
+    accelerate(line, &machine.accelerator, machine.cpus);
+}
+
+/// What executes the guest's instructions, and what CPU it sees.
+pub(crate) fn accelerate(line: &mut CommandLine, accelerator: &Accelerator, cpus: u32) {
+    match accelerator {
         Accelerator::Kvm { .. } => {
             line.add("-accel", "kvm");
             line.add("-cpu", "host");
         }
         Accelerator::Emulation { .. } => {
-            let threads = if machine.cpus == 1 { "single" } else { "multi" };
+            let threads = if cpus == 1 { "single" } else { "multi" };
             line.add("-accel", format!("tcg,thread={threads},tb-size={TRANSLATIONS}"));
             // All that is emulated but what is slower to emulate than to do without: a fifth level of page
             // tables, and string instructions that copy byte by byte.
@@ -274,15 +289,22 @@ fn kernel_command_line(machine: &Machine) -> String {
     words.join(" ")
 }
 
+/// A command line of QEMU's in the making.
 #[derive(Default)]
-struct CommandLine {
+pub(crate) struct CommandLine {
     words: Vec<String>,
     devices: usize,
     descriptors: usize,
 }
 
 impl CommandLine {
-    fn add(&mut self, option: &str, value: impl Into<String>) {
+    /// An option without a value.
+    pub fn flag(&mut self, option: &str) {
+        self.words.push(option.to_owned());
+    }
+
+    /// An option and its value.
+    pub fn add(&mut self, option: &str, value: impl Into<String>) {
         self.words.extend([option.to_owned(), value.into()]);
     }
 
@@ -294,8 +316,13 @@ impl CommandLine {
         self.add("-device", format!("{description},{place}"));
     }
 
+    /// All of it.
+    pub fn words(self) -> Vec<String> {
+        self.words
+    }
+
     /// Announces an inherited descriptor, and gives the path that it is opened by.
-    fn descriptor(&mut self, fd: RawFd) -> String {
+    pub fn descriptor(&mut self, fd: RawFd) -> String {
         self.descriptors += 1;
         self.add("-add-fd", format!("fd={fd},set={}", self.descriptors));
         format!("/dev/fdset/{}", self.descriptors)

@@ -1,6 +1,6 @@
 //! QEMU's control protocol, as much of it as saving a machine needs: a command is a line, and so is its answer.
 
-use std::io::{BufRead, BufReader, IoSlice, Write};
+use std::io::{BufRead, BufReader, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -15,6 +15,8 @@ use crate::VmError;
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// How long QEMU may say nothing while it saves.
 const SAVE_LIMIT: Duration = Duration::from_secs(60);
+/// Longest line that QEMU sends: a description of all a machine has is some ten KiB.
+const LONGEST: u64 = 1024 * 1024;
 /// Name of a descriptor on QEMU's side.
 const STATE: &str = "state";
 
@@ -62,30 +64,48 @@ impl Qmp {
         // A line this short is taken whole by an empty socket.
         rustix::net::sendmsg(socket, &[IoSlice::new(&line)], &mut control, SendFlags::empty())
             .map_err(|errno| failed(errno.into()))?;
-        self.answer("getfd")
+        self.answer("getfd").map(drop)
     }
 
-    fn ask(&mut self, command: &str, arguments: Value) -> Result<(), VmError> {
+    /// Waits until a mirror has copied everything, and ends it there.
+    pub fn wait_job(&mut self, job: &str) -> Result<(), VmError> {
+        // It takes as long as there is to copy; whoever wants to wait no longer ends this process.
+        self.stream.get_ref().set_read_timeout(None).map_err(failed)?;
+        loop {
+            let message = self.message()?;
+            match message["event"].as_str() {
+                Some("BLOCK_JOB_READY") => _ = self.ask("block-job-cancel", json!({"device": job}))?,
+                Some("BLOCK_JOB_COMPLETED" | "BLOCK_JOB_CANCELLED") => match message["data"].get("error") {
+                    Some(error) => return Err(refused("blockdev-mirror", error)),
+                    None => return Ok(()),
+                },
+                _ => {}
+            }
+        }
+    }
+
+    /// Asks, and gives what is returned.
+    pub fn ask(&mut self, command: &str, arguments: Value) -> Result<Value, VmError> {
         self.stream.get_mut().write_all(&line(command, arguments)).map_err(failed)?;
         self.answer(command)
     }
 
     /// Waits for the answer; events are passed over.
-    fn answer(&mut self, command: &str) -> Result<(), VmError> {
+    fn answer(&mut self, command: &str) -> Result<Value, VmError> {
         loop {
-            let message = self.message()?;
+            let mut message = self.message()?;
             if let Some(error) = message.get("error") {
                 return Err(refused(command, &error["desc"]));
             }
             if message.get("return").is_some() {
-                return Ok(());
+                return Ok(message["return"].take());
             }
         }
     }
 
     fn message(&mut self) -> Result<Value, VmError> {
         let mut text = String::new();
-        match self.stream.read_line(&mut text) {
+        match self.stream.by_ref().take(LONGEST).read_line(&mut text) {
             Ok(0) => Err(failed(std::io::ErrorKind::UnexpectedEof.into())),
             Ok(_) => serde_json::from_str(&text).map_err(|error| failed(error.into())),
             Err(error) => Err(failed(error)),

@@ -15,6 +15,7 @@ pub mod inspect;
 pub mod kernel;
 pub mod kill;
 pub mod logs;
+pub mod machine;
 pub mod metrics;
 pub mod network;
 pub mod pause;
@@ -180,6 +181,7 @@ pub const ALL: &[Entry] = &[
     group!("container", "Work on instances", CONTAINER),
     group!("image", "Work on images", IMAGE),
     group!("kernel", "Manage kernels of virtual machines", KERNEL),
+    group!("machine", "Boot whole disks as machines", MACHINE),
     group!("network", "Work on networks", NETWORK),
     group!("policy", "Hold instances to the Pod Security Standards", POLICY),
     group!("system", "Work on all of it", SYSTEM),
@@ -237,6 +239,27 @@ const KERNEL: &[Entry] = &[
     entry!(Management, "ls", kernel::ls, "List kernels of virtual machines", aliases: &["list"]),
     entry!(Management, "rm", kernel::rm, "Remove kernels that nobody uses", aliases: &["remove"]),
     entry!(Management, "use", kernel::choose, "Choose the kernel of virtual machines that name none"),
+];
+
+const MACHINE: &[Entry] = &[
+    entry!(Management, "create", machine::create, "Make a machine that boots a disk"),
+    entry!(
+        Management,
+        "import",
+        machine::import,
+        "Make a disk image of a file, to push or to make machines of"
+    ),
+    entry!(Management, "ls", machine::ls, "List machines", aliases: &["list"]),
+    entry!(Management, "save", machine::save, "Make a disk image of a machine's disk"),
+    entry!(Management, "screenshot", machine::screenshot, "Write what is on a machine's screen as a PNG"),
+    group!("snapshot", "Keep and bring back what is on a machine's disks", MACHINE_SNAPSHOT),
+];
+
+const MACHINE_SNAPSHOT: &[Entry] = &[
+    entry!(Management, "create", machine::snapshot::create, "Keep what is on a machine's disks now"),
+    entry!(Management, "ls", machine::snapshot::ls, "List a machine's snapshots", aliases: &["list"]),
+    entry!(Management, "restore", machine::snapshot::restore, "Make a machine's disks what they were"),
+    entry!(Management, "rm", machine::snapshot::rm, "Remove snapshots", aliases: &["remove"]),
 ];
 
 const NETWORK: &[Entry] = &[

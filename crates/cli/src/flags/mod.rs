@@ -3,6 +3,7 @@
 mod later;
 mod life;
 mod limits;
+mod machine;
 mod network;
 mod process;
 mod security;
@@ -19,6 +20,7 @@ use crate::error::Failure;
 use crate::terminal;
 
 pub use limits::UpdateFlags;
+pub use machine::{MachineFlags, MachineWanted};
 pub use process::environment;
 
 /// Options that `run` and `create` share.

@@ -158,7 +158,7 @@ fn labels(files: &[PathBuf], given: &[String]) -> Result<BTreeMap<String, String
 }
 
 /// Lines that are neither empty nor comments.
-fn lines(path: &Path) -> Result<Vec<String>, Failure> {
+pub(super) fn lines(path: &Path) -> Result<Vec<String>, Failure> {
     let failed = |error| Failure::io("read", path, error).with_code(crate::error::ENGINE);
     let text = std::fs::read_to_string(path).map_err(failed)?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);

@@ -286,3 +286,53 @@ fn a_volume_is_filled_once_for_many() {
     }
     assert_sound(&proa, "the end");
 }
+
+/// Machines of disks of their own: made, started, kept and brought back under kills.
+#[test]
+fn disks_of_machines_survive_kills() {
+    let proa = Proa::with_busybox();
+    let mut dice = Dice::new();
+    let scratch = tempfile::tempdir_in("/var/tmp").unwrap();
+    let disk = scratch.path().join("disk.img");
+    fs::write(&disk, vec![7; 1 << 20]).unwrap();
+    let image = scratch.path().join("disk.qcow2");
+    let convert = ["convert", "-O", "qcow2", disk.to_str().unwrap(), image.to_str().unwrap()];
+    assert!(std::process::Command::new("qemu-img").args(convert).status().unwrap().success());
+    let create = |name| ["machine", "create", "--disk", image.to_str().unwrap(), "-m", "64m", name];
+    proa.ok(&create("keep"));
+    proa.ok(&["machine", "snapshot", "create", "keep", "first"]);
+    let id = proa.ok(&["inspect", "--format", "{{.Id}}", "keep"]);
+    let media = proa.root().join("instances").join(id).join("machine/disk0.img");
+    for round in 0..24 {
+        let victim = [Victim::Cli, Victim::Monitor, Victim::Both][dice.below(3) as usize];
+        match dice.below(4) {
+            0 => strike(&proa, &mut dice, &create("struck"), Victim::Cli, 200_000),
+            1 => strike(
+                &proa,
+                &mut dice,
+                &["machine", "snapshot", "create", "keep", "more"],
+                Victim::Cli,
+                30_000,
+            ),
+            2 => strike(
+                &proa,
+                &mut dice,
+                &["machine", "snapshot", "restore", "keep", "first"],
+                Victim::Cli,
+                30_000,
+            ),
+            _ => strike(&proa, &mut dice, &["start", "keep"], victim, 300_000),
+        }
+        assert_sound(&proa, &format!("round {round}, {victim:?}"));
+        proa.wait_for("its monitor to be gone", || {
+            proa.run(&["kill", "keep"]);
+            proa.run(&["machine", "snapshot", "rm", "keep", "more"]).stderr.find("running").is_none()
+        });
+        assert!(fs::read(&media).unwrap() == fs::read(&disk).unwrap(), "round {round}");
+        let removed = proa.run(&["rm", "-f", "struck"]);
+        assert_eq!(removed.code, 0, "round {round}: {removed:?}");
+    }
+    proa.ok(&["start", "keep"]);
+    proa.ok(&["rm", "-f", "keep"]);
+    proa.assert_nothing_left();
+}

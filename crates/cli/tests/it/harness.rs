@@ -594,6 +594,11 @@ impl Registry {
         &self.address
     }
 
+    /// Where it keeps what it has.
+    pub fn storage(&self) -> &Path {
+        self.storage.path()
+    }
+
     /// Copies a local image into the registry with skopeo; its reference there.
     pub fn push(&self, proa: &Proa, image: &str, name: &str) -> String {
         let archive = self.storage.path().join("push.tar");

@@ -11,6 +11,7 @@ mod keep_id;
 mod kernels;
 mod load;
 mod lsm;
+mod machines;
 mod network;
 mod parity;
 mod policy;

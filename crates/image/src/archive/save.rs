@@ -43,6 +43,9 @@ pub fn save(store: &Store, images: &[String], format: ArchiveFormat, out: &mut d
     }
     for image in &chosen {
         let (bytes, manifest) = read_manifest(store, &image.manifest)?;
+        if crate::disk::is_disk(&manifest) {
+            return Err(Error::Archive(format!("{} is a disk, which travels by `proa push`", image.id)));
+        }
         let blobs: Vec<&Descriptor> = manifest.layers.iter().chain([&manifest.config]).collect();
         // Nothing that is being written may be removed meanwhile.
         session.lease(blobs.iter().map(|blob| &blob.digest).chain([&image.manifest]))?;

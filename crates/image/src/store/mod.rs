@@ -22,6 +22,7 @@ mod session;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use proa_oci::disk::{DiskLayout, OS};
 use proa_oci::image::{ImageConfig, parse_config};
 use proa_oci::reference::{Digest, Reference, ReferenceError, is_lower_hex};
 use rusqlite::types::Type;
@@ -59,6 +60,8 @@ pub struct Image {
     pub names: Vec<String>,
     /// How to run it.
     pub config: ImageConfig,
+    /// What it is as a disk, where it is one.
+    pub disk: Option<DiskLayout>,
     /// What its root file system is mounted from, lowest first. Layers that an opaque root hides are left out.
     pub layers: Vec<LayerFile>,
     /// Bytes of its layers as tars; what Docker calls the size.
@@ -224,11 +227,24 @@ impl Store {
         let Some((manifest, config, stored)) = row.optional().map_err(self.failed())? else {
             return Ok(None);
         };
-        let config = parse_config(config.as_bytes()).map_err(Error::document(format!("image {id}")))?;
+        let failed = || Error::document(format!("image {id}"));
+        let text = config.as_bytes();
+        let config = parse_config(text).map_err(failed())?;
+        let disk = if config.os == OS { DiskLayout::parse(text).map_err(failed())? } else { None };
         let names = self.strings("SELECT name FROM names WHERE image = ?1 ORDER BY name", id.as_str())?;
         let stored = u64::try_from(stored).unwrap_or(0);
-        let (layers, size, disk_size) = self.load_layers(id)?;
-        Ok(Some(Image { id: id.clone(), manifest, names, config, layers, size, disk_size, stored }))
+        let (layers, mut size, mut disk_size) = self.load_layers(id)?;
+        if let Some(disk) = &disk {
+            (size, disk_size) = (disk.size, self.blob_bytes(id)?);
+        }
+        Ok(Some(Image { id: id.clone(), manifest, names, config, disk, layers, size, disk_size, stored }))
+    }
+
+    /// Bytes of what an image was sent as.
+    fn blob_bytes(&self, id: &ImageId) -> Result<u64> {
+        let sql = "SELECT coalesce(sum(size), 0) FROM blobs
+                   WHERE digest IN (SELECT digest FROM image_blobs WHERE image = ?1)";
+        self.db.query_row(sql, [id.as_str()], |row| unsigned(row, 0)).map_err(self.failed())
     }
 
     fn load_layers(&self, id: &ImageId) -> Result<(Vec<LayerFile>, u64, u64)> {

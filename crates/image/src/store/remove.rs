@@ -268,6 +268,7 @@ impl Store {
             id,
             names,
             config: Default::default(),
+            disk: None,
             layers: Vec::new(),
             size: 0,
             disk_size: 0,

@@ -1,0 +1,114 @@
+//! `proa machine snapshot`: copies of the disks of a machine that does not run.
+
+/// `proa machine snapshot create`
+pub mod create {
+    use crate::context::Context;
+    use crate::error::Outcome;
+
+    /// Keep what is on a machine's disks now
+    #[derive(Debug, clap::Args)]
+    pub struct Args {
+        /// Name or id of the machine, which must not run
+        machine: String,
+        /// Name of the snapshot
+        snapshot: String,
+    }
+
+    /// Runs the command.
+    pub fn run(context: &Context, args: &Args) -> Outcome {
+        let engine = context.engine()?;
+        engine.make_snapshot(&engine.find(&args.machine)?, &args.snapshot)?;
+        println!("{}", args.snapshot);
+        Ok(0)
+    }
+}
+
+/// `proa machine snapshot ls`
+pub mod ls {
+    use serde_json::{Value, json};
+
+    use crate::context::Context;
+    use crate::error::Outcome;
+    use crate::format;
+
+    /// List a machine's snapshots
+    #[derive(Debug, clap::Args)]
+    pub struct Args {
+        /// table, json, or a Go template
+        #[arg(long)]
+        format: Option<String>,
+        /// Name or id of the machine
+        machine: String,
+    }
+
+    const COLUMNS: [(&str, &str); 3] = [("SNAPSHOT", "Name"), ("CREATED", "RunningFor"), ("ON DISK", "Size")];
+
+    /// Runs the command.
+    pub fn run(context: &Context, args: &Args) -> Outcome {
+        let engine = context.engine()?;
+        let snapshots = engine.snapshots(&engine.find(&args.machine)?)?;
+        let row = |snapshot: &proa_engine::machine::Snapshot| -> Value {
+            let made = snapshot.made.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let made_ns = i64::try_from(made.as_nanos()).unwrap_or(i64::MAX);
+            json!({
+                "Name": snapshot.name,
+                "RunningFor": format::since_ns(made_ns),
+                "CreatedAt": proa_engine::parse::rfc3339_nano(made_ns),
+                "Size": format::size(snapshot.bytes),
+            })
+        };
+        let rows: Vec<Value> = snapshots.iter().map(row).collect();
+        format::rows(args.format.as_deref(), &COLUMNS, &rows)?;
+        Ok(0)
+    }
+}
+
+/// `proa machine snapshot restore`
+pub mod restore {
+    use crate::context::Context;
+    use crate::error::Outcome;
+
+    /// Make a machine's disks what they were
+    #[derive(Debug, clap::Args)]
+    pub struct Args {
+        /// Name or id of the machine, which must not run
+        machine: String,
+        /// Name of the snapshot
+        snapshot: String,
+    }
+
+    /// Runs the command.
+    pub fn run(context: &Context, args: &Args) -> Outcome {
+        let engine = context.engine()?;
+        engine.restore_snapshot(&engine.find(&args.machine)?, &args.snapshot)?;
+        println!("{}", args.snapshot);
+        Ok(0)
+    }
+}
+
+/// `proa machine snapshot rm`
+pub mod rm {
+    use crate::context::Context;
+    use crate::error::{Outcome, each};
+
+    /// Remove snapshots
+    #[derive(Debug, clap::Args)]
+    pub struct Args {
+        /// Name or id of the machine
+        machine: String,
+        /// Names of the snapshots
+        #[arg(required = true)]
+        snapshots: Vec<String>,
+    }
+
+    /// Runs the command.
+    pub fn run(context: &Context, args: &Args) -> Outcome {
+        let engine = context.engine()?;
+        let instance = engine.find(&args.machine)?;
+        each(&args.snapshots, |name| {
+            engine.remove_snapshot(&instance, name)?;
+            println!("{name}");
+            Ok(())
+        })
+    }
+}
