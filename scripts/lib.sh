@@ -40,7 +40,7 @@ need_rust() {
 
 # What Proa itself uses when it runs.
 need_runtime_packages() {
-    need_packages busybox-static nftables qemu-system-x86 qemu-system-common ovmf e2fsprogs
+    need_packages busybox-static nftables passt qemu-system-x86 qemu-system-common ovmf e2fsprogs
 }
 
 build() {

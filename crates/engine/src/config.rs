@@ -321,9 +321,12 @@ impl IdMappings {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct VmOptions {
-    /// Kernel image.
+    /// Kernel image: a path, or the name of one that is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
+    /// Words for its command line.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kernel_args: Vec<String>,
     /// Size of the writable disk, bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_size: Option<i64>,

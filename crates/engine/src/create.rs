@@ -15,6 +15,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use proa_image::layer::LayerForm;
 use proa_image::{Image, LayerCopy, LayerFile};
 use proa_protocol::instance::{CONFIG_FILE, InstanceConfig, IsolationLevel, Layer};
+use proa_protocol::kernel::name_of;
 use proa_protocol::volume::MountPoint;
 use proa_sys::trees;
 
@@ -84,6 +85,9 @@ impl Engine {
         userns::complete(config, host_config, *level, settings)?;
         let mut warnings = Vec::new();
         let networks = self.complete_networks(host_config, *level, &mut warnings)?;
+        if let Some(name) = host_config.vm.kernel.as_deref().and_then(name_of) {
+            self.check_kernel(name)?;
+        }
         for text in &host_config.depends_on {
             self.find(&Dependency::parse(text)?.name)?;
         }

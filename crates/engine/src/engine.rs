@@ -285,6 +285,7 @@ impl Engine {
     /// # Errors
     /// A program of ours cannot be run.
     pub fn spawn_monitor(&self, record: &Record) -> Result<Channel> {
+        let _switch = self.prepare_switch(&record.host_config)?;
         let channel = monitor::spawn(&self.programs, &self.paths, &record.id, Mode::Run, self.notice)?;
         self.ensure_resolver(&record.host_config)?;
         Ok(channel)
@@ -296,6 +297,7 @@ impl Engine {
     /// # Errors
     /// The monitor is gone, or a program of ours cannot be run.
     pub fn give_monitor(&self, monitor: Waiting, record: &Record) -> Result<Channel> {
+        let _switch = self.prepare_switch(&record.host_config)?;
         let channel = monitor.serve(&record.id, self.notice)?;
         self.ensure_resolver(&record.host_config)?;
         Ok(channel)

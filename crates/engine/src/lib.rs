@@ -26,6 +26,7 @@ mod filters;
 pub mod health;
 mod holder;
 pub mod inspect;
+pub mod kernels;
 pub mod life;
 pub mod list;
 pub mod logging;

@@ -4,7 +4,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -14,7 +14,8 @@ use std::process::{Command, Stdio};
 use proa_protocol::instance::{LOCK_FILE, SOCKET_FILE};
 use proa_protocol::machine::{DiskImport, DiskImported, IMPORT_ARGUMENT};
 use proa_sys::seal::Sealed;
-use rustix::fs::{FlockOperation, OFlags, flock};
+use proa_sys::sockets::in_directory;
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::channel::Channel;
@@ -158,20 +159,13 @@ pub fn import_disk(programs: &Programs, import: &DiskImport) -> Result<DiskImpor
 pub fn connect(paths: &Paths, id: &str, notice: fn(&str)) -> Result<Option<Channel>> {
     let directory = paths.instance_run(id);
     let path = directory.join(SOCKET_FILE);
-    match connect_in(&directory) {
+    match in_directory(&directory, SOCKET_FILE, |path| UnixStream::connect(path)) {
         Ok(socket) => Ok(Some(Channel::new(socket, id, notice))),
         Err(error) => match error.kind() {
             std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => Ok(None),
             _ => Err(Error::io("connect to", &path, error)),
         },
     }
-}
-
-/// By a descriptor of its directory: paths of sockets may not be longer than 107 bytes, and a user's can be.
-fn connect_in(directory: &Path) -> std::io::Result<UnixStream> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(directory, flags, rustix::fs::Mode::empty())?;
-    UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET_FILE}", directory.as_raw_fd()))
 }
 
 /// Proof that an instance has no monitor, for as long as it is held.

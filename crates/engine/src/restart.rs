@@ -80,6 +80,7 @@ impl Engine {
     pub(crate) fn resume(&self, record: &Record) -> bool {
         let resumed = self.read_config(&record.id).and_then(|config| {
             self.restore_confinement(&config)?;
+            let _switch = self.prepare_switch(&record.host_config)?;
             let mode = monitor::Mode::Again;
             let answer =
                 monitor::spawn(&self.programs, &self.paths, &record.id, mode, self.notice)?.response();

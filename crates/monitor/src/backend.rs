@@ -9,7 +9,9 @@ use proa_protocol::frame::Frame;
 use proa_protocol::instance::{InstanceConfig, IsolationLevel, Layer, layer_mount_dir};
 use proa_protocol::message::Request;
 use proa_runtime::{CgroupPolicy, Owners, Rootfs};
-use proa_supervisor::{PollSet, Status, Supervisor, SupervisorConfig, root_outside};
+use proa_supervisor::{HOST_TOKENS, PollSet, Status, Supervisor, SupervisorConfig, root_outside};
+
+use rustix::event::PollFlags;
 
 use crate::args::Args;
 use crate::error::{Error, IoAt};
@@ -20,6 +22,9 @@ use crate::record::Record;
 
 /// The channel of the monitor itself: it attaches the log there, starts, and hears of failures and the end.
 pub const MONITOR: u32 = 1;
+
+/// The token of what is neither the supervisor's nor the guest's.
+const FORWARDER: u64 = HOST_TOKENS - 1;
 
 /// An instance's processes.
 pub enum Backend {
@@ -76,6 +81,9 @@ impl Backend {
 
     /// Adds what to wait for.
     pub fn poll_fds<'fd>(&'fd self, set: &mut PollSet<'fd>) {
+        if let Some(forwarder) = self.places().and_then(Places::forwarder) {
+            set.add(FORWARDER, forwarder, PollFlags::IN);
+        }
         match self {
             Self::Local(supervisor, _) => supervisor.poll_fds(set),
             Self::Guest(guest) => guest.poll_fds(set),
@@ -86,6 +94,9 @@ impl Backend {
 
     /// A descriptor of [`Backend::poll_fds`] is ready.
     pub fn ready(&mut self, token: u64) {
+        if let Some(places) = self.places_mut().filter(|_| token == FORWARDER) {
+            return places.revive();
+        }
         match self {
             Self::Local(supervisor, _) => supervisor.ready(token),
             Self::Guest(guest) => guest.ready(token),
@@ -106,11 +117,32 @@ impl Backend {
 
     /// Does what is due; to be called after each round.
     pub fn tick(&mut self) {
+        if let Some(places) = self.places_mut() {
+            places.tick();
+        }
         match self {
             Self::Local(supervisor, _) => supervisor.tick(),
             Self::Guest(guest) => guest.tick(),
             Self::Machine(machine) => machine.tick(),
             Self::Over => {}
+        }
+    }
+
+    fn places(&self) -> Option<&Places> {
+        match self {
+            Self::Local(_, places) => Some(places),
+            Self::Guest(guest) => Some(guest.places()),
+            Self::Machine(machine) => Some(machine.places()),
+            Self::Over => None,
+        }
+    }
+
+    fn places_mut(&mut self) -> Option<&mut Places> {
+        match self {
+            Self::Local(_, places) => Some(places),
+            Self::Guest(guest) => Some(guest.places_mut()),
+            Self::Machine(machine) => Some(machine.places_mut()),
+            Self::Over => None,
         }
     }
 

@@ -22,7 +22,7 @@ use proa_protocol::instance::InstanceConfig;
 use proa_protocol::message::{ErrorKind, GuestConfig, Request, Response};
 use proa_protocol::template::STORE;
 use proa_supervisor::PollSet;
-use proa_vm::{Vm, VmError, VmSpec, plan_shares};
+use proa_vm::{Extras, Vm, VmError, VmSpec, plan_shares};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
@@ -102,7 +102,7 @@ impl Guest {
             shares,
             templates: !config.vm.no_template,
             taps: places.taps()?,
-            extras: proa_vm::Extras::default(),
+            extras: Extras { words: config.vm.kernel_args, ..Extras::default() },
         };
         // What is only held for work on its files has no devices for them.
         let endpoints = config.networks.into_iter().take(spec.taps.len());
@@ -160,6 +160,16 @@ impl Guest {
             }
         }
         None
+    }
+
+    /// Its places in networks.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// The same, to be looked after.
+    pub fn places_mut(&mut self) -> &mut Places {
+        &mut self.places
     }
 
     /// Adds what to wait for.

@@ -185,6 +185,16 @@ impl Machine {
         self.channels.pop()
     }
 
+    /// Its places in networks.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// The same, to be looked after.
+    pub fn places_mut(&mut self) -> &mut Places {
+        &mut self.places
+    }
+
     /// Adds what to wait for.
     pub fn poll_fds<'fd>(&'fd self, set: &mut PollSet<'fd>) {
         if self.phase == Phase::Ended {

@@ -3,6 +3,7 @@
 //! ```text
 //!   proa-monitor --root DIR --run DIR [--id ID] [--client] [--agent FILE] [--again | --maintenance | --repair]
 //!   proa-monitor --template JSON [detach]
+//!   proa-monitor --add-kernel JSON
 //!   proa-monitor --import-disk JSON
 //! ```
 //!
@@ -34,6 +35,7 @@ mod restart;
 mod serve;
 mod volumes;
 
+use std::ffi::OsString;
 use std::io::Read;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
@@ -43,6 +45,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use proa_protocol::instance::{InstanceConfig, Status, is_id};
+use proa_protocol::kernel::ADD_ARGUMENT;
 use rustix::fs::{CWD, Mode as FileMode, OFlags, openat};
 use rustix::process::Signal;
 
@@ -68,6 +71,9 @@ fn main() -> ExitCode {
     let mut arguments = arguments.peekable();
     if arguments.next_if(|first| first == maker::ARGUMENT).is_some() {
         return maker::run(arguments);
+    }
+    if arguments.next_if(|first| first == ADD_ARGUMENT).is_some() {
+        return add_kernel(arguments.next().unwrap_or_default());
     }
     if arguments.next_if(|first| first == proa_protocol::machine::IMPORT_ARGUMENT).is_some() {
         return import::run(arguments);
@@ -95,6 +101,21 @@ fn run(args: Args) -> ExitCode {
 #[expect(clippy::print_stderr, reason = "the engine reads what a repair says")]
 fn complain(error: &Error) {
     eprintln!("{error}");
+}
+
+/// Looking into a kernel is for who starts virtual machines; the engine asks for it.
+#[expect(clippy::print_stderr, reason = "the engine reads what is said")]
+fn add_kernel(text: OsString) -> ExitCode {
+    let Ok(wanted) = serde_json::from_slice(text.as_encoded_bytes()) else {
+        return usage("--add-kernel needs a kernel");
+    };
+    match proa_vm::add_kernel(&wanted) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 #[expect(

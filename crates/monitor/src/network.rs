@@ -2,11 +2,11 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use proa_network::Attachment;
+use proa_network::{Attachment, Switch};
 use proa_oci::runtime::{NamespaceKind, Spec};
 use proa_protocol::instance::{InstanceState, LOCK_FILE, STATE_FILE, Status, instance_dir};
 use proa_protocol::message::Request;
@@ -18,9 +18,16 @@ use proa_sys::lock;
 use crate::args::{Args, Mode};
 use crate::error::{Error, IoAt};
 
+/// Of an ordinary user: it stays the same as long as this process holds it.
+static SWITCH: OnceLock<Switch> = OnceLock::new();
+
 /// The instance's places; none in what is only held for work on its files.
 #[derive(Debug, Clone, Default)]
-pub struct Places(Option<Rc<RefCell<Attachment>>>);
+pub struct Places {
+    attachment: Option<Rc<RefCell<Attachment>>>,
+    /// Readable when the forwarder of an ordinary user's ports has ended.
+    forwarder: Option<Arc<OwnedFd>>,
+}
 
 impl Places {
     /// Reserves what they need. What is only held for work on its files needs none.
@@ -31,13 +38,35 @@ impl Places {
         if args.mode == Mode::Maintenance {
             return Ok(Self::default());
         }
-        let attachment = Attachment::prepare(&args.run, &args.id, endpoints.to_vec())?;
-        Ok(Self(Some(Rc::new(RefCell::new(attachment)))))
+        let switch = if endpoints.is_empty() { Switch::Gone } else { switch(args) };
+        let attachment = Attachment::prepare(&args.run, switch, &args.id, endpoints.to_vec())?;
+        Ok(Self { attachment: Some(Rc::new(RefCell::new(attachment))), forwarder: None })
+    }
+
+    /// What to wait for beside the instance's processes.
+    pub fn forwarder(&self) -> Option<BorrowedFd<'_>> {
+        self.forwarder.as_ref().map(AsFd::as_fd)
+    }
+
+    /// To be called after each round.
+    pub fn tick(&mut self) {
+        if let Some(attachment) = &self.attachment {
+            self.forwarder = attachment.borrow().forwarder();
+        }
+    }
+
+    /// The forwarder of ports has ended, which only somebody else can have done.
+    pub fn revive(&mut self) {
+        if let Some(attachment) = &self.attachment {
+            // Where that fails there is none: what runs goes on without.
+            let _ = attachment.borrow_mut().revive();
+        }
+        self.tick();
     }
 
     /// Who makes a container's interfaces.
     pub fn interfaces(&self) -> Option<Box<dyn Interfaces>> {
-        let attachment = self.0.as_ref().filter(|attachment| attachment.borrow().has_places())?;
+        let attachment = self.attachment.as_ref().filter(|attachment| attachment.borrow().has_places())?;
         Some(Box::new(Maker(Rc::clone(attachment))))
     }
 
@@ -46,8 +75,8 @@ impl Places {
     /// # Errors
     /// The kernel refuses something.
     pub fn taps(&self) -> Result<Vec<Arc<OwnedFd>>, Error> {
-        let Some(attachment) = &self.0 else { return Ok(Vec::new()) };
-        Ok(attachment.borrow().taps()?.into_iter().map(Arc::new).collect())
+        let Some(attachment) = &self.attachment else { return Ok(Vec::new()) };
+        Ok(attachment.borrow_mut().taps()?.into_iter().map(Arc::new).collect())
     }
 
     /// Gives up names and ports: the program has ended, and nobody has been told yet.
@@ -55,7 +84,7 @@ impl Places {
     /// # Errors
     /// Something could not be taken away; `system check` finds it.
     pub fn withdraw(&self) -> Result<(), Error> {
-        self.0.as_ref().map_or(Ok(()), |attachment| Ok(attachment.borrow_mut().withdraw()?))
+        self.attachment.as_ref().map_or(Ok(()), |attachment| Ok(attachment.borrow_mut().withdraw()?))
     }
 
     /// Does what a client asks of the places of a container that runs.
@@ -63,7 +92,7 @@ impl Places {
     /// # Errors
     /// The kernel refuses something.
     pub fn change(&self, request: Request, pid: u32) -> Result<(), Error> {
-        let Some(attachment) = &self.0 else { return Ok(()) };
+        let Some(attachment) = &self.attachment else { return Ok(()) };
         match request {
             Request::Connect(endpoint) => Ok(attachment.borrow_mut().connect(*endpoint, pid)?),
             Request::Disconnect { network } => Ok(attachment.borrow_mut().disconnect(&network, pid)?),
@@ -72,12 +101,21 @@ impl Places {
     }
 }
 
+/// Where the instance's bridges are.
+fn switch(args: &Args) -> Switch {
+    let known = SWITCH.get().cloned();
+    known.unwrap_or_else(|| {
+        let found = Switch::of(&args.run);
+        if found.is_gone() { found } else { SWITCH.get_or_init(|| found).clone() }
+    })
+}
+
 #[derive(Debug)]
 struct Maker(Rc<RefCell<Attachment>>);
 
 impl Interfaces for Maker {
     fn make(&self, pid: u32) -> Result<(), String> {
-        self.0.borrow().interfaces(pid).map_err(|error| error.to_string())
+        self.0.borrow_mut().interfaces(pid).map_err(|error| error.to_string())
     }
 }
 
@@ -103,7 +141,7 @@ impl Remains {
 impl Drop for Remains {
     fn drop(&mut self) {
         self.unmount();
-        if let Some(attachment) = &self.places.0 {
+        if let Some(attachment) = &self.places.attachment {
             // What is left is found by `system check`: its file is there.
             let _ = attachment.borrow().finish();
         }

@@ -50,7 +50,8 @@ pub fn finish(args: &Args, record: &Record) -> Result<InstanceState, Error> {
     let config = record.config();
     if let Ok(config) = &config {
         proa_runtime::remove_leftovers(&config.id, &config.spec, proa_runtime::CgroupPolicy::Auto)?;
-        proa_network::attach::clean_up(&args.run, &config.id, &config.networks)?;
+        let switch = proa_network::Switch::of(&args.run);
+        proa_network::attach::clean_up(&args.run, &switch, &config.id, &config.networks)?;
         volumes::repair(record, config);
     }
     let waited = state.status == Status::Restarting;

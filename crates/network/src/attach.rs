@@ -14,20 +14,27 @@
 //! which an instance can send what it must not. What is made has names that follow from the instance's id, so whoever
 //! finds that its monitor is dead can take all of it away ([`clean_up`]) without having been told.
 //!
+//! All of that is where the root's bridges are ([`Switch`]). In an ordinary user's, published ports are served by a
+//! process of their own ([`crate::forward`]) from when there is a link until the ports are given up.
+//!
 //! A container's link goes with its network namespace, which the kernel takes milliseconds to undo; nobody waits for
 //! that but [`Attachment::finish`].
 
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proa_protocol::network::{Driver, Endpoint, Live, Network, table_name};
+use proa_protocol::network::{Driver, Endpoint, Live, Network, PublishedPort, table_name};
 use rustix::event::{Timespec, poll};
 use rustix::io::Errno;
 
 use crate::firewall::{self, Firewall};
+use crate::forward::{Forwarder, Route};
 use crate::link::{Links, open};
 use crate::ports::{Reserved, reserve};
+use crate::switch::Switch;
 use crate::{Error, files};
 
 /// How long the kernel may take to undo a network namespace before its link is taken away.
@@ -39,10 +46,13 @@ const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 #[derive(Debug)]
 pub struct Attachment {
     run: PathBuf,
+    switch: Switch,
     instance: String,
     endpoints: Vec<Endpoint>,
     firewall: Firewall,
+    /// In the order of the endpoints' ports.
     reserved: Vec<Reserved>,
+    forwarder: Option<Forwarder>,
 }
 
 impl Attachment {
@@ -50,21 +60,27 @@ impl Attachment {
     ///
     /// # Errors
     /// A port is taken, or the kernel refuses something.
-    pub fn prepare(run: &Path, instance: &str, endpoints: Vec<Endpoint>) -> Result<Self, Error> {
+    pub fn prepare(
+        run: &Path,
+        switch: Switch,
+        instance: &str,
+        endpoints: Vec<Endpoint>,
+    ) -> Result<Self, Error> {
         // What a monitor left that died while it started.
-        clean_up(run, instance, &endpoints)?;
+        clean_up(run, &switch, instance, &endpoints)?;
         let firewall = Firewall::new(table_name(run));
         let mut endpoints = endpoints;
         let mut reserved = Vec::new();
         for port in endpoints.iter_mut().flat_map(|endpoint| &mut endpoint.ports) {
-            let kept = reserve(port)?;
+            let kept = reserve(port, switch.namespace().is_some())?;
             port.host_port = kept.number()?;
             reserved.push(kept);
         }
         for endpoint in &endpoints {
-            ensure(run, &firewall, &endpoint.network)?;
+            ensure(run, &switch, &firewall, &endpoint.network)?;
         }
-        Ok(Self { run: run.to_owned(), instance: instance.to_owned(), endpoints, firewall, reserved })
+        let (run, instance) = (run.to_owned(), instance.to_owned());
+        Ok(Self { run, switch, instance, endpoints, firewall, reserved, forwarder: None })
     }
 
     /// Whether there are any.
@@ -76,9 +92,40 @@ impl Attachment {
     ///
     /// # Errors
     /// The kernel refuses. What was made is left for [`Attachment::finish`] or [`clean_up`].
-    pub fn interfaces(&self, pid: u32) -> Result<(), Error> {
-        let mut namespaces = Namespaces::of(pid)?;
-        self.endpoints.iter().try_for_each(|endpoint| self.interface(endpoint, &mut namespaces))
+    pub fn interfaces(&mut self, pid: u32) -> Result<(), Error> {
+        self.switch.inside(|| {
+            let mut namespaces = Namespaces::of(pid)?;
+            self.endpoints.iter().try_for_each(|endpoint| self.interface(endpoint, &mut namespaces))
+        })?;
+        self.forward()
+    }
+
+    /// Serves the published ports where no firewall of the host's does.
+    fn forward(&mut self) -> Result<(), Error> {
+        let Some(namespace) = self.switch.namespace() else { return Ok(()) };
+        let mut reserved = self.reserved.iter();
+        let routes: Vec<Route> =
+            self.endpoints.iter().flat_map(|endpoint| routes(endpoint, &mut reserved)).collect();
+        // The last one may be there still.
+        self.forwarder = None;
+        self.forwarder = match routes.is_empty() {
+            true => None,
+            false => Some(Forwarder::start(namespace, &routes)?),
+        };
+        Ok(())
+    }
+
+    /// Readable when the forwarder of ports has ended; then [`Attachment::revive`] it.
+    pub fn forwarder(&self) -> Option<Arc<OwnedFd>> {
+        self.forwarder.as_ref().map(Forwarder::pidfd)
+    }
+
+    /// Starts the forwarder of ports again.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn revive(&mut self) -> Result<(), Error> {
+        self.forward()
     }
 
     fn interface(&self, endpoint: &Endpoint, namespaces: &mut Namespaces) -> Result<(), Error> {
@@ -104,11 +151,13 @@ impl Attachment {
     /// # Errors
     /// The kernel refuses; then nothing is left of it.
     pub fn connect(&mut self, endpoint: Endpoint, pid: u32) -> Result<(), Error> {
-        ensure(&self.run, &self.firewall, &endpoint.network)?;
-        let made = Namespaces::of(pid).and_then(|mut namespaces| self.interface(&endpoint, &mut namespaces));
+        ensure(&self.run, &self.switch, &self.firewall, &endpoint.network)?;
+        let made = self.switch.inside(|| {
+            Namespaces::of(pid).and_then(|mut namespaces| self.interface(&endpoint, &mut namespaces))
+        });
         if let Err(error) = made {
             // The first failure is the one to tell.
-            let _ = clean_up(&self.run, &self.instance, std::slice::from_ref(&endpoint));
+            let _ = clean_up(&self.run, &self.switch, &self.instance, std::slice::from_ref(&endpoint));
             return Err(error);
         }
         self.endpoints.push(endpoint);
@@ -126,25 +175,35 @@ impl Attachment {
         if endpoint.network.driver == Driver::Macvlan {
             Namespaces::of(pid)?.there.remove(&endpoint.interface.name)?;
         }
-        clean_up(&self.run, &self.instance, std::slice::from_ref(endpoint))?;
-        self.endpoints.remove(place);
-        Ok(())
+        clean_up(&self.run, &self.switch, &self.instance, std::slice::from_ref(endpoint))?;
+        let first: usize = self.endpoints.iter().take(place).map(|endpoint| endpoint.ports.len()).sum();
+        let gone = self.endpoints.remove(place).ports.len();
+        self.reserved.drain(first..first + gone);
+        if gone > 0 { self.forward() } else { Ok(()) }
     }
 
     /// Makes the taps that a virtual machine's interfaces are wired to, in their order.
     ///
     /// # Errors
     /// The kernel refuses. What was made is left for [`Attachment::finish`] or [`clean_up`].
-    pub fn taps(&self) -> Result<Vec<OwnedFd>, Error> {
-        let mut here = Links::here()?;
-        let tap = |endpoint: &Endpoint| {
-            let (link, bridge) = self.admit(endpoint, &mut here)?;
-            let tap = proa_sys::tap::open(&link).map_err(Error::file("make the tap", &link))?;
-            here.join(&link, bridge, endpoint.interface.mtu)?;
-            here.reflect(&link)?;
-            Ok(tap)
-        };
-        self.endpoints.iter().map(tap).collect()
+    pub fn taps(&mut self) -> Result<Vec<OwnedFd>, Error> {
+        if !self.has_places() {
+            return Ok(Vec::new());
+        }
+        let taps = self.switch.inside(|| {
+            let mut here = Links::here()?;
+            self.endpoints.iter().map(|endpoint| self.tap(endpoint, &mut here)).collect()
+        })?;
+        self.forward()?;
+        Ok(taps)
+    }
+
+    fn tap(&self, endpoint: &Endpoint, here: &mut Links) -> Result<OwnedFd, Error> {
+        let (link, bridge) = self.admit(endpoint, here)?;
+        let tap = proa_sys::tap::open(&link).map_err(Error::file("make the tap", &link))?;
+        here.join(&link, bridge, endpoint.interface.mtu)?;
+        here.reflect(&link)?;
+        Ok(tap)
     }
 
     /// Has the firewall let a link in and tells the resolver of its endpoint; gives its name and the bridge's number.
@@ -157,7 +216,7 @@ impl Attachment {
             Err(firewall::Error::NoTable { .. }) => {
                 drop(shared);
                 let _lock = files::Lock::take(&self.run)?;
-                restore(&self.run, &self.firewall)?;
+                restore_here(&self.run, &self.firewall)?;
             }
             other => other?,
         }
@@ -170,7 +229,7 @@ impl Attachment {
             Driver::Bridge => link_of(&self.instance, endpoint),
             Driver::Macvlan => String::new(),
         };
-        Live { endpoint: endpoint.clone(), link }
+        Live { endpoint: endpoint.clone(), link, switch: self.switch.held() }
     }
 
     /// Takes names and ports away, so that others can have them.
@@ -178,8 +237,10 @@ impl Attachment {
     /// # Errors
     /// Something could not be taken away; the rest was.
     pub fn withdraw(&mut self) -> Result<(), Error> {
+        let each = || self.endpoints.iter().map(|endpoint| self.withdraw_one(endpoint));
         let done =
-            self.endpoints.iter().map(|endpoint| self.withdraw_one(endpoint)).fold(Ok(()), Result::and);
+            if self.has_places() { self.switch.inside(|| each().fold(Ok(()), Result::and)) } else { Ok(()) };
+        self.forwarder = None;
         self.reserved.clear();
         done
     }
@@ -198,21 +259,42 @@ impl Attachment {
     /// # Errors
     /// Something could not be taken away; the rest was.
     pub fn finish(&self) -> Result<(), Error> {
-        let mut here = Links::here()?;
-        let deadline = Instant::now() + UNDOING;
-        let one = |endpoint: &Endpoint| {
-            let live = self.live(endpoint);
-            gone_is_fine(self.firewall.forget_flows(&live))?;
-            while !live.link.is_empty() && here.index(&live.link)?.is_some() {
-                if Instant::now() >= deadline {
-                    here.remove(&live.link)?;
-                }
-                let _ = poll(&mut [], Some(&LOOK));
-            }
-            forget(&self.run, &self.firewall, &self.instance, &live)
-        };
-        self.endpoints.iter().map(one).fold(Ok(()), Result::and)
+        if !self.has_places() {
+            return Ok(());
+        }
+        self.switch.inside(|| {
+            let mut here = Links::here()?;
+            let deadline = Instant::now() + UNDOING;
+            self.endpoints
+                .iter()
+                .map(|endpoint| self.finish_one(endpoint, &mut here, deadline))
+                .fold(Ok(()), Result::and)
+        })
     }
+
+    fn finish_one(&self, endpoint: &Endpoint, here: &mut Links, deadline: Instant) -> Result<(), Error> {
+        let live = self.live(endpoint);
+        gone_is_fine(self.firewall.forget_flows(&live))?;
+        while !live.link.is_empty() && here.index(&live.link)?.is_some() {
+            if Instant::now() >= deadline {
+                here.remove(&live.link)?;
+            }
+            let _ = poll(&mut [], Some(&LOOK));
+        }
+        forget(&self.run, &self.firewall, &self.instance, &live)
+    }
+}
+
+/// Where the ports of an endpoint lead to that can be reached.
+fn routes<'a>(endpoint: &Endpoint, reserved: &mut impl Iterator<Item = &'a Reserved>) -> Vec<Route<'a>> {
+    let route = |(port, kept): (&PublishedPort, &'a Reserved)| {
+        let is_fitting = |home: &IpAddr| home.is_ipv4() == port.host_ip.is_ipv4();
+        let home = endpoint.interface.addresses.iter().map(|home| home.addr()).find(is_fitting)?;
+        let is_reached = !endpoint.network.internal;
+        let home = SocketAddr::new(home, port.port);
+        is_reached.then(|| Route { protocol: port.protocol, socket: kept.as_fd(), home })
+    };
+    endpoint.ports.iter().zip(reserved).filter_map(route).collect()
 }
 
 /// The caller's network namespace and a container's.
@@ -254,29 +336,46 @@ fn gone_is_fine(result: Result<(), firewall::Error>) -> Result<(), firewall::Err
 ///
 /// # Errors
 /// Something could not be taken away.
-pub fn clean_up(run: &Path, instance: &str, endpoints: &[Endpoint]) -> Result<(), Error> {
-    let firewall = Firewall::new(table_name(run));
-    for endpoint in endpoints {
-        let Some(live) = files::read_live(run, &endpoint.network.id, instance) else { continue };
-        if !live.link.is_empty() {
-            Links::here()?.remove(&live.link)?;
-        }
-        {
-            let _shared = files::Lock::share(run)?;
-            if !live.endpoint.names.is_empty() {
-                gone_is_fine(firewall.withdraw(&live))?;
-            }
-        }
-        forget(run, &firewall, instance, &live)?;
+pub fn clean_up(run: &Path, switch: &Switch, instance: &str, endpoints: &[Endpoint]) -> Result<(), Error> {
+    let left: Vec<Live> = endpoints
+        .iter()
+        .filter_map(|endpoint| files::read_live(run, &endpoint.network.id, instance))
+        .collect();
+    if left.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    if switch.is_gone() {
+        let forget = |live: &Live| files::remove_live(run, &live.endpoint.network.id, instance);
+        return left.iter().try_for_each(forget);
+    }
+    switch.inside(|| {
+        let firewall = Firewall::new(table_name(run));
+        left.iter().try_for_each(|live| clean_up_one(run, &firewall, instance, live))
+    })
+}
+
+fn clean_up_one(run: &Path, firewall: &Firewall, instance: &str, live: &Live) -> Result<(), Error> {
+    if !live.link.is_empty() {
+        Links::here()?.remove(&live.link)?;
+    }
+    {
+        let _shared = files::Lock::share(run)?;
+        if !live.endpoint.names.is_empty() {
+            gone_is_fine(firewall.withdraw(live))?;
+        }
+    }
+    forget(run, firewall, instance, live)
 }
 
 /// Makes a network's bridge unless it is there. That it is switched on means that all else of it is there.
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn ensure(run: &Path, firewall: &Firewall, network: &Network) -> Result<(), Error> {
+pub fn ensure(run: &Path, switch: &Switch, firewall: &Firewall, network: &Network) -> Result<(), Error> {
+    switch.inside(|| ensure_here(run, firewall, network))
+}
+
+fn ensure_here(run: &Path, firewall: &Firewall, network: &Network) -> Result<(), Error> {
     let mut links = Links::here()?;
     if network.driver == Driver::Macvlan {
         return index(&mut links, &network.bridge).map(drop);
@@ -289,7 +388,7 @@ pub fn ensure(run: &Path, firewall: &Firewall, network: &Network) -> Result<(), 
     if firewall.is_installed()? {
         firewall.add_network(network)?;
     } else {
-        restore(run, firewall)?;
+        restore_here(run, firewall)?;
     }
     links.ensure_bridge(network)
 }
@@ -298,11 +397,13 @@ pub fn ensure(run: &Path, firewall: &Firewall, network: &Network) -> Result<(), 
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn remove(run: &Path, firewall: &Firewall, network: &Network) -> Result<(), Error> {
+pub fn remove(run: &Path, switch: &Switch, firewall: &Firewall, network: &Network) -> Result<(), Error> {
     let _lock = files::Lock::take(run)?;
-    if network.driver == Driver::Bridge {
-        Links::here()?.remove(&network.bridge)?;
-        gone_is_fine(firewall.remove_network(network))?;
+    if network.driver == Driver::Bridge && !switch.is_gone() {
+        switch.inside(|| {
+            Links::here()?.remove(&network.bridge)?;
+            Ok(gone_is_fine(firewall.remove_network(network))?)
+        })?;
     }
     files::remove_network(run, &network.id)
 }
@@ -311,17 +412,16 @@ pub fn remove(run: &Path, firewall: &Firewall, network: &Network) -> Result<(), 
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn remove_all(run: &Path, firewall: &Firewall) -> Result<(), Error> {
+pub fn remove_all(run: &Path, switch: &Switch, firewall: &Firewall) -> Result<(), Error> {
     let _lock = files::Lock::take(run)?;
-    firewall.remove()?;
+    if !switch.is_gone() {
+        switch.inside(|| Ok(firewall.remove()?))?;
+    }
     files::remove_directory(run)
 }
 
-/// Brings the firewall to what the files say. The caller holds the lock.
-///
-/// # Errors
-/// There is no firewall to speak to.
-pub fn restore(run: &Path, firewall: &Firewall) -> Result<(), Error> {
+/// Brings the firewall of the caller's network namespace to what the files say. The caller holds the lock.
+fn restore_here(run: &Path, firewall: &Firewall) -> Result<(), Error> {
     let (networks, places) = files::read_all(run);
     let places: Vec<Live> = places.into_iter().map(|(_, live)| live).collect();
     Ok(firewall.restore(&networks, &places)?)

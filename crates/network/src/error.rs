@@ -40,6 +40,14 @@ pub enum Error {
     /// The firewall.
     #[error(transparent)]
     Firewall(#[from] crate::firewall::Error),
+    /// An ordinary user has no pasta.
+    #[error(
+        "networks of an ordinary user need pasta, which is not there: apt install passt, or use --network none or host"
+    )]
+    NoPasta,
+    /// Nobody keeps an ordinary user's network namespace.
+    #[error("the network namespace of this user is gone; start the instance again")]
+    NoSwitch,
     /// Somebody else has the port.
     #[error(
         "port {address}/{protocol} of the host is in use by another program; choose another with -p, or stop that \
@@ -80,7 +88,8 @@ impl Error {
         move |errno| Self::Interface { action, interface, errno }
     }
 
-    pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    /// Of something that was to be done with a file, or something else that has a name.
+    pub fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { action, path, source }
     }

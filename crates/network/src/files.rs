@@ -170,7 +170,7 @@ pub fn make_base(run: &Path) -> Result<(), Error> {
     make_directory(&run.join(DIRECTORY))
 }
 
-fn make_directory(directory: &Path) -> Result<(), Error> {
+pub(crate) fn make_directory(directory: &Path) -> Result<(), Error> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(Error::file("make directory", directory))
 }
@@ -186,7 +186,7 @@ mod tests {
         let run = std::env::temp_dir().join(format!("proa-files-{}", std::process::id()));
         let network = Network { id: "n1".into(), name: "web".into(), ..Network::default() };
         let endpoint = Endpoint { network: network.clone(), ..Endpoint::default() };
-        let live = Live { endpoint, link: "p1".into() };
+        let live = Live { endpoint, link: "p1".into(), switch: None };
         drop(Lock::take(&run).unwrap());
         write_network(&run, &network).unwrap();
         write_live(&run, "i1", &live).unwrap();
@@ -206,7 +206,7 @@ mod tests {
         let host_ip = "127.0.0.1".parse().unwrap();
         let port = |port| PublishedPort { protocol: Protocol::Tcp, host_ip, host_port: port, port };
         let endpoint = Endpoint { ports: (1..=u16::MAX).map(port).collect(), ..Endpoint::default() };
-        let live = Live { endpoint, link: "p1".into() };
+        let live = Live { endpoint, link: "p1".into(), switch: None };
         write(&network_dir(&run, "n1"), "i1", &live).unwrap();
         assert_eq!(read_live(&run, "n1", "i1"), Some(live));
         assert_eq!(read_all(&run).1.len(), 1);

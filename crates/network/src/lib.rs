@@ -4,8 +4,11 @@ pub mod attach;
 mod error;
 pub mod files;
 pub mod firewall;
+mod forward;
 pub mod link;
 pub mod ports;
+pub mod switch;
 
 pub use attach::Attachment;
 pub use error::Error;
+pub use switch::Switch;

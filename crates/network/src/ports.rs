@@ -1,15 +1,19 @@
 //! Ports of the host that are published.
 //!
 //! The firewall sends what comes for them to the instance, and no socket is needed for that. But a socket that is bound,
-//! and neither listens nor is read, keeps the port from other programs, and tells when one has it already.
+//! and neither listens nor is read, keeps the port from other programs, and tells when one has it already. Those of an
+//! ordinary user are served (`forward`): they listen, so that the kernel keeps them from others although connections of a
+//! forwarder that ended may still be known.
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use proa_protocol::network::{Protocol, PublishedPort};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, ipproto, socket_with, sockopt};
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, bind, getsockname, ipproto, listen, socket_with, sockopt,
+};
 
 use crate::Error;
 
@@ -29,11 +33,20 @@ impl Reserved {
     }
 }
 
-/// Reserves a port, or any that is free where its number is 0.
+impl AsFd for Reserved {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// Reserves a port, or any that is free where its number is 0; `is_served` says that connections are accepted at it.
 ///
 /// # Errors
 /// Somebody else has it, it is root's, or the address is not the host's.
-pub fn reserve(port: &PublishedPort) -> Result<Reserved, Error> {
+pub fn reserve(port: &PublishedPort, is_served: bool) -> Result<Reserved, Error> {
     let (kind, protocol) = match port.protocol {
         Protocol::Tcp => (SocketType::STREAM, ipproto::TCP),
         Protocol::Udp => (SocketType::DGRAM, ipproto::UDP),
@@ -46,7 +59,12 @@ pub fn reserve(port: &PublishedPort) -> Result<Reserved, Error> {
             // The same port of IPv4 is one of its own.
             sockopt::set_ipv6_v6only(&socket, true)?;
         }
+        let listens = is_served && port.protocol == Protocol::Tcp;
+        sockopt::set_socket_reuseaddr(&socket, listens)?;
         bind(&socket, &address)?;
+        if listens {
+            listen(&socket, BACKLOG)?;
+        }
         Ok(socket)
     });
     let protocol = port.protocol.as_str();
@@ -72,15 +90,19 @@ mod tests {
         let host_port = other.local_addr().unwrap().port();
         let host_ip = "127.0.0.1".parse().unwrap();
         let port = PublishedPort { protocol: Protocol::Tcp, host_ip, host_port, port: 80 };
-        assert!(reserve(&port).unwrap_err().to_string().contains("in use"));
+        assert!(reserve(&port, false).unwrap_err().to_string().contains("in use"));
         // The same port of another transport is free.
-        let udp = reserve(&PublishedPort { protocol: Protocol::Udp, ..port }).unwrap();
+        let udp = reserve(&PublishedPort { protocol: Protocol::Udp, ..port }, false).unwrap();
         drop(other);
-        let kept = reserve(&port).unwrap();
+        let kept = reserve(&port, false).unwrap();
         assert!(TcpListener::bind(("127.0.0.1", host_port)).is_err());
+        assert!(reserve(&port, true).is_err());
         drop((kept, udp));
+        let served = reserve(&port, true).unwrap();
+        assert!(reserve(&port, true).is_err());
+        drop(served);
         TcpListener::bind(("127.0.0.1", host_port)).unwrap();
         let far = PublishedPort { host_ip: "192.0.2.1".parse().unwrap(), ..port };
-        assert!(reserve(&far).unwrap_err().to_string().contains("no address of this host"));
+        assert!(reserve(&far, false).unwrap_err().to_string().contains("no address of this host"));
     }
 }

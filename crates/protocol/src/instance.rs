@@ -136,8 +136,11 @@ pub const DEFAULT_GUEST_MEMORY: u64 = 512 * 1024 * 1024;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VmConfig {
-    /// Kernel image the user named (`--kernel`).
+    /// Kernel image the user named (`--kernel`), or a name of one (`crate::kernel`).
     pub kernel: Option<PathBuf>,
+    /// Words for its command line (`--kernel-arg`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kernel_args: Vec<String>,
     /// Guest memory, bytes; 0 for the default.
     pub memory: u64,
     /// Virtual CPUs; 0 for the default.

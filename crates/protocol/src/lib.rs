@@ -24,6 +24,7 @@ pub mod events;
 pub mod frame;
 pub mod health;
 pub mod instance;
+pub mod kernel;
 pub mod life;
 pub mod log;
 pub mod machine;

@@ -9,6 +9,8 @@
 //!   <run>/networks/<network id>/network.json    Network: written by whoever makes its bridge
 //!   <run>/networks/<network id>/<instance id>   Live: the endpoint of an instance that runs
 //!   <run>/networks/resolver.lock                held (flock) as long as the resolver lives
+//!   <run>/networks/switch.sock                  of an ordinary user: where the resolver hands out the network namespace
+//!                                               that the bridges are in
 //! ```
 //!
 //! All of them are replaced by rename, so that a reader never sees half of one. A file of an endpoint whose instance
@@ -26,6 +28,8 @@ pub const DIRECTORY: &str = "networks";
 pub const LOCK_FILE: &str = "lock";
 /// The resolver's lock.
 pub const RESOLVER_LOCK: &str = "resolver.lock";
+/// The socket at which an ordinary user's network namespace is to be had.
+pub const SWITCH_SOCKET: &str = "switch.sock";
 /// A network's file in its directory.
 pub const NETWORK_FILE: &str = "network.json";
 
@@ -150,6 +154,18 @@ pub struct Live {
     pub endpoint: Endpoint,
     /// The host's interface that leads to it; empty where there is none.
     pub link: String,
+    /// Where the network namespace of an ordinary user's bridges can be found, should the resolver be killed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub switch: Option<Held>,
+}
+
+/// A descriptor that somebody holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Below `/proc`.
+    pub path: String,
+    /// Inode of what it leads to: the process may be another one by now.
+    pub inode: u64,
 }
 
 /// The bytes of a MAC: six in hexadecimal with colons.
@@ -231,7 +247,7 @@ mod tests {
         }];
         let endpoint =
             Endpoint { network, interface, names: vec!["web".into()], ports, upstream: Vec::new() };
-        let live = Live { endpoint, link: "p1".into() };
+        let live = Live { endpoint, link: "p1".into(), switch: None };
         let text = [
             r#"{"endpoint":{"network":{"id":"1","name":"n","#,
             r#""driver":"bridge","bridge":"br0","#,

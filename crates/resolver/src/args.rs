@@ -18,10 +18,12 @@ pub struct Args {
     pub resolv_conf: PathBuf,
     /// How long there may be nobody to serve.
     pub idle: Duration,
+    /// Keep the network namespace of an ordinary user, in which the bridges are.
+    pub switch: bool,
 }
 
 impl Args {
-    /// Reads `--run DIR [--table NAME] [--resolv-conf FILE] [--idle SECONDS]`.
+    /// Reads `--run DIR [--table NAME] [--resolv-conf FILE] [--idle SECONDS] [--switch]`.
     ///
     /// # Errors
     /// Says which argument is wrong.
@@ -31,6 +33,7 @@ impl Args {
             table: None,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             idle: IDLE,
+            switch: false,
         };
         let mut args = args.into_iter();
         while let Some(name) = args.next() {
@@ -39,6 +42,7 @@ impl Args {
                 Some("--run") => parsed.run = value()?.into(),
                 Some("--table") => parsed.table = Some(table(value()?)?),
                 Some("--resolv-conf") => parsed.resolv_conf = value()?.into(),
+                Some("--switch") => parsed.switch = true,
                 Some("--idle") => parsed.idle = seconds(value()?)?,
                 _ => return Err(format!("unknown argument {}", name.display())),
             }
@@ -76,6 +80,7 @@ mod tests {
     fn the_line_is_read() {
         let args = parse("--run /r --table proa_1 --idle 3").unwrap();
         assert_eq!((args.table.as_deref(), args.idle), (Some("proa_1"), Duration::from_secs(3)));
+        assert!(parse("--run /r --switch").unwrap().switch);
         assert_eq!(parse("--run /r").unwrap().resolv_conf, PathBuf::from("/etc/resolv.conf"));
     }
 

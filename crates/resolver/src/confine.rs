@@ -82,17 +82,21 @@ pub fn enter(parent: Option<rustix::process::Pid>) -> io::Result<()> {
     install_filter(&filter(), 0)
 }
 
-/// What the steward gives up: all but what sockets, the firewall and the server's change of user need.
+/// What the steward gives up: all but what sockets, the firewall and the server's change of user need; and in a user's
+/// namespace what it takes to enter another one and to start pasta again, which confines itself.
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn narrow() -> io::Result<()> {
+pub fn narrow(keeps_switch: bool) -> io::Result<()> {
     limit(Resource::Core, 0)?;
-    let kept = CapabilitySet::NET_ADMIN
+    let mut kept = CapabilitySet::NET_ADMIN
         | CapabilitySet::NET_BIND_SERVICE
         | CapabilitySet::NET_RAW
         | CapabilitySet::SETUID
         | CapabilitySet::SETGID;
+    if keeps_switch {
+        kept |= CapabilitySet::SYS_ADMIN | CapabilitySet::SETPCAP | CapabilitySet::SYS_PTRACE;
+    }
     let now = rustix::thread::capabilities(None)?;
     let kept = now.permitted & kept;
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };

@@ -48,6 +48,7 @@ pub fn segment(network: &Network) -> Segment {
         subnets: network.subnets.iter().map(|subnet| subnet.subnet).collect(),
         // On another's segment the gateway is somebody else.
         gateways: if network.driver == Driver::Bridge { gateways.collect() } else { Vec::new() },
+        hosts: Vec::new(),
         sockets: Vec::new(),
     }
 }

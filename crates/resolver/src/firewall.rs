@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use proa_network::Switch;
 use proa_network::files::Lock;
 use proa_network::firewall::Firewall;
 use proa_sys::netlink::{attributes, number};
@@ -33,18 +34,18 @@ pub struct Guard {
     socket: OwnedFd,
     table: String,
     run: PathBuf,
+    switch: Switch,
 }
 
 impl Guard {
-    /// Hears from now on what happens to tables.
+    /// Hears from now on what happens to tables where the bridges are.
     ///
     /// # Errors
     /// The kernel has no nftables, or the caller no `CAP_NET_ADMIN`.
-    pub fn new(run: &Path, table: &str) -> io::Result<Self> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(NETFILTER))?;
-        bind(&socket, &SocketAddrNetlink::new(0, GROUP))?;
-        Ok(Self { socket, table: table.to_owned(), run: run.to_owned() })
+    pub fn new(run: &Path, table: &str, switch: Switch) -> Result<Self, proa_network::Error> {
+        let hear = || listen().map_err(proa_network::Error::file("hear of", "changes of the firewall"));
+        let socket = switch.inside(hear)?;
+        Ok(Self { socket, table: table.to_owned(), run: run.to_owned(), switch })
     }
 
     /// Whether a table of ours was removed since the last call, or may have been.
@@ -67,6 +68,11 @@ impl Guard {
     /// # Errors
     /// Says what failed.
     pub fn restore(&self) -> Result<bool, String> {
+        let restored = self.switch.inside(|| Ok(self.restore_here()));
+        restored.map_err(|error| with_source(&error))?
+    }
+
+    fn restore_here(&self) -> Result<bool, String> {
         let _lock = Lock::take_existing(&self.run).map_err(|error| with_source(&error))?;
         let firewall = Firewall::new(self.table.clone());
         let networks: Vec<_> =
@@ -93,6 +99,13 @@ impl AsFd for Guard {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+fn listen() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(NETFILTER))?;
+    bind(&socket, &SocketAddrNetlink::new(0, GROUP))?;
+    Ok(socket)
 }
 
 fn with_source(error: &dyn std::error::Error) -> String {

@@ -6,6 +6,10 @@
 //!   nobody to serve for a while, SIGTERM, `<run>/networks` gone ─▶ end
 //! ```
 //!
+//! For an ordinary user it also keeps the network namespace that the bridges are in (`proa_network::switch`), and makes
+//! the sockets there; the server asks the host's servers as the host does. Then it stays as long as somebody holds what
+//! it hands out.
+//!
 //! Whoever wants names served writes the endpoint's file first and then starts a resolver, which ends at once where the
 //! lock is held. The one that holds it looks once more after it has let go of it: so either it has seen the file, or the
 //! other has got the lock.
@@ -13,11 +17,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use proa_network::Switch;
+use proa_network::switch::Keeper;
 use proa_protocol::network::{DIRECTORY, Driver, Network, RESOLVER_LOCK};
 use proa_sys::job::{self, Job};
 use proa_sys::signalfd::SignalFd;
@@ -55,6 +61,9 @@ pub enum Error {
         /// Why.
         error: io::Error,
     },
+    /// An ordinary user's network namespace.
+    #[error(transparent)]
+    Switch(#[from] proa_network::Error),
     /// Something else failed.
     #[error("cannot {what}: {error}")]
     Failed {
@@ -69,18 +78,21 @@ fn failed(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |error| Error::Failed { what, error }
 }
 
-/// Serves until there is nobody to serve; at once, if another does.
+/// Serves until there is nobody to serve; at once, if another does. `detach` gives what is
+/// closed when a user's network namespace is there and names are answered in it.
 ///
 /// # Errors
 /// The networks' directory cannot be used, or no server can be started.
-pub fn run(args: &Args, say: fn(&str)) -> Result<(), Error> {
+pub fn run(args: &Args, say: fn(&str), detach: fn() -> Option<OwnedFd>) -> Result<(), Error> {
     let signals =
         SignalFd::new(&[Signal::TERM.as_raw(), Signal::INT.as_raw()]).map_err(failed("block signals"))?;
     confine::raise_descriptors();
     loop {
         let Some(lock) = lock(args)? else { return Ok(()) };
-        confine::narrow().map_err(failed("give up privileges"))?;
-        let was_told = Steward::new(args, say)?.serve(&signals)?;
+        let keeper = args.switch.then(|| Keeper::start(&args.run)).transpose()?;
+        let waiting = keeper.as_ref().and_then(|_| detach());
+        confine::narrow(args.switch).map_err(failed("give up privileges"))?;
+        let was_told = Steward::new(args, say, keeper)?.serve(&signals, waiting)?;
         drop(lock);
         if was_told || !files::has_endpoints(&args.run) {
             return Ok(());
@@ -122,6 +134,10 @@ fn lock(args: &Args) -> Result<Option<File>, Error> {
 struct Steward<'a> {
     args: &'a Args,
     say: fn(&str),
+    /// An ordinary user's.
+    keeper: Option<Keeper>,
+    /// Where the bridges are.
+    switch: Switch,
     watch: Watch,
     guard: Option<Guard>,
     restore_at: Option<Instant>,
@@ -166,12 +182,13 @@ impl Child {
 }
 
 impl<'a> Steward<'a> {
-    fn new(args: &'a Args, say: fn(&str)) -> Result<Self, Error> {
+    fn new(args: &'a Args, say: fn(&str), keeper: Option<Keeper>) -> Result<Self, Error> {
+        let switch = keeper.as_ref().map_or(Switch::Host, |keeper| keeper.switch().clone());
         let directory = args.run.join(DIRECTORY);
         let watch =
             Watch::new(&args.run, &args.resolv_conf).map_err(|error| Error::Io { path: directory, error })?;
-        let guard = args.table.as_deref().map(|table| Guard::new(&args.run, table));
-        let guard = guard.transpose().map_err(failed("hear of the firewall's changes"))?;
+        let guard = args.table.as_deref().map(|table| Guard::new(&args.run, table, switch.clone()));
+        let guard = guard.transpose()?;
         let child = Child::start().map_err(failed("start the server"))?;
         // Tables may have been removed while nobody looked.
         let restore_at = guard.is_some().then(Instant::now);
@@ -179,6 +196,8 @@ impl<'a> Steward<'a> {
         Ok(Self {
             args,
             say,
+            keeper,
+            switch,
             watch,
             guard,
             restore_at,
@@ -191,8 +210,9 @@ impl<'a> Steward<'a> {
     }
 
     /// Whether it ends because it was told to.
-    fn serve(mut self, signals: &SignalFd) -> Result<bool, Error> {
+    fn serve(mut self, signals: &SignalFd, waiting: Option<OwnedFd>) -> Result<bool, Error> {
         self.everything();
+        drop(waiting);
         loop {
             let ready = self.wait(signals)?;
             if signals.next_signal().map_err(failed("read signals"))?.is_some() {
@@ -210,6 +230,10 @@ impl<'a> Steward<'a> {
                 }
                 self.note_idle();
             }
+            if let Some(keeper) = &mut self.keeper {
+                if ready[4] { keeper.ready() } else { keeper.tick() }?;
+                self.note_idle();
+            }
             let now = Instant::now();
             if ready[2] && self.guard.as_ref().is_some_and(Guard::heard) {
                 self.restore_at.get_or_insert(now + SETTLE);
@@ -224,22 +248,23 @@ impl<'a> Steward<'a> {
         }
     }
 
-    /// Waits; which of signals, files, firewall and server have something.
-    fn wait(&self, signals: &SignalFd) -> Result<[bool; 4], Error> {
+    /// Waits; which of signals, files, firewall, server and keeper have something.
+    fn wait(&self, signals: &SignalFd) -> Result<[bool; 5], Error> {
         let is_running = self.child.again_at.is_none();
-        let mut fds = vec![
-            PollFd::new(signals, PollFlags::IN),
-            PollFd::new(&self.watch, PollFlags::IN),
-            match &self.guard {
-                Some(guard) => PollFd::new(guard, PollFlags::IN),
-                None => PollFd::new(signals, PollFlags::IN),
-            },
+        let has = |waits: Option<BorrowedFd<'_>>| waits.is_some();
+        let [guard, child, keeper] = [
+            self.guard.as_ref().map(AsFd::as_fd),
+            is_running.then_some(self.child.job.pidfd.as_fd()),
+            self.keeper.as_ref().map(AsFd::as_fd),
         ];
-        if is_running {
-            fds.push(PollFd::new(&self.child.job.pidfd, PollFlags::IN));
-        }
+        let waits = [Some(signals.as_fd()), Some(self.watch.as_fd()), guard, child, keeper];
+        let mut fds: Vec<PollFd> = waits
+            .iter()
+            .map(|waits| PollFd::from_borrowed_fd(waits.unwrap_or(signals.as_fd()), PollFlags::IN))
+            .collect();
         let idle_end = self.idle_since.map(|since| since + self.args.idle);
-        let moments = [idle_end, self.look_at, self.restore_at, self.child.again_at];
+        let keeper_next = self.keeper.as_ref().and_then(Keeper::next);
+        let moments = [idle_end, self.look_at, self.restore_at, self.child.again_at, keeper_next];
         let timeout = moments.into_iter().flatten().min().map(|at| {
             let left = at.saturating_duration_since(Instant::now());
             Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
@@ -248,8 +273,8 @@ impl<'a> Steward<'a> {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(failed("wait")(errno.into())),
         }
-        let ready = |place: usize| fds.get(place).is_some_and(|fd: &PollFd| !fd.revents().is_empty());
-        Ok([ready(0), ready(1), ready(2), ready(3)])
+        let ready = |place: usize| has(waits[place]) && !fds[place].revents().is_empty();
+        Ok([ready(0), ready(1), ready(2), ready(3), ready(4)])
     }
 
     fn timers(&mut self, now: Instant) -> Result<(), Error> {
@@ -340,15 +365,20 @@ impl<'a> Steward<'a> {
     fn listen(&mut self, id: &str) {
         let Some(known) = self.networks.get_mut(id) else { return };
         let mut segment = files::segment(&known.network);
+        if self.keeper.is_some() {
+            segment.hosts = proa_network::switch::host_addresses();
+        }
         let sockets = if known.network.driver == Driver::Bridge && !segment.gateways.is_empty() {
             let bridge = &known.network.bridge;
-            let opened = listen::interface(bridge).and_then(|index| {
-                let has = known
-                    .bound
-                    .as_ref()
-                    .is_some_and(|(bound, with)| *bound == index && with.gateways == segment.gateways);
-                Ok((index, if has { Vec::new() } else { listen::open(&segment.gateways, bridge)? }))
-            });
+            let bound = known.bound.as_ref();
+            let gateways = &segment.gateways;
+            let open = || -> io::Result<_> {
+                let index = listen::interface(bridge)?;
+                let has = bound.is_some_and(|(bound, with)| *bound == index && with.gateways == *gateways);
+                Ok((index, if has { Vec::new() } else { listen::open(gateways, bridge)? }))
+            };
+            let opened =
+                self.switch.inside(|| open().map_err(proa_network::Error::file("listen by", bridge)));
             match opened {
                 Ok((index, sockets)) => {
                     known.bound = Some((index, segment.clone()));
@@ -381,6 +411,11 @@ impl<'a> Steward<'a> {
             Some(_) => !known.endpoints.insert(instance.to_owned()),
             None => known.endpoints.remove(instance),
         };
+        let is_unheard = known.bound.is_none();
+        if entry.is_some() && !was_known && (is_unheard || self.keeper.is_some()) {
+            // An endpoint is told of when its bridge is there; and a user's host may have another address by now.
+            self.listen(network);
+        }
         if entry.is_some() || was_known {
             let (network, instance) = (network.to_owned(), instance.to_owned());
             self.tell(&Update::Endpoint { network, instance, entry }, &[]);
@@ -389,7 +424,9 @@ impl<'a> Steward<'a> {
 
     fn note_idle(&mut self) {
         let serves = self.networks.values().any(|known| !known.endpoints.is_empty());
-        self.idle_since = if serves { None } else { self.idle_since.or_else(|| Some(Instant::now())) };
+        let has_visitors = self.keeper.as_ref().is_some_and(Keeper::has_visitors);
+        self.idle_since =
+            if serves || has_visitors { None } else { self.idle_since.or_else(|| Some(Instant::now())) };
     }
 
     fn tell(&self, update: &Update, sockets: &[OwnedFd]) {

@@ -51,6 +51,9 @@ pub struct Segment {
     pub subnets: Vec<IpNet>,
     /// The host's addresses in it, where the server listens.
     pub gateways: Vec<IpAddr>,
+    /// By which instances reach the host, where that is not by the gateways.
+    #[serde(default)]
+    pub hosts: Vec<IpAddr>,
     /// What the sockets that come along are, in their order.
     pub sockets: Vec<Transport>,
 }

@@ -116,7 +116,9 @@ impl Zone {
             return Found::Records(holders.records(query.kind));
         }
         if HOST_NAMES.contains(&name) {
-            return Found::Records(addresses(self.segment.gateways.iter().copied(), query.kind));
+            let Segment { gateways, hosts, .. } = &self.segment;
+            let hosts = if hosts.is_empty() { gateways } else { hosts };
+            return Found::Records(addresses(hosts.iter().copied(), query.kind));
         }
         if let Some(address) = wire::reverse(name)
             && self.segment.subnets.iter().any(|subnet| subnet.contains(&address))

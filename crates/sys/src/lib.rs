@@ -25,6 +25,7 @@ pub mod seal;
 pub mod signalfd;
 pub mod signals;
 pub mod sigwait;
+pub mod sockets;
 pub mod tap;
 pub mod tree;
 pub mod trees;

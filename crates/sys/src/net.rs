@@ -40,6 +40,35 @@ pub fn bind_to_device(socket: impl AsFd, name: &str) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Lets a socket have addresses that are not this namespace's (`IP_TRANSPARENT`), and marks its packets (`SO_MARK`) for
+/// the rules that bring the answers back.
+///
+/// # Errors
+/// The caller lacks `CAP_NET_ADMIN` over the socket's namespace.
+pub fn make_transparent(socket: impl AsFd, is_version_4: bool, mark: u32) -> io::Result<()> {
+    let (level, name) = if is_version_4 {
+        (libc::SOL_IP, libc::IP_TRANSPARENT)
+    } else {
+        (libc::SOL_IPV6, libc::IPV6_TRANSPARENT)
+    };
+    set_number(&socket, level, name, 1)?;
+    set_number(&socket, libc::SOL_SOCKET, libc::SO_MARK, mark)
+}
+
+fn set_number(socket: impl AsFd, level: i32, name: i32, value: u32) -> io::Result<()> {
+    // SAFETY: the kernel reads four bytes, which live through the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<u32>() as libc::socklen_t,
+        )
+    };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// A request about the interface of this name, with no flags.
 pub(crate) fn request(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: ifreq is plain data for which zero is valid: an empty name and no flags.

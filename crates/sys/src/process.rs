@@ -36,6 +36,21 @@ pub fn unshare_namespaces(flags: u64) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_unshare, flags) })
 }
 
+/// Does something by a thread of its own, whose namespaces may change: an ordinary user's process that has left the
+/// host's network namespace cannot come back. The thread is gone when this returns, so that the process may fork.
+pub fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let (done, thread) = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| (work(), rustix::thread::gettid()));
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    // It is joined a moment before the kernel has taken it off the list.
+    let path = format!("/proc/self/task/{}", thread.as_raw_nonzero());
+    while std::fs::exists(&path).unwrap_or(false) {
+        std::thread::yield_now();
+    }
+    done
+}
+
 /// Gives the process a new session keyring of this name.
 ///
 /// # Errors
@@ -185,6 +200,14 @@ mod tests {
             unshare_namespaces(libc::CLONE_FILES as u64).unwrap_err().kind(),
             io::ErrorKind::InvalidInput
         );
+    }
+
+    #[test]
+    fn what_is_done_aside_leaves_no_thread() {
+        let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+        let before = threads();
+        assert_eq!((0..100).map(|_| aside(|| 1)).sum::<i32>(), 100);
+        assert!(threads() <= before);
     }
 
     #[test]

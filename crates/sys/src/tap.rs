@@ -1,27 +1,25 @@
 //! Taps: network interfaces whose cable is a descriptor (`Documentation/networking/tuntap.rst`).
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+use rustix::thread::UnshareFlags;
 
 use crate::net;
-use crate::process::unshare_namespaces;
+use crate::process::{aside, unshare_namespaces};
 
 const DEVICE: &str = "/dev/net/tun";
 
-/// A tap that leads nowhere: in a network namespace of its own, which goes with it. The calling thread is in there for
-/// a moment.
+/// A tap that leads nowhere: in a network namespace of its own, which goes with it.
 ///
 /// # Errors
 /// As for [`open`], or there can be no network namespace.
 pub fn open_detached() -> io::Result<OwnedFd> {
-    let back = File::open("/proc/thread-self/ns/net")?;
-    unshare_namespaces(UnshareFlags::NEWNET.bits().into())?;
-    let tap = open("tap0");
-    move_into_link_name_space(back.as_fd(), Some(LinkNameSpaceType::Network))?;
-    tap
+    aside(|| {
+        unshare_namespaces(UnshareFlags::NEWNET.bits().into())?;
+        open("tap0")
+    })
 }
 
 /// Makes a tap of this name, in the caller's network namespace, that is there as long as the descriptor is. Frames

@@ -73,6 +73,18 @@ pub fn spawn_unmapped(command: &mut Command) -> io::Result<Child> {
     command.spawn()
 }
 
+/// Starts a program in a user namespace that is there, and that belongs to the caller.
+///
+/// # Errors
+/// It is another user's, or the program cannot be run.
+pub fn spawn_in(command: &mut Command, namespace: impl AsFd) -> io::Result<Child> {
+    let namespace = namespace.as_fd().try_clone_to_owned()?;
+    let enter = move || Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))?);
+    // SAFETY: between fork and exec this makes one system call, on a descriptor that the closure owns.
+    unsafe { command.pre_exec(enter) };
+    command.spawn()
+}
+
 /// Joins a user namespace, where this process is then whoever its user is mapped to and has all capabilities, if
 /// its user owns that namespace; and makes a mount namespace that belongs to it, with the mounts there are.
 ///

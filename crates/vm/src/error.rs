@@ -50,6 +50,28 @@ pub enum VmError {
         /// What failed.
         reason: String,
     },
+    /// No kernel has that name.
+    #[error(
+        "no kernel is called {name}: `proa kernel ls` lists them, and a file is named with a slash in its path"
+    )]
+    NoSuchKernel {
+        /// The name.
+        name: String,
+    },
+    /// A kernel has that name already.
+    #[error("there is a kernel {name}: remove it (proa kernel rm {name}), or take another name")]
+    KernelNameTaken {
+        /// The name.
+        name: String,
+    },
+    /// The directory with modules has none for the kernel.
+    #[error("{directory} has no modules of {release}: name the directory that has a directory {release}")]
+    NoModules {
+        /// Where they were looked for.
+        directory: PathBuf,
+        /// The kernel's release.
+        release: String,
+    },
     /// The file is no kernel that can be started.
     #[error("{path} is not a kernel for this machine: {reason}")]
     BadKernel {

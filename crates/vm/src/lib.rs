@@ -40,6 +40,7 @@ use std::sync::Arc;
 
 pub use control::{Control, Said};
 pub use error::VmError;
+pub use kernel::add_kernel;
 pub use machine::{ANSWER_TIMEOUT, Vm, VmExit};
 pub use pc::{Pc, PcSpec};
 pub use share::{Share, plan_shares};

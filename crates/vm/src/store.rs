@@ -4,6 +4,7 @@
 //!   <root>/vm/                       locked (flock) by whoever makes something in it
 //!     kernels/<format>-<key>/        image, modules/, kernel.json; or only `unfit`, with the reason
 //!     kernels/<format>-distribution  key of the kernel that was fetched from the distribution
+//!     kernels/named/                 names that users gave, see `proa_protocol::kernel`
 //!     initramfs/<hash>.cpio
 //!     disks/<format>-ext4-<size>.img an empty file system, copied for each instance
 //!     accelerator.json

@@ -39,6 +39,7 @@ const PACKAGES: &[&str] = &[
     "mawk",
     "mount",
     "nftables",
+    "passt",
     "passwd",
     "procps",
     "sed",

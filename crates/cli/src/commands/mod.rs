@@ -12,6 +12,7 @@ pub mod exec;
 pub mod image;
 pub mod info;
 pub mod inspect;
+pub mod kernel;
 pub mod kill;
 pub mod logs;
 pub mod machine;
@@ -179,6 +180,7 @@ pub const ALL: &[Entry] = &[
     entry!(Image, "logout", image::logout, "Log out of a registry"),
     group!("container", "Work on instances", CONTAINER),
     group!("image", "Work on images", IMAGE),
+    group!("kernel", "Manage kernels of virtual machines", KERNEL),
     group!("machine", "Boot whole disks as machines", MACHINE),
     group!("network", "Work on networks", NETWORK),
     group!("policy", "Hold instances to the Pod Security Standards", POLICY),
@@ -229,6 +231,14 @@ const IMAGE: &[Entry] = &[
     entry!(Image, "rm", image::rmi, "Remove images", aliases: &["remove"]),
     entry!(Image, "save", image::save, "Save images to an archive"),
     entry!(Image, "tag", image::tag, "Give an image another name"),
+];
+
+const KERNEL: &[Entry] = &[
+    entry!(Management, "add", kernel::add, "Keep a kernel under a name"),
+    entry!(Management, "build", kernel::build, "Build a lean kernel"),
+    entry!(Management, "ls", kernel::ls, "List kernels of virtual machines", aliases: &["list"]),
+    entry!(Management, "rm", kernel::rm, "Remove kernels that nobody uses", aliases: &["remove"]),
+    entry!(Management, "use", kernel::choose, "Choose the kernel of virtual machines that name none"),
 ];
 
 const MACHINE: &[Entry] = &[

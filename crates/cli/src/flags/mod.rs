@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use proa_engine::config::{ContainerConfig, HostConfig};
 use proa_engine::life::parse_level;
 use proa_protocol::instance::IsolationLevel;
+use proa_protocol::kernel::name_of;
 
 use crate::error::Failure;
 use crate::terminal;
@@ -28,9 +29,12 @@ pub struct ContainerFlags {
     /// Isolation level: container (the host's kernel) or vm (a kernel of its own)
     #[arg(long, value_name = "LEVEL", default_value = "container", help_heading = "Isolation")]
     pub isolation: String,
-    /// Kernel of a vm, in place of the newest at hand
-    #[arg(long, value_name = "FILE", help_heading = "Isolation")]
+    /// Kernel of a vm, by its name (proa kernel ls) or by a path with a slash in it
+    #[arg(long, value_name = "NAME|FILE", help_heading = "Isolation")]
     pub kernel: Option<PathBuf>,
+    /// Word for the command line of a vm's kernel
+    #[arg(long = "kernel-arg", value_name = "WORD", help_heading = "Isolation")]
+    pub kernel_args: Vec<String>,
     /// Boot a vm, rather than start it from a template
     #[arg(long, help_heading = "Isolation")]
     pub no_template: bool,
@@ -130,7 +134,12 @@ impl ContainerFlags {
             console_size: console_size(config.tty),
             ..HostConfig::default()
         };
-        host.vm.kernel = self.kernel.as_deref().map(absolute).transpose()?;
+        let of_kernel = |path: &Path| match name_of(path) {
+            Some(name) => Ok(PathBuf::from(name)),
+            None => absolute(path),
+        };
+        host.vm.kernel = self.kernel.as_deref().map(of_kernel).transpose()?;
+        host.vm.kernel_args.clone_from(&self.kernel_args);
         host.vm.no_template = self.no_template;
         host.vm.disk_size =
             self.disk_size.as_deref().map(proa_engine::parse::bytes).transpose().map_err(usage)?;

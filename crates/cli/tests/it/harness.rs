@@ -72,6 +72,8 @@ pub struct Proa {
     binary: PathBuf,
     /// Who runs it, where that is not root.
     user: Option<User>,
+    /// The file of the network namespace that its commands run in, where that is not the host's.
+    home: Option<String>,
 }
 
 impl Proa {
@@ -90,7 +92,7 @@ impl Proa {
         let cache = workspace().join("target/test-cache/vm");
         fs::create_dir_all(&cache).unwrap();
         std::os::unix::fs::symlink(cache, root.path().join("vm")).unwrap();
-        Self { root, binary, user: None }
+        Self { root, binary, user: None, home: None }
     }
 
     /// An empty root that belongs to an ordinary user, who runs all commands. Its home, its sockets and a copy of
@@ -118,6 +120,11 @@ impl Proa {
         }
         proa.user = Some(user);
         proa
+    }
+
+    /// Has an ordinary user's commands run in a network namespace.
+    pub fn live_in(&mut self, namespace: &str) {
+        self.home = Some(namespace.to_owned());
     }
 
     /// A root with the image `busybox`, made from the host's static busybox.
@@ -192,7 +199,11 @@ impl Proa {
         // Everything in arguments, since some tests wrap the command.
         let mut command = Command::new("sh");
         let join = "[ ! -d \"$0\" ] || echo $$ > \"$0/cgroup.procs\"; exec \"$@\"";
-        command.args(["-c", join]).arg(user.cgroup()).arg("setpriv");
+        command.args(["-c", join]).arg(user.cgroup());
+        if let Some(home) = &self.home {
+            command.arg("nsenter").arg(format!("--net={home}"));
+        }
+        command.arg("setpriv");
         command.args([format!("--reuid={}", user.uid), format!("--regid={}", user.gid)]);
         command.args(["--clear-groups", "env", "-u", "PROA_ROOT", "TERM=xterm"]);
         for (name, directory) in [("HOME", "home"), ("XDG_RUNTIME_DIR", "run")] {

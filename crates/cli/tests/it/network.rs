@@ -26,6 +26,11 @@ impl Server {
         server
     }
 
+    /// One that was started otherwise.
+    pub fn named(name: &str) -> Self {
+        Self { id: String::new(), name: name.to_owned() }
+    }
+
     /// Waits until it answers.
     pub fn wait(&self, bed: &Bed) {
         let ask = ["exec", &self.name, "wget", "-qO-", "http://127.0.0.1:8000/"];

@@ -6,8 +6,13 @@ use std::process::Command;
 
 use crate::harness::{Proa, User, workspace};
 
-/// A store of the user's with `busybox`, and the guest's kernel as other tests have it already.
+/// A store of the user's with `busybox`.
 fn proa() -> Proa {
+    user().import_busybox()
+}
+
+/// A store of the user's, with the guest's kernel as other tests have it already.
+pub fn user() -> Proa {
     let cache = workspace().join("target/test-cache/vm");
     let has_kernel = || fs::read_dir(cache.join("kernels")).is_ok_and(|mut found| found.next().is_some());
     if !has_kernel() {
@@ -22,7 +27,7 @@ fn proa() -> Proa {
     let copied = Command::new("sh").args(["-c", script]).arg(&cache).arg(&to).status().unwrap();
     assert!(copied.success());
     proa.give(&to);
-    proa.import_busybox()
+    proa
 }
 
 fn run(proa: &Proa, flags: &[&str], script: &str) -> String {

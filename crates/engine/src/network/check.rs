@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use proa_network::{attach, files};
+use proa_network::{Switch, attach, files};
 use proa_protocol::network::{Live, endpoint_file};
 
 use crate::engine::Engine;
@@ -35,7 +35,7 @@ impl Engine {
                 continue;
             }
             if repair {
-                attach::clean_up(run, &instance, std::slice::from_ref(&live.endpoint))?;
+                attach::clean_up(run, &Switch::of(run), &instance, std::slice::from_ref(&live.endpoint))?;
             }
             let network = &live.endpoint.network.name;
             let what = format!(

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use proa_protocol::instance::{InstanceConfig, IsolationLevel};
-use proa_protocol::network::{Driver, Endpoint, Interface, PublishedPort, parse_mac};
+use proa_protocol::network::{Driver, Endpoint, Interface, Protocol, PublishedPort, parse_mac};
 use serde::{Deserialize, Serialize};
 
 use super::mode::Mode;
@@ -49,16 +49,6 @@ impl Engine {
         level: IsolationLevel,
         warnings: &mut Vec<String>,
     ) -> Result<Vec<NetworkRecord>> {
-        if matches!(host.network_mode.as_str(), "" | "default") && !proa_sys::userns::is_initial() {
-            // What an ordinary user gets without asking is what there can be.
-            host.network_mode = "none".into();
-            if self.db.first_time("network-none")? {
-                warnings.push(
-                    "networks are root's: without --network, an instance has --network none (said once)"
-                        .into(),
-                );
-            }
-        }
         let publishes = host.publish_all_ports || !host.port_bindings.is_empty();
         let asked = host.network_mode.clone();
         let mode = Mode::parse(&asked)?;
@@ -261,14 +251,20 @@ fn resolve_ports(
                 "" => 0,
                 text => text.parse().map_err(|_| Error::invalid(format!("{text:?} is no port")))?,
             };
-            check_binding(host_ip, endpoint)?;
+            check_binding(host_ip, protocol, endpoint)?;
             all.push(PublishedPort { protocol, host_ip, host_port, port });
         }
     }
     Ok(all)
 }
 
-fn check_binding(host_ip: IpAddr, endpoint: &Endpoint) -> Result<()> {
+fn check_binding(host_ip: IpAddr, protocol: Protocol, endpoint: &Endpoint) -> Result<()> {
+    if protocol == Protocol::Sctp && !proa_sys::userns::is_initial() {
+        return Err(Error::unsupported(
+            "ports of SCTP cannot be published by an ordinary user: only TCP and UDP are forwarded",
+            "publish TCP or UDP, or run proa as root",
+        ));
+    }
     if host_ip == IpAddr::V6(std::net::Ipv6Addr::LOCALHOST) {
         return Err(Error::unsupported(
             "ports cannot be published at [::1]: the kernel sends nothing from there to another interface",
@@ -300,13 +296,16 @@ fn complete_files(record: &Record, instance: &mut InstanceConfig) -> Result<()> 
         .flat_map(|endpoint| &endpoint.network.subnets)
         .filter_map(|subnet| subnet.gateway)
         .collect();
+    // A user's gateways are not the host's.
+    let is_user = !proa_sys::userns::is_initial() && !gateways.is_empty();
+    let hosts = if is_user { proa_network::switch::host_addresses() } else { Vec::new() };
     if let Some(text) = instance.launch.files.get_mut("/etc/hosts") {
         for address in endpoints.iter().flat_map(|endpoint| &endpoint.interface.addresses) {
             let _ = writeln!(text, "{}\t{names}", address.addr());
         }
         for entry in &record.host_config.extra_hosts {
             if let (name, None) = parse_extra_host(entry)? {
-                let gateway = gateways.first().ok_or_else(|| {
+                let gateway = hosts.first().or(gateways.first()).ok_or_else(|| {
                     Error::invalid(format!("--add-host {entry:?}: no network of the instance has a gateway"))
                 })?;
                 let _ = writeln!(text, "{gateway}\t{name}");

@@ -30,7 +30,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use proa_network::firewall::Firewall;
-use proa_network::{attach, files};
+use proa_network::{Switch, attach, files};
 use proa_protocol::network::{Driver, Endpoint, Live, Network, Subnet, table_name};
 use serde::{Deserialize, Serialize};
 
@@ -123,7 +123,12 @@ impl Engine {
     /// # Errors
     /// The name is taken, something makes no sense, or the host refuses.
     pub fn create_network(&self, mut record: NetworkRecord) -> Result<NetworkRecord> {
-        require_root("networks of your own")?;
+        if record.driver == Driver::Macvlan && !proa_sys::userns::is_initial() {
+            return Err(Error::unsupported(
+                "a macvlan is root's: an ordinary user has no rights over the host's interfaces",
+                "use the driver bridge, or run proa as root",
+            ));
+        }
         names::check_name(&record.name)?;
         if ["host", "none", "default", "container"].contains(&record.name.as_str()) {
             return Err(Error::invalid(format!(
@@ -143,8 +148,8 @@ impl Engine {
                 "boot it without ipv6.disable=1, or leave --ipv6 out",
             ));
         }
-        // Of two roots that look for a free subnet at once, one sees the other's bridge.
-        let _host = files::Lock::of_host()?;
+        // Of two roots that look for a free subnet at once, one sees the other's bridge. A user's are its own.
+        let _host = proa_sys::userns::is_initial().then(files::Lock::of_host).transpose()?;
         choose::complete(&mut record, &self.db.networks()?)?;
         self.db.insert_network(&record)?;
         if let Err(error) = self.bring_up(&record.network()) {
@@ -157,7 +162,7 @@ impl Engine {
     }
 
     fn bring_up(&self, network: &Network) -> Result<()> {
-        Ok(attach::ensure(&self.paths.run, &self.firewall(), network)?)
+        Ok(attach::ensure(&self.paths.run, &self.switch()?, &self.firewall(), network)?)
     }
 
     /// The tables of this root.
@@ -233,7 +238,8 @@ impl Engine {
 
     /// Takes a network's bridge away.
     fn take_down(&self, network: &Network) -> Result<()> {
-        Ok(attach::remove(&self.paths.run, &self.firewall(), network)?)
+        let run = &self.paths.run;
+        Ok(attach::remove(run, &Switch::of(run), &self.firewall(), network)?)
     }
 
     /// Removes networks that no instance has a place in, but not the default one. Gives their names.
@@ -260,11 +266,13 @@ impl Engine {
         if !self.paths.run.join(proa_protocol::network::DIRECTORY).exists() {
             return Ok(());
         }
+        // An ordinary user's bridges go with their namespace, which the resolver keeps.
         self.end_resolver()?;
         for record in self.db.networks()? {
             self.take_down(&record.network())?;
         }
-        Ok(attach::remove_all(&self.paths.run, &self.firewall())?)
+        let run = &self.paths.run;
+        Ok(attach::remove_all(run, &Switch::of(run), &self.firewall())?)
     }
 
     fn tell_network(&self, record: &NetworkRecord, action: &str, more: &[(&str, String)]) {
@@ -280,15 +288,4 @@ pub fn driver_word(driver: Driver) -> &'static str {
         Driver::Bridge => "bridge",
         Driver::Macvlan => "macvlan",
     }
-}
-
-/// Ordinary users have no rights over the host's interfaces.
-fn require_root(what: &str) -> Result<()> {
-    if proa_sys::userns::is_initial() {
-        return Ok(());
-    }
-    Err(Error::unsupported(
-        format!("{what} are root's: an ordinary user has no rights over bridges"),
-        "run proa as root, or use --network none or host",
-    ))
 }

@@ -6,22 +6,18 @@
 //! | `J`, join | `1` (a single id) or `R` (ranges), with the namespace |
 //! | `E`, end | nothing: it ends |
 
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use proa_sys::sockets::{in_directory, receive_with, send_with};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
-};
 
 use super::{Entered, Ids, Mapping, ids, refused};
 use crate::error::{Error, Result};
@@ -46,15 +42,8 @@ pub(super) struct Held {
     pub is_single: bool,
 }
 
-/// Calls with a path by the directory's descriptor: paths of sockets may not be longer than 107 bytes.
-fn at<T>(directory: &Path, name: &str, run: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(directory, flags, Mode::empty())?;
-    run(Path::new(&format!("/proc/self/fd/{}/{name}", directory.as_raw_fd())))
-}
-
 fn ask(directory: &Path, question: u8) -> io::Result<UnixStream> {
-    let mut socket = at(directory, SOCKET, |path| UnixStream::connect(path))?;
+    let mut socket = in_directory(directory, SOCKET, |path| UnixStream::connect(path))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_write_timeout(Some(PATIENCE))?;
     socket.write_all(&[question])?;
@@ -65,15 +54,9 @@ fn ask(directory: &Path, question: u8) -> io::Result<UnixStream> {
 pub(super) fn connect(directory: &Path) -> Option<Held> {
     let socket = ask(directory, JOIN).ok()?;
     let mut answer = [0];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC;
-    let read = recvmsg(&socket, &mut [IoSliceMut::new(&mut answer)], &mut ancillary, flags).ok()?;
-    let namespace = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
-    })?;
-    (read.bytes == 1).then_some(Held { namespace, is_single: answer[0] == SINGLE })
+    let (count, namespace) = receive_with(&socket, &mut answer).ok()?;
+    let namespace = namespace?;
+    (count == 1).then_some(Held { namespace, is_single: answer[0] == SINGLE })
 }
 
 /// Ends a holder, if there is one, and waits until it has.
@@ -118,12 +101,26 @@ impl From<Failed> for Error {
     }
 }
 
-fn try_start(directory: &Path, user: Mapping, ids: &Ids) -> Result<OwnedFd, Failed> {
+/// Starts a holder in a user namespace that is there; whoever calls has the lock.
+pub(super) fn keep(directory: &Path, namespace: &OwnedFd) -> io::Result<()> {
+    let (fresh, listener) = listen(directory)?;
+    let mut command = command(listener, directory);
+    proa_sys::userns::spawn_in(&mut command, namespace)?;
+    std::fs::rename(directory.join(fresh), directory.join(SOCKET))
+}
+
+fn listen(directory: &Path) -> io::Result<(String, UnixListener)> {
     let fresh = format!("{SOCKET}.new");
-    let failed = |action| move |error| Failed::Other(Error::io(action, &directory.join(SOCKET), error));
     let _ = std::fs::remove_file(directory.join(&fresh));
-    let listener = at(directory, &fresh, |path| UnixListener::bind(path)).map_err(failed("listen at"))?;
-    let mut child = spawn(listener, directory).map_err(|error| Failed::Other(refused(&error)))?;
+    let listener = in_directory(directory, &fresh, |path| UnixListener::bind(path))?;
+    Ok((fresh, listener))
+}
+
+fn try_start(directory: &Path, user: Mapping, ids: &Ids) -> Result<OwnedFd, Failed> {
+    let failed = |action| move |error| Failed::Other(Error::io(action, &directory.join(SOCKET), error));
+    let (fresh, listener) = listen(directory).map_err(failed("listen at"))?;
+    let child = proa_sys::userns::spawn_unmapped(&mut command(listener, directory));
+    let mut child = child.map_err(|error| Failed::Other(refused(&error)))?;
     let ready = || {
         ids::map(child.id(), user, ids).map_err(Failed::Mapping)?;
         let path = format!("/proc/{}/ns/user", child.id());
@@ -139,7 +136,7 @@ fn try_start(directory: &Path, user: Mapping, ids: &Ids) -> Result<OwnedFd, Fail
     })
 }
 
-fn spawn(listener: UnixListener, directory: &Path) -> io::Result<Child> {
+fn command(listener: UnixListener, directory: &Path) -> Command {
     let mut command = Command::new("/proc/self/exe");
     // The argument tells people who look at the process what it belongs to.
     command
@@ -149,7 +146,7 @@ fn spawn(listener: UnixListener, directory: &Path) -> io::Result<Child> {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     command.env_clear().current_dir("/");
-    proa_sys::userns::spawn_unmapped(&mut command)
+    command
 }
 
 /// What the holder does, its listening socket being standard input.
@@ -188,12 +185,8 @@ fn answer(mut socket: UnixStream, namespace: &OwnedFd) -> io::Result<u8> {
     let mut question = [0];
     socket.read_exact(&mut question)?;
     if question[0] == JOIN {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let descriptors = [namespace.as_fd()];
-        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
         let kind = [if is_single()? { SINGLE } else { RANGES }];
-        sendmsg(&socket, &[IoSlice::new(&kind)], &mut ancillary, SendFlags::NOSIGNAL)?;
+        send_with(&socket, &kind, namespace.as_fd())?;
     }
     Ok(question[0])
 }

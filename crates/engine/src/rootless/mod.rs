@@ -13,10 +13,10 @@
 //! hands its descriptor to whoever connects: joining takes a tenth of a millisecond, where mapping ids by
 //! `newuidmap` takes several. It is a convenience and holds no state: files belong to ids outside, which every
 //! namespace with the same maps gives the same names. So it may be killed at any time, the next command starts
-//! another; and it ends by itself after a while without visitors, or by `proa system stop`. That whoever connects
-//! gets an answer is the proof that it lives: no process id is written down that could pass on to another process.
-//! Its socket lies in a directory that only its user can enter, and gets its name there by `rename` once all ids
-//! are mapped.
+//! another (in the same namespace, where the user's networks are held by somebody in it: `proa_network::switch`);
+//! and it ends by itself after a while without visitors, or by `proa system stop`. That whoever connects gets an
+//! answer is the proof that it lives: no process id is written down that could pass on to another process. Its
+//! socket lies in a directory that only its user can enter, and gets its name there by `rename` once all ids are mapped.
 //!
 //! The **mount namespace** is made anew by each command, so it has the mounts of whoever called. Nothing that is
 //! mounted there need be seen by others: a user namespace cannot mount EROFS, so layers are unpacked directories
@@ -72,10 +72,31 @@ pub fn enter(directory: &Path, user: Mapping) -> Result<Entered> {
             return Ok(entered);
         }
         holder::end(directory);
+    } else if let Some(namespace) = in_use(directory)
+        && holder::keep(directory, &namespace).is_ok()
+        && let Some(held) = holder::connect(directory)
+    {
+        if let Some(entered) = join_if_current(held, user)? {
+            return Ok(entered);
+        }
+        holder::end(directory);
     }
     let ids = ids::granted(user);
     let (namespace, entered) = holder::start(directory, user, ids)?;
     join(&namespace).map(|()| entered)
+}
+
+/// The user namespace of those who hold networks of one of the user's roots: another one could not work in them.
+fn in_use(directory: &Path) -> Option<OwnedFd> {
+    let roots = std::fs::read_dir(directory).ok()?.flatten();
+    let runs = roots.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"proa"));
+    runs.flat_map(|entry| proa_network::switch::holders(&entry.path())).find_map(|pid| {
+        let namespace = File::open(format!("/proc/{pid}/ns/user")).ok()?;
+        // In our own there is nothing to join.
+        let inode = |file: &File| rustix::fs::fstat(file).map(|found| found.st_ino).ok();
+        let own = File::open("/proc/self/ns/user").ok()?;
+        (inode(&namespace)? != inode(&own)?).then(|| namespace.into())
+    })
 }
 
 /// Joins, unless the namespace has a single id and the user has got more since it was made.

@@ -18,6 +18,7 @@ mod security;
 use proa_oci::defaults;
 use proa_oci::runtime::{NamespaceKind, Spec};
 use proa_protocol::instance::{InstanceConfig, IsolationLevel, VmConfig};
+use proa_protocol::kernel::name_of;
 use proa_protocol::message::LaunchConfig;
 use proa_protocol::volume::MountPoint;
 
@@ -34,7 +35,8 @@ pub use security::{AppArmor, Filter, Label, SecurityOptions};
 /// Ports from here on are everybody's.
 const UNPRIVILEGED_PORTS: (&str, &str) = ("net.ipv4.ip_unprivileged_port_start", "0");
 /// Groups that may send echo requests.
-const UNPRIVILEGED_PING: (&str, &str) = ("net.ipv4.ping_group_range", "0 2147483647");
+const UNPRIVILEGED_PING: &str = "net.ipv4.ping_group_range";
+const MOST_GROUPS: u32 = 1 << 31;
 /// With fewer ids an ordinary user has none for virtual machine monitors (`proa_vm` says which they are); a range of
 /// the usual size is 65536.
 const FEWEST_IDS: u32 = 12288;
@@ -135,6 +137,9 @@ pub(crate) fn check_level(host: &HostConfig, level: IsolationLevel) -> Result<()
         IsolationLevel::Container => {
             if host.vm.kernel.is_some() {
                 return refused("--kernel", "a container runs on the host's kernel: use --isolation vm");
+            }
+            if !host.vm.kernel_args.is_empty() {
+                return refused("--kernel-arg", "a container runs on the host's kernel: use --isolation vm");
             }
             if host.vm.no_template {
                 return refused("--no-template", "a container has nothing to boot: use --isolation vm");
@@ -237,10 +242,12 @@ fn apply_linux(spec: &mut Spec, host: &HostConfig, network: Network) -> Result<(
     if network == Network::Own {
         // As Docker has it: who has a network of its own needs no privilege for its ports and for ping.
         let has_ids = !matches!(host.userns_mode.as_str(), "" | "host");
+        let (key, value) = UNPRIVILEGED_PORTS;
+        linux.sysctl.insert(key.to_owned(), value.to_owned());
         // A range of groups must be whole in the instance's own ids.
-        for (key, value) in std::iter::once(UNPRIVILEGED_PORTS).chain((!has_ids).then_some(UNPRIVILEGED_PING))
-        {
-            linux.sysctl.insert(key.to_owned(), value.to_owned());
+        if !has_ids {
+            let last = proa_sys::userns::count_ids().clamp(1, MOST_GROUPS) - 1;
+            linux.sysctl.insert(UNPRIVILEGED_PING.to_owned(), format!("0 {last}"));
         }
     }
     for (key, value) in &host.sysctls {
@@ -274,7 +281,8 @@ fn apply_linux(spec: &mut Spec, host: &HostConfig, network: Network) -> Result<(
 
 pub(crate) fn vm_config(host: &HostConfig) -> Result<VmConfig> {
     let cpus = host.nano_cpus.max(0).unsigned_abs().div_ceil(1_000_000_000);
-    if let Some(kernel) = &host.vm.kernel
+    let file = host.vm.kernel.as_deref().filter(|kernel| name_of(kernel).is_none());
+    if let Some(kernel) = file
         && !kernel.is_file()
     {
         return Err(Error::Invalid {
@@ -282,8 +290,15 @@ pub(crate) fn vm_config(host: &HostConfig) -> Result<VmConfig> {
             hint: "name a bzImage or vmlinux file, or leave --kernel out".into(),
         });
     }
+    let is_word =
+        |word: &&String| !word.is_empty() && !word.contains(|c: char| c.is_whitespace() || c.is_control());
+    if let Some(word) = host.vm.kernel_args.iter().find(|word| !is_word(word)) {
+        let hint = "one word without spaces, as NAME=VALUE; repeat the option for more";
+        return Err(Error::invalid_with_hint(format!("invalid --kernel-arg {word:?}"), hint));
+    }
     Ok(VmConfig {
         kernel: host.vm.kernel.clone(),
+        kernel_args: host.vm.kernel_args.clone(),
         memory: host.memory.max(0).unsigned_abs(),
         cpus: u32::try_from(cpus).map_err(|_| Error::invalid("too many CPUs"))?,
         disk_size: host.vm.disk_size.unwrap_or(0).max(0).unsigned_abs(),

@@ -35,6 +35,8 @@ use std::{fmt, io};
 use proa_protocol::network::{Live, Network};
 use proa_sys::netlink::Netlink;
 
+pub(crate) use nft::run as run_script;
+
 /// A failure of the firewall.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -45,7 +45,8 @@ pub(super) fn install(name: &str, elements: Vec<Element>) -> Result<(), Error> {
     run(&script)
 }
 
-fn run(script: &str) -> Result<(), Error> {
+/// Has nft do what a script says.
+pub(crate) fn run(script: &str) -> Result<(), Error> {
     let program =
         PROGRAMS.into_iter().find(|path| std::path::Path::new(path).exists()).ok_or(Error::NoNft)?;
     let failed = |error: std::io::Error| Error::Nft { program, text: error.to_string() };

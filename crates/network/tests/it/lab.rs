@@ -146,8 +146,11 @@ impl Lab {
     pub fn instance(&self, network: &Network, number: u8, ports: &[PublishedPort]) -> Instance {
         let live = live(network, number, ports);
         let space = Space::new();
-        let Live { link, endpoint: Endpoint { interface: Interface { mac, addresses, gateways, .. }, .. } } =
-            &live;
+        let Live {
+            link,
+            endpoint: Endpoint { interface: Interface { mac, addresses, gateways, .. }, .. },
+            ..
+        } = &live;
         let path = space.path();
         self.firewall.add_endpoint(&live).unwrap();
         ip(&format!(
@@ -214,7 +217,7 @@ pub fn live(network: &Network, number: u8, ports: &[PublishedPort]) -> Live {
     let link = format!("p{}i{number}", network.bridge);
     let endpoint =
         Endpoint { network: network.clone(), interface, ports: ports.to_vec(), ..Endpoint::default() };
-    Live { endpoint, link }
+    Live { endpoint, link, switch: None }
 }
 
 /// `-p HOST_IP:HOST_PORT:PORT`

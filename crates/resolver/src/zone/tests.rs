@@ -10,6 +10,7 @@ fn zone() -> Zone {
         internal: false,
         subnets: vec!["10.1.0.0/24".parse().unwrap(), "fd01::/64".parse().unwrap()],
         gateways: vec!["10.1.0.1".parse().unwrap(), "fd01::1".parse().unwrap()],
+        hosts: Vec::new(),
         sockets: Vec::new(),
     });
     zone.set("i1", Some(entry(&["One", "web"], &["10.1.0.2", "fd01::2"])));

@@ -116,7 +116,7 @@ impl Host {
             upstream: upstream.iter().map(|server| server.parse().unwrap()).collect(),
             ..Endpoint::default()
         };
-        let live = Live { endpoint, link: format!("v{net}n{number}") };
+        let live = Live { endpoint, link: format!("v{net}n{number}"), switch: None };
         let file = endpoint_file(self.run(), &network.id, &format!("i{number}"));
         replace(&file, &serde_json::to_vec(&live).unwrap());
     }

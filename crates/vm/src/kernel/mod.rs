@@ -1,10 +1,12 @@
 //! The guest's kernel: found, made ready once, and kept in the store.
 //!
 //! ```text
-//!   named by the user ─────────────────────────────────────┐
+//!   a file that the user named ────────────────────────────┐
 //!   newest of the host (/boot/vmlinuz-*, /lib/modules) ────┼─▶ image unpacked, modules picked ─▶ kernels/<key>
 //!   the distribution's package, downloaded and unpacked ───┘
 //! ```
+//!
+//! Some are there already by names that users gave them (`named`), one of which may be for all guests that name none.
 //!
 //! A kernel of the host that lacks a driver is marked `unfit` and the next is tried; a kernel that the user
 //! named is never passed over in silence.
@@ -13,6 +15,7 @@ mod decompress;
 mod elf;
 mod image;
 mod modules;
+mod named;
 mod package;
 
 use std::cmp::Ordering;
@@ -25,6 +28,8 @@ use sha2::{Digest, Sha256};
 use crate::VmError;
 use crate::store::{Store, StoreLock, identity, publish, short_hex};
 use modules::{Module, Modules};
+pub use named::add_kernel;
+use proa_protocol::kernel::name_of;
 
 /// Changes when what is kept of a kernel changes. It is part of each name, so that two versions of this program
 /// that share a store do not undo each other's work.
@@ -91,6 +96,10 @@ impl Kernel {
         more: &[String],
         notice: &mut dyn FnMut(String),
     ) -> Result<Self, VmError> {
+        let default = if named.is_none() { named::default_name(store) } else { None };
+        if let Some(name) = default.as_deref().or_else(|| named.and_then(name_of)) {
+            return Self::called(store, name);
+        }
         let more = &More::new(more);
         if let Some(path) = named {
             let candidate = Candidate::named(path)?.marked(more);

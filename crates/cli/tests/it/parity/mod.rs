@@ -42,6 +42,11 @@ impl Bed {
         Self { proa: Proa::of_user("proa-test").import_busybox(), level: "container" }
     }
 
+    /// The same at the level vm.
+    pub fn rootless_vm() -> Self {
+        Self { proa: crate::rootless_vm::user().import_busybox(), level: "vm" }
+    }
+
     /// The same where the user has a cgroup of its own. Elsewhere a limit must be refused, with what it needs.
     fn rootless_with_cgroup() -> Option<Self> {
         let bed = Self::rootless();
