@@ -355,7 +355,7 @@ mod tests {
             ..MachineConfig::default()
         });
         assert_eq!(text.matches("driver=raw,node-name=").count(), 4, "{text}");
-        assert_eq!(text.matches("read-only=off").count(), 2, "{text}");
+        assert_eq!(text.matches(",read-only=off,").count(), 2, "{text}");
         for part in [
             "-machine q35,vmport=off,dump-guest-core=off,mem-merge=off,graphics=off",
             "virtio-blk-pci,drive=disk0,serial=disk0,bootindex=1,werror=report,rerror=report",
