@@ -47,9 +47,15 @@ pub enum Error {
     /// Nothing runs.
     #[error("the instance is not running")]
     NotRunning,
-    /// A virtual machine has the network devices that it was started with.
-    #[error("a virtual machine that runs gets no other network devices; stop it first")]
-    FixedDevices,
+    /// A virtual machine has no network device left that could be wired to another network.
+    #[error(
+        "the virtual machine runs, and has used its {} spare network devices; `proa stop` it, then connect it",
+        proa_vm::SPARE_DEVICES
+    )]
+    NoDevice,
+    /// One thing after another.
+    #[error("the networks of the instance are being changed at this moment; try again when that has ended")]
+    Changing,
     /// It shares the network of an instance that does not run.
     #[error(
         "instance {instance}, whose network this one shares, is not running: `proa start {instance}` first"
@@ -85,8 +91,9 @@ impl Error {
             | Self::NetworkGone { .. }
             | Self::NotRunning
             | Self::NotDue
+            | Self::Changing
             | Self::VolumeBusy => ErrorKind::Conflict,
-            Self::FixedDevices => ErrorKind::Unsupported,
+            Self::NoDevice => ErrorKind::Unsupported,
             Self::Network(_)
             | Self::BadJson { .. }
             | Self::Io { .. }

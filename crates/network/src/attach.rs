@@ -104,15 +104,34 @@ impl Attachment {
     /// # Errors
     /// The kernel refuses; then nothing is left of it.
     pub fn connect(&mut self, endpoint: Endpoint, pid: u32) -> Result<(), Error> {
+        self.add(endpoint, |this, endpoint| this.interface(endpoint, &mut Namespaces::of(pid)?))
+    }
+
+    /// The same for a virtual machine: gives the tap that its interface is to be wired to.
+    ///
+    /// # Errors
+    /// As for [`Attachment::connect`].
+    pub fn connect_tap(&mut self, endpoint: Endpoint) -> Result<OwnedFd, Error> {
+        self.add(endpoint, |this, endpoint| this.tap(endpoint, &mut Links::here()?))
+    }
+
+    fn add<T>(
+        &mut self,
+        endpoint: Endpoint,
+        make: impl FnOnce(&Self, &Endpoint) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         ensure(&self.run, &self.firewall, &endpoint.network)?;
-        let made = Namespaces::of(pid).and_then(|mut namespaces| self.interface(&endpoint, &mut namespaces));
-        if let Err(error) = made {
-            // The first failure is the one to tell.
-            let _ = clean_up(&self.run, &self.instance, std::slice::from_ref(&endpoint));
-            return Err(error);
+        match make(self, &endpoint) {
+            Ok(made) => {
+                self.endpoints.push(endpoint);
+                Ok(made)
+            }
+            Err(error) => {
+                // The first failure is the one to tell.
+                let _ = clean_up(&self.run, &self.instance, std::slice::from_ref(&endpoint));
+                Err(error)
+            }
         }
-        self.endpoints.push(endpoint);
-        Ok(())
     }
 
     /// Takes a place of a container that runs away.
@@ -120,15 +139,26 @@ impl Attachment {
     /// # Errors
     /// The kernel refuses.
     pub fn disconnect(&mut self, network: &str, pid: u32) -> Result<(), Error> {
-        let is_it = |endpoint: &Endpoint| endpoint.network.id == network;
-        let Some(place) = self.endpoints.iter().position(is_it) else { return Ok(()) };
-        let endpoint = &self.endpoints[place];
+        let Some(endpoint) = self.endpoint(network) else { return Ok(()) };
         if endpoint.network.driver == Driver::Macvlan {
             Namespaces::of(pid)?.there.remove(&endpoint.interface.name)?;
         }
+        self.disconnect_link(network)
+    }
+
+    /// The same for a virtual machine whose tap is closed, and for what the host has of any place.
+    ///
+    /// # Errors
+    /// As for [`Attachment::disconnect`].
+    pub fn disconnect_link(&mut self, network: &str) -> Result<(), Error> {
+        let Some(endpoint) = self.endpoint(network) else { return Ok(()) };
         clean_up(&self.run, &self.instance, std::slice::from_ref(endpoint))?;
-        self.endpoints.remove(place);
+        self.endpoints.retain(|endpoint| endpoint.network.id != network);
         Ok(())
+    }
+
+    fn endpoint(&self, network: &str) -> Option<&Endpoint> {
+        self.endpoints.iter().find(|endpoint| endpoint.network.id == network)
     }
 
     /// Makes the taps that a virtual machine's interfaces are wired to, in their order.
@@ -137,14 +167,15 @@ impl Attachment {
     /// The kernel refuses. What was made is left for [`Attachment::finish`] or [`clean_up`].
     pub fn taps(&self) -> Result<Vec<OwnedFd>, Error> {
         let mut here = Links::here()?;
-        let tap = |endpoint: &Endpoint| {
-            let (link, bridge) = self.admit(endpoint, &mut here)?;
-            let tap = proa_sys::tap::open(&link).map_err(Error::file("make the tap", &link))?;
-            here.join(&link, bridge, endpoint.interface.mtu)?;
-            here.reflect(&link)?;
-            Ok(tap)
-        };
-        self.endpoints.iter().map(tap).collect()
+        self.endpoints.iter().map(|endpoint| self.tap(endpoint, &mut here)).collect()
+    }
+
+    fn tap(&self, endpoint: &Endpoint, here: &mut Links) -> Result<OwnedFd, Error> {
+        let (link, bridge) = self.admit(endpoint, here)?;
+        let tap = proa_sys::tap::open(&link).map_err(Error::file("make the tap", &link))?;
+        here.join(&link, bridge, endpoint.interface.mtu)?;
+        here.reflect(&link)?;
+        Ok(tap)
     }
 
     /// Has the firewall let a link in and tells the resolver of its endpoint; gives its name and the bridge's number.

@@ -6,8 +6,11 @@ mod boot_unit;
 mod commands;
 mod copy_attacks;
 mod crash;
+#[path = "../../../network/tests/it/frames.rs"]
+mod frames;
 mod harness;
 mod keep_id;
+mod lan;
 mod load;
 mod lsm;
 mod network;

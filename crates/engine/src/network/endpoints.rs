@@ -18,6 +18,9 @@ use crate::names;
 use crate::settings::NetworkSettings;
 use crate::spec::parse_extra_host;
 
+const HOSTS: &str = "/etc/hosts";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// What is asked of a place in a network.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -181,7 +184,7 @@ impl NetworkRecord {
     }
 }
 
-fn check_level(network: &NetworkRecord, level: IsolationLevel) -> Result<()> {
+pub(super) fn check_level(network: &NetworkRecord, level: IsolationLevel) -> Result<()> {
     if network.driver == Driver::Macvlan && level == IsolationLevel::Vm {
         return Err(Error::unsupported(
             format!("network {} is a macvlan, which a virtual machine cannot have", network.name),
@@ -288,19 +291,10 @@ fn check_binding(host_ip: IpAddr, endpoint: &Endpoint) -> Result<()> {
 /// `/etc/hosts` has the instance's addresses, and `/etc/resolv.conf` asks the network's resolver. Files that the user
 /// mounts something on are the user's.
 fn complete_files(record: &Record, instance: &mut InstanceConfig) -> Result<()> {
-    let hostname = instance.spec.hostname.clone().unwrap_or_default();
-    let names = match record.config.domainname.as_str() {
-        "" => hostname,
-        domain => format!("{hostname}.{domain} {hostname}"),
-    };
+    let names = own_names(record, instance);
     let endpoints = &instance.networks;
-    let gateways: Vec<IpAddr> = endpoints
-        .iter()
-        .filter(|endpoint| endpoint.network.driver == Driver::Bridge)
-        .flat_map(|endpoint| &endpoint.network.subnets)
-        .filter_map(|subnet| subnet.gateway)
-        .collect();
-    if let Some(text) = instance.launch.files.get_mut("/etc/hosts") {
+    let gateways = resolvers(endpoints);
+    if let Some(text) = instance.launch.files.get_mut(HOSTS) {
         for address in endpoints.iter().flat_map(|endpoint| &endpoint.interface.addresses) {
             let _ = writeln!(text, "{}\t{names}", address.addr());
         }
@@ -313,12 +307,52 @@ fn complete_files(record: &Record, instance: &mut InstanceConfig) -> Result<()> 
             }
         }
     }
-    if let Some(text) = instance.launch.files.get_mut("/etc/resolv.conf")
+    if let Some(text) = instance.launch.files.get_mut(RESOLV_CONF)
         && !gateways.is_empty()
     {
         *text = crate::spec::resolv_conf_of(&record.host_config, &gateways)?;
     }
     Ok(())
+}
+
+/// The same when places have come and gone since; these are those of before.
+pub(super) fn change_files(
+    record: &Record,
+    instance: &mut InstanceConfig,
+    before: &[Endpoint],
+) -> Result<()> {
+    let names = own_names(record, instance);
+    let gateways = resolvers(&instance.networks);
+    if let Some(text) = instance.launch.files.get_mut(HOSTS) {
+        let own = |line: &str| {
+            addresses(before).any(|address| line.strip_prefix(&format!("{address}\t")) == Some(&names))
+        };
+        let kept = text.lines().filter(|line| !own(line)).map(|line| format!("{line}\n"));
+        let new = addresses(&instance.networks).map(|address| format!("{address}\t{names}\n"));
+        *text = kept.chain(new).collect();
+    }
+    if let Some(text) = instance.launch.files.get_mut(RESOLV_CONF) {
+        *text = crate::spec::resolv_conf_of(&record.host_config, &gateways)?;
+    }
+    Ok(())
+}
+
+fn own_names(record: &Record, instance: &InstanceConfig) -> String {
+    let hostname = instance.spec.hostname.clone().unwrap_or_default();
+    match record.config.domainname.as_str() {
+        "" => hostname,
+        domain => format!("{hostname}.{domain} {hostname}"),
+    }
+}
+
+fn addresses(endpoints: &[Endpoint]) -> impl Iterator<Item = IpAddr> {
+    endpoints.iter().flat_map(|endpoint| &endpoint.interface.addresses).map(ipnet::IpNet::addr)
+}
+
+/// Where the names of the networks are answered.
+fn resolvers(endpoints: &[Endpoint]) -> Vec<IpAddr> {
+    let bridges = endpoints.iter().filter(|endpoint| endpoint.network.driver == Driver::Bridge);
+    bridges.flat_map(|endpoint| &endpoint.network.subnets).filter_map(|subnet| subnet.gateway).collect()
 }
 
 #[cfg(test)]
