@@ -77,7 +77,7 @@ impl Engine {
         log.complete(host_config);
         userns::complete(config, host_config, *level, settings)?;
         let mut warnings = Vec::new();
-        let networks = self.complete_networks(host_config, *level, &mut warnings)?;
+        let networks = self.complete_networks(config, host_config, *level, &mut warnings)?;
         for text in &host_config.depends_on {
             self.find(&Dependency::parse(text)?.name)?;
         }

@@ -265,6 +265,13 @@ impl Proa {
             .collect()
     }
 
+    /// Process ids of all that names this root or its runtime directory on its command line.
+    pub fn processes_of(&self, run: &str) -> Vec<u32> {
+        let root = self.root.path().to_str().unwrap();
+        let of_ours = |line: &str| line.contains(root) || line.contains(run);
+        processes().into_iter().filter(|(_, line)| of_ours(line)).map(|(pid, _)| pid).collect()
+    }
+
     /// Fails if anything of this root is left: processes, mounts, cgroups, loop devices.
     pub fn assert_nothing_left(&self) {
         let run = self.run(&["info", "--format", "{{.RunRoot}}"]).stdout;

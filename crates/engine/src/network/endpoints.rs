@@ -48,6 +48,7 @@ impl Engine {
     /// There is no such network, or its options make no sense together.
     pub(crate) fn complete_networks(
         &self,
+        config: &mut ContainerConfig,
         host: &mut HostConfig,
         level: IsolationLevel,
         warnings: &mut Vec<String>,
@@ -76,7 +77,7 @@ impl Engine {
                 if publishes {
                     warnings.push(format!("ports are not published with --network {asked}"));
                 }
-                return self.complete_shared(mode, host, level).map(|()| Vec::new());
+                return self.complete_shared(mode, host, config, level).map(|()| Vec::new());
             }
         };
         if host.networks.is_empty() {
@@ -101,10 +102,22 @@ impl Engine {
         Ok(found)
     }
 
-    /// `container:NAME` becomes `container:ID`, so that a new instance of that name is another.
-    fn complete_shared(&self, mode: Mode, host: &mut HostConfig, level: IsolationLevel) -> Result<()> {
+    /// `container:NAME` becomes `container:ID`, so that a new instance of that name is another. Its host name is this one's.
+    fn complete_shared(
+        &self,
+        mode: Mode,
+        host: &mut HostConfig,
+        config: &mut ContainerConfig,
+        level: IsolationLevel,
+    ) -> Result<()> {
         let Mode::Container(name) = mode else { return Ok(()) };
         let other = self.find(name)?;
+        if !config.hostname.is_empty() {
+            return Err(Error::invalid(
+                "--hostname goes with no --network container:, which has the other's",
+            ));
+        }
+        config.hostname.clone_from(&other.record.config.hostname);
         if level == IsolationLevel::Vm || other.record.level == IsolationLevel::Vm {
             return Err(Error::unsupported(
                 "--network container: needs two containers: a virtual machine has a network stack of its own",
