@@ -9,13 +9,14 @@ fn the_unit_is_installed_sound_and_removed() {
     let proa = Proa::new();
     let script = r#"
         set -e
-        mount -t tmpfs tmpfs /etc/systemd/system
+        mount -t tmpfs tmpfs /etc/systemd
+        mkdir /etc/systemd/system
         path=$("$0" --root "$1" system enable)
         cat "$path"
         ls /etc/systemd/system/multi-user.target.wants
         systemd-analyze verify "$path"
         "$0" --root "$1" system disable > /dev/null
-        find /etc/systemd/system -type f -o -type l
+        find /etc/systemd -type f -o -type l
         "$0" --root "$1" system disable || echo refused"#;
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", script]).arg(proa.binary()).arg(proa.root());
@@ -40,8 +41,8 @@ fn files_of_instances_become_units_of_systemds_by_its_generator() {
         mount -t tmpfs tmpfs "$1/etc"
         mkdir "$1/etc/upper" "$1/etc/work"
         mount -t overlay -o "lowerdir=/etc,upperdir=$1/etc/upper,workdir=$1/etc/work" overlay /etc
-        mount -t tmpfs tmpfs /etc/systemd/system
-        mkdir -p /etc/proa/units /etc/systemd/system-generators
+        mount -t tmpfs tmpfs /etc/systemd
+        mkdir -p /etc/proa/units /etc/systemd/system
         cd /etc/proa/units
         printf '[Container]\nImage=busybox\nVolume=data.volume:/data\nExec=sh -c "date > /data/seen"\n[Install]\nWantedBy=multi-user.target\n' > task.container
         printf '[Volume]\nLabel=kind=test\n' > data.volume
