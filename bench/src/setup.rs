@@ -76,6 +76,10 @@ impl Setup {
         let busybox =
             output(&["sh", "-c", "command -v busybox"]).context("busybox-static is not installed")?;
         fs::copy(busybox, self.path("rootfs/bin/busybox"))?;
+        // Images of distributions have these, and the limit program's upper directory keeps what it once made.
+        for directory in ["dev", "proc", "sys", "tmp"] {
+            fs::create_dir(self.path("rootfs").join(directory))?;
+        }
         for applet in ["sh", "true", "sleep", "cat", "ps"] {
             fs::hard_link(self.path("rootfs/bin/busybox"), self.path("rootfs/bin").join(applet))?;
         }

@@ -42,6 +42,6 @@ fn ci() -> Result<()> {
     dist::run(dist::Profile::Release)?;
     let host = cargo::run(&["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]);
     // Whatever the host's tests found, the guests' may tell more of it.
-    let guests = guest::run(&["proa-runtime"]);
+    let guests = guest::run(&["proa-runtime", "checkpoint::"]);
     host.and(guests)
 }

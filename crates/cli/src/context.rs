@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use proa_engine::logging::LogSettings;
-use proa_engine::monitor::Programs;
+use proa_engine::monitor::{self, Programs, Waiting};
 use proa_engine::prune::ImageSettings;
 use proa_engine::rootless::{self, Entered, Mapping};
 use proa_engine::settings::{NetworkSettings, SecuritySettings};
@@ -172,7 +172,21 @@ impl Context {
         if let Some(engine) = self.engine.get() {
             return Ok(engine);
         }
-        let engine = Engine::open(self.paths()?, programs()?, notice)?;
+        self.open(self.paths()?, programs()?)
+    }
+
+    /// The engine, and a monitor that gets ready while the engine is opened and an instance made.
+    ///
+    /// # Errors
+    /// The state directory cannot be used, or the monitor's program cannot be run.
+    pub fn engine_and_monitor(&self) -> Result<(&Engine, Waiting), Failure> {
+        let (paths, programs) = (self.paths()?, programs()?);
+        let monitor = monitor::spawn_waiting(&programs, &paths)?;
+        Ok((self.open(paths, programs)?, monitor))
+    }
+
+    fn open(&self, paths: Paths, programs: Programs) -> Result<&Engine, Failure> {
+        let engine = Engine::open(paths, programs, notice)?;
         if let Some((_, Entered::Single(why))) = self.entered.get()
             && engine.db.first_time("single-id")?
         {

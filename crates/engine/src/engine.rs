@@ -290,14 +290,6 @@ impl Engine {
         Ok(channel)
     }
 
-    /// Starts a monitor for an instance that is about to be made.
-    ///
-    /// # Errors
-    /// The monitor's program cannot be run.
-    pub fn prepare_monitor(&self) -> Result<Waiting> {
-        monitor::spawn_waiting(&self.programs, &self.paths)
-    }
-
     /// Gives an instance that was just made its monitor, and sees to it that names are answered in its networks.
     /// Nothing runs before the monitor is asked to.
     ///

@@ -4,7 +4,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -108,11 +108,9 @@ pub fn spawn(programs: &Programs, paths: &Paths, id: &str, mode: Mode, notice: f
 fn spawn_with(programs: &Programs, paths: &Paths, complete: impl FnOnce(&mut Command)) -> Result<UnixStream> {
     let failed = |error: std::io::Error| Error::io("run", &programs.monitor, error);
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-    // Nothing else of this process starts programs while this one descriptor is inheritable.
-    rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).map_err(|errno| failed(errno.into()))?;
     let sealed = seal(programs)?;
     let mut command = command(programs, paths, &sealed).map_err(failed)?;
-    command.arg("--client-fd").arg(theirs.as_raw_fd().to_string());
+    command.arg("--client").stdout(OwnedFd::from(theirs));
     complete(&mut command);
     command.spawn().map_err(failed)?;
     Ok(ours)

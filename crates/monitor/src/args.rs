@@ -28,8 +28,8 @@ pub struct Args {
     pub run: PathBuf,
     /// Instance id; empty where the first client is to tell it.
     pub id: String,
-    /// Connected socket of the first client.
-    pub client_fd: Option<u32>,
+    /// Whether standard output is the connected socket of the first client.
+    pub client: bool,
     /// The guest agent; without it, it is looked for beside this program.
     pub agent: Option<PathBuf>,
     /// What for.
@@ -37,7 +37,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Reads `--root DIR --run DIR [--id ID] [--client-fd N] [--agent FILE] [--again | --maintenance | --repair]`, of which
+    /// Reads `--root DIR --run DIR [--id ID] [--client] [--agent FILE] [--again | --maintenance | --repair]`, of which
     /// one, the id or the client, must be there.
     ///
     /// # Errors
@@ -52,11 +52,7 @@ impl Args {
                 Some("--run") => parsed.run = value()?.into(),
                 Some("--id") => parsed.id = text(value()?)?,
                 Some("--agent") => parsed.agent = Some(value()?.into()),
-                Some("--client-fd") => {
-                    let number = text(value()?)?;
-                    parsed.client_fd =
-                        Some(number.parse().map_err(|_| format!("{number} is no descriptor"))?);
-                }
+                Some("--client") => parsed.client = true,
                 Some("--again") => parsed.mode = Mode::Again,
                 Some("--maintenance") => parsed.mode = Mode::Maintenance,
                 Some("--repair") => parsed.mode = Mode::Repair,
@@ -66,7 +62,7 @@ impl Args {
         if parsed.root.as_os_str().is_empty() || parsed.run.as_os_str().is_empty() {
             return Err("--root and --run are needed".into());
         }
-        let told = parsed.client_fd.is_some() && parsed.mode == Mode::Run;
+        let told = parsed.client && parsed.mode == Mode::Run;
         if is_id(&parsed.id) || parsed.id.is_empty() && told {
             return Ok(parsed);
         }
@@ -88,20 +84,19 @@ mod tests {
 
     #[test]
     fn the_line_is_read() {
-        let args = parse("--root /r --run /n --id ab12 --client-fd 3 --maintenance").unwrap();
-        assert_eq!((args.id.as_str(), args.client_fd, args.mode), ("ab12", Some(3), Mode::Maintenance));
+        let args = parse("--root /r --run /n --id ab12 --client --maintenance").unwrap();
+        assert_eq!((args.id.as_str(), args.client, args.mode), ("ab12", true, Mode::Maintenance));
     }
 
     #[test]
     fn wrong_lines_are_refused() {
-        assert_eq!(parse("--root /r --run /n --client-fd 3").unwrap().id, "");
+        assert_eq!(parse("--root /r --run /n --client").unwrap().id, "");
         for line in [
             "",
             "--root /r --run /n",
             "--root",
             "--root /r --run /n --id ../x",
-            "--root /r --run /n --client-fd 3 --repair",
-            "--client-fd x",
+            "--root /r --run /n --client --repair",
             "--what",
         ] {
             assert!(parse(line).is_err(), "{line}");

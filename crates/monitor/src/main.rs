@@ -1,13 +1,13 @@
 //! The process that outlives the CLI and owns one instance.
 //!
 //! ```text
-//!   proa-monitor --root DIR --run DIR [--id ID] [--client-fd N] [--agent FILE] [--again | --maintenance | --repair]
+//!   proa-monitor --root DIR --run DIR [--id ID] [--client] [--agent FILE] [--again | --maintenance | --repair]
 //!   proa-monitor --template JSON [detach]
 //! ```
 //!
 //! The engine starts it from a sealed executable, in a session of its own, with `/dev/null` for standard
 //! streams. Without `--id` the client tells the 64 digits of the id before anything else, or closes its socket where
-//! there will be no instance. Errors go to the client whose connected socket is `--client-fd`, and into `state.json`. Under the
+//! there will be no instance. Errors go to the client whose connected socket is standard output (`--client`), and into `state.json`. Under the
 //! name `proa-init` the same executable is PID 1 of a container.
 //!
 //! SIGTERM, SIGINT and SIGHUP do nothing: who wants the instance to end tells the instance. SIGKILL takes the
@@ -107,7 +107,7 @@ fn monitor(mut args: Args) -> Result<(), Error> {
     rustix::process::umask(FileMode::from_raw_mode(0o022));
     // The terminal's signals are for the client. Failure means that we lead a session already.
     let _ = rustix::process::setsid();
-    let client = args.client_fd.map(first_client).transpose()?;
+    let client = args.client.then(first_client).transpose()?;
     if let (true, Some(client)) = (args.id.is_empty(), &client) {
         let Some(id) = told_id(client) else { return Ok(()) };
         args.id = id;
@@ -138,9 +138,8 @@ fn tell(mut client: &UnixStream, error: &Error) {
     }
 }
 
-fn first_client(number: u32) -> Result<UnixStream, Error> {
-    let socket = proa_sys::inherited::take(number).at(format!("descriptor {number}").as_ref())?;
-    Ok(UnixStream::from(socket))
+fn first_client() -> Result<UnixStream, Error> {
+    Ok(UnixStream::from(proa_sys::inherited::take_output().at("standard output".as_ref())?))
 }
 
 fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {

@@ -25,12 +25,15 @@ const PACKAGES: &[&str] = &[
     "binutils",
     "busybox-static",
     "coreutils",
+    "criu",
     "dash",
     "e2fsprogs",
     "erofs-utils",
     "findutils",
     "grep",
+    "gzip",
     "iproute2",
+    "iptables",
     "libc6-dev",
     "linux-libc-dev",
     "mawk",
@@ -62,6 +65,8 @@ const SYSTEMD: &[&str] = &[
     "/usr/share/dbus-1/system.conf",
     "/usr/share/dbus-1/system.d/org.freedesktop.systemd1.conf",
 ];
+/// What the host's administrator has chosen among programs of one name. criu runs the latter two.
+const CHOSEN: &[&str] = &["/usr/bin/awk", "/usr/sbin/iptables-restore", "/usr/sbin/ip6tables-restore"];
 /// What the compiler consists of, as it names them; some tests compile the program they run in a container.
 const COMPILER_PROGRAMS: &[&str] = &["cc1", "collect2", "as", "ld"];
 const COMPILER_FILES: &[&str] = &[
@@ -214,7 +219,7 @@ impl Tree {
                 self.add(path)?;
             }
         }
-        for path in SYSTEMD.iter().chain(&["/usr/bin/awk"]) {
+        for path in SYSTEMD.iter().chain(CHOSEN) {
             self.add(Path::new(path))?;
         }
         Ok(())

@@ -92,7 +92,12 @@ pub const SUITES: &[Suite] = &[
     Suite { package: "proa-cli", target: "it", only: ROOTLESS, end: "::rootless" },
     Suite { package: "proa-cli", target: "it", only: ROOTLESS_ALONE, end: "" },
     Suite { package: "proa-cli", target: "it", only: &["lsm::"], end: "" },
-    Suite { package: "proa-oci-runtime", target: "it", only: &["beside::", "machine::"], end: "" },
+    Suite {
+        package: "proa-oci-runtime",
+        target: "it",
+        only: &["beside::", "checkpoint::", "machine::"],
+        end: "",
+    },
 ];
 
 /// The parts of the command line's tests that differ between kernels.

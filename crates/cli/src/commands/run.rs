@@ -66,9 +66,7 @@ fn run_inner(context: &Context, args: &Args) -> Outcome {
     if attached.stdin && tty {
         check_terminal()?;
     }
-    let engine = context.engine()?;
-    // It gets ready meanwhile.
-    let monitor = engine.prepare_monitor()?;
+    let (engine, monitor) = context.engine_and_monitor()?;
     let created = create(context, &args.container, wanted)?;
     let id = created.record.id.clone();
     let remove = created.record.auto_remove;

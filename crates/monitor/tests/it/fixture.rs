@@ -1,13 +1,12 @@
 //! An instance on disk, its monitor, and what must be gone afterwards.
 
 use std::fs;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use proa_oci::defaults::default_spec;
@@ -22,13 +21,6 @@ use crate::client::Client;
 pub const LIMIT: Duration = Duration::from_secs(90);
 
 const BUSYBOX: &str = "/bin/busybox";
-
-/// Held while a program is started, so that none inherits a socket that is meant for another.
-static STARTING: Mutex<()> = Mutex::new(());
-
-fn starting() -> MutexGuard<'static, ()> {
-    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// One instance in directories of its own.
 pub struct Fixture {
@@ -98,22 +90,16 @@ impl Fixture {
     /// Starts a monitor with further arguments.
     pub fn spawn_with(&mut self, arguments: &[&str]) -> Client {
         fs::write(self.dir().join("instance.json"), serde_json::to_vec(&self.config).unwrap()).unwrap();
-        let starting = starting();
         let (ours, theirs) = UnixStream::pair().unwrap();
-        rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).unwrap();
         let mut command = self.command();
-        command.arg("--client-fd").arg(theirs.as_raw_fd().to_string()).args(arguments);
+        command.arg("--client").args(arguments).stdout(OwnedFd::from(theirs));
         self.monitors.push(command.spawn().unwrap());
-        drop((theirs, starting));
         Client::new(ours)
     }
 
     /// Has what a dead monitor left repaired.
     pub fn repair(&self) {
-        let starting = starting();
-        let repair = self.command().arg("--repair").stderr(Stdio::piped()).spawn().unwrap();
-        drop(starting);
-        let output = repair.wait_with_output().unwrap();
+        let output = self.command().arg("--repair").stderr(Stdio::piped()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
@@ -234,9 +220,7 @@ fn busybox_layer(directory: &Path) -> PathBuf {
         fs::create_dir_all(directory.join(name)).unwrap();
     }
     fs::copy(BUSYBOX, directory.join("bin/busybox")).expect("these tests need Debian's busybox-static");
-    let starting = starting();
     let output = Command::new(BUSYBOX).arg("--list").output().unwrap();
-    drop(starting);
     for applet in String::from_utf8(output.stdout).unwrap().lines().filter(|&applet| applet != "busybox") {
         symlink("busybox", directory.join("bin").join(applet)).unwrap();
     }

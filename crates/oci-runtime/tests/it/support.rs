@@ -82,7 +82,8 @@ impl Bundle {
     /// What it prints, of a command that must succeed.
     pub fn ok(&self, args: &[&str]) -> String {
         let output = self.output(args);
-        assert!(output.status.success(), "{args:?}: {output:?}");
+        let log = || fs::read_to_string(self.path("images/dump.log")).unwrap_or_default();
+        assert!(output.status.success(), "{args:?}: {output:?}\n{}", log());
         String::from_utf8(output.stdout).unwrap()
     }
 
