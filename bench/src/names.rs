@@ -25,7 +25,7 @@ pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
         each.push(std::time::Duration::from_secs_f64(1.0 / rate.max(1.0)));
         lost += missing.parse::<u64>()?;
     }
-    setup.proa(&["rm", "-f", "-t", "0", "asked"])?;
+    setup.proa(&["rm", "-f", "asked"])?;
     let rate = 1.0 / percentile(&each, 50).as_secs_f64();
     println!(
         "\nnames: {rate:.0} questions a second (bar 10000), {lost} of {rounds} x {QUESTIONS} without an answer"

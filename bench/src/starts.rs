@@ -59,8 +59,11 @@ fn once(contender: &Contender, count: usize) -> Result<Duration> {
     };
     let begun = Instant::now();
     let start = |name: &String| {
-        let run =
-            [&["run", "-d", "--name", name.as_str()], contender.options, &["busybox", "sleep", "10000"]];
+        let run = [
+            &["run", "-d", "--name", name.as_str()],
+            contender.options,
+            &["--stop-signal", "KILL", "busybox", "sleep", "10000"],
+        ];
         let argv = words(&run.concat());
         let mut command = Command::new(&argv[0]);
         command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -74,7 +77,7 @@ fn once(contender: &Contender, count: usize) -> Result<Duration> {
     let time = begun.elapsed();
     for name in &names {
         // One that never started is not there to be removed.
-        drop(run(&words(&["rm", "-f", "-t", "0", name])));
+        drop(run(&words(&["rm", "-f", name])));
     }
     if failed > 0 {
         bail!("{failed} of {count} starts of {} failed", contender.name);
