@@ -15,6 +15,11 @@ const UNIFIED: &str = "/sys/fs/cgroup/unified";
 const CONTROLLERS: &str = "/sys/fs/cgroup/unified/cgroup.controllers";
 const SCRIPT: &str = "umount /sys/fs/cgroup/unified && exec \"$0\" \"$@\"";
 
+/// The network namespace that the program came from, where it is in one of its own: inherited by all that it starts.
+pub const OUTSIDE: &str = "/proc/self/fd/9";
+const ENTER: &str = "exec 9</proc/self/ns/net && exec unshare --net sh -c \
+                     'ip link set lo up && exec \"$0\" \"$@\"' \"$0\" \"$@\"";
+
 /// Says that the program is in its own network namespace.
 const NETWORKED: &str = "PROA_BENCH_NETWORKED";
 
@@ -25,8 +30,8 @@ pub fn own_network() -> Result<()> {
         return Ok(());
     }
     let own = std::env::current_exe()?;
-    let error = Command::new("unshare")
-        .args(["--net", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""])
+    let error = Command::new("sh")
+        .args(["-c", ENTER])
         .arg(own)
         .args(std::env::args_os().skip(1))
         .env(NETWORKED, "1")

@@ -1,7 +1,7 @@
 //! Proa, its peers and the physical limit, timed in one interleaved run on one machine.
 //!
 //! ```text
-//! cargo xtask dist && cargo run --release -p proa-bench -- [run|lifecycle|rootless|exec|memory|idle|pull|vm|network|all] [rounds]
+//! cargo xtask dist && cargo run --release -p proa-bench -- [run|lifecycle|rootless|exec|memory|idle|pull|vm|network|starts|all] [rounds]
 //! ```
 //!
 //! Only ratios taken in one run mean anything: machines differ, and one machine differs from hour to hour.
@@ -14,11 +14,14 @@ mod isolate;
 mod lifecycle;
 mod measure;
 mod memory;
+mod names;
 mod network;
 mod pull;
 mod rootless;
 mod run;
 mod setup;
+mod starts;
+mod throughput;
 mod vm;
 
 use anyhow::{Result, bail};
@@ -28,7 +31,7 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let what = arguments.first().map_or("all", String::as_str);
     isolate::hide_unified_cgroups()?;
-    if what == "network" {
+    if ["network", "starts"].contains(&what) {
         isolate::own_network()?;
     }
     let rounds: Option<usize> = arguments.get(1).map(|text| text.parse()).transpose()?;
@@ -46,7 +49,12 @@ fn main() -> Result<()> {
         "memory" => memory::bench(&setup, rounds.unwrap_or(20)),
         "idle" => idle::bench(&setup, rounds.unwrap_or(300)),
         "pull" => pull::bench(&setup, rounds.unwrap_or(3)),
-        "network" => network::bench(&setup, rounds.unwrap_or(20)),
+        "network" => {
+            network::bench(&setup, rounds.unwrap_or(20))?;
+            throughput::bench(&setup, rounds.unwrap_or(5).min(5))?;
+            names::bench(&setup, rounds.unwrap_or(5).min(5))
+        }
+        "starts" => starts::bench(&setup, rounds.unwrap_or(100)),
         "vm" => vm::bench(&setup, rounds.unwrap_or(5)),
         "all" => {
             run::bench(&setup, rounds.unwrap_or(20))?;
@@ -58,7 +66,9 @@ fn main() -> Result<()> {
             vm::bench(&setup, rounds.unwrap_or(5))
         }
         _ => {
-            bail!("usage: proa-bench [run|lifecycle|rootless|exec|memory|idle|pull|vm|network|all] [rounds]")
+            bail!(
+                "usage: proa-bench [run|lifecycle|rootless|exec|memory|idle|pull|vm|network|starts|all] [rounds]"
+            )
         }
     }
 }

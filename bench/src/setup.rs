@@ -61,6 +61,12 @@ impl Setup {
         format!("{}-runtime", self.proa)
     }
 
+    /// Builds a program of the benchmarks', under its name in the working directory.
+    pub fn compile_bench(&self, name: &str) -> Result<()> {
+        let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
+        self.compile(&top.join(format!("bench/{name}.c")), name)
+    }
+
     fn compile(&self, source: &Path, name: &str) -> Result<()> {
         let out = self.text(name);
         run(&["cc", "-O2", "-static", "-o", &out, &text(source)].map(String::from))

@@ -33,9 +33,11 @@ const PLACE: &str = "none";
 const OWN_NETWORK: &str = "/proc/self/ns/net";
 const NETWORK: &str = "/run/network";
 const NETWORK_DEVICES: &str = "/sys/class/net";
-const LOOPBACK: &str = "lo";
-/// Names of network devices begin so; a number follows.
-const DEVICE: &str = "eth";
+/// Names of spare network devices begin so; their place on the bus follows.
+const SPARE: &str = "eth";
+/// The same of devices in the instance's namespace, until each has the name that the instance is to see: which may be
+/// the spare name of another.
+const MOVED: &str = "moved";
 
 /// What a guest that was saved as a template has ready.
 pub struct Prepared {
@@ -47,7 +49,7 @@ pub struct Prepared {
 }
 
 /// Makes the guest ready to be saved.
-pub fn prepare(mount: bool) -> Result<Prepared, Error> {
+pub fn prepare(mount: bool, interfaces: usize) -> Result<Prepared, Error> {
     let writable = disk(WRITABLE_DISK)?;
     let mut names: Vec<(usize, String)> = disks()
         .filter_map(|name| Some((serial_of(&name)?.strip_prefix(PLACE)?.parse().ok()?, name)))
@@ -61,7 +63,7 @@ pub fn prepare(mount: bool) -> Result<Prepared, Error> {
     }
     places.iter().try_for_each(|place| forget(place))?;
     make_network().at("make a network namespace at", NETWORK)?;
-    move_devices(devices()?)?;
+    move_devices(interfaces)?;
     rustix::fs::sync();
     Ok(Prepared { writable, places, mounted: mount })
 }
@@ -84,46 +86,68 @@ fn make_network() -> io::Result<()> {
     made
 }
 
-/// Names of the guest's network devices, in the order of their places on the bus, which is that in which the kernel
-/// has numbered them.
-fn devices() -> Result<Vec<String>, Error> {
-    let entries = fs::read_dir(NETWORK_DEVICES).at("list", NETWORK_DEVICES)?.flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let mut found: Vec<String> = names.filter(|name| name != LOOPBACK).collect();
-    found.sort_by_key(|name| (name.len(), name.clone()));
-    Ok(found)
+/// Waits until the guest has so many network devices. The kernel numbers them in the order of their places on the bus.
+fn await_devices(count: usize) -> Result<(), Error> {
+    let Some(last) = count.checked_sub(1) else { return Ok(()) };
+    let last = Path::new(NETWORK_DEVICES).join(format!("{SPARE}{last}"));
+    wait_for("network device", || last.exists().then_some(()))
 }
 
-/// Moves devices to the instance's network namespace.
-fn move_devices(names: Vec<String>) -> Result<(), Error> {
+/// Moves so many devices to the instance's network namespace.
+fn move_devices(count: usize) -> Result<(), Error> {
+    await_devices(count)?;
     let target = File::open(NETWORK).at("open", NETWORK)?;
     let mut links = Links::here()?;
-    for name in names {
-        let index = links.index(&name)?.ok_or(Error::Missing(name))?;
-        links.move_to(index, target.as_fd())?;
-    }
-    Ok(())
+    (0..count).try_for_each(|device| move_device(&mut links, device, &target))
+}
+
+fn move_device(links: &mut Links, device: usize, target: &File) -> Result<(), Error> {
+    let name = format!("{SPARE}{device}");
+    let index = links.index(&name)?.ok_or(Error::Missing(name))?;
+    Ok(links.move_to(index, target.as_fd(), &format!("{MOVED}{device}"))?)
 }
 
 /// Makes of the devices what the instance is to have.
 fn make_interfaces(interfaces: &[Interface], is_prepared: bool) -> Result<(), Error> {
+    if !is_prepared {
+        make_network().at("make a network namespace at", NETWORK)?;
+        move_devices(interfaces.len())?;
+    }
     if interfaces.is_empty() {
         return Ok(());
     }
-    if !is_prepared {
-        let found = || devices().ok().filter(|found| found.len() >= interfaces.len());
-        let found = wait_for("network device", found)?;
-        make_network().at("make a network namespace at", NETWORK)?;
-        move_devices(found)?;
-    }
     let namespace = File::open(NETWORK).at("open", NETWORK)?;
     let mut links = Links::of(namespace.as_fd())?;
-    for (number, interface) in interfaces.iter().enumerate() {
-        let device = format!("{DEVICE}{number}");
-        let index = links.index(&device)?.ok_or(Error::Missing(device))?;
-        links.configure(index, interface)?;
-    }
-    Ok(())
+    let configure = |(device, interface)| make_interface(&mut links, device, interface);
+    interfaces.iter().enumerate().try_for_each(configure)
+}
+
+/// Makes a device that has been moved what the instance is to have.
+fn make_interface(links: &mut Links, device: usize, interface: &Interface) -> Result<(), Error> {
+    let name = format!("{MOVED}{device}");
+    let index = links.index(&name)?.ok_or(Error::Missing(name))?;
+    Ok(links.configure(index, interface)?)
+}
+
+/// Makes a spare device an interface of the instance's; where that fails it is spare again.
+pub fn plug(device: usize, interface: &Interface) -> Result<(), Error> {
+    await_devices(device + 1)?;
+    let namespace = File::open(NETWORK).at("open", NETWORK)?;
+    let mut inside = Links::of(namespace.as_fd())?;
+    move_device(&mut Links::here()?, device, &namespace)?;
+    make_interface(&mut inside, device, interface).inspect_err(|_| {
+        // Under which name it is depends on how far that came; the first failure is the one to tell.
+        let _ = unplug(device, &format!("{MOVED}{device}")).or_else(|_| unplug(device, &interface.name));
+    })
+}
+
+/// Makes an interface of the instance's a spare device again.
+pub fn unplug(device: usize, interface: &str) -> Result<(), Error> {
+    let namespace = File::open(NETWORK).at("open", NETWORK)?;
+    let mut inside = Links::of(namespace.as_fd())?;
+    let index = inside.index(interface)?.ok_or_else(|| Error::Missing(interface.to_owned()))?;
+    let own = File::open(OWN_NETWORK).at("open", OWN_NETWORK)?;
+    Ok(inside.move_to(index, own.as_fd(), &format!("{SPARE}{device}"))?)
 }
 
 /// Gives the instance the network namespace that was made for it, if it wants a new one that is the guest's own.
@@ -152,9 +176,7 @@ pub fn apply(mut config: GuestConfig, prepared: Option<&Prepared>) -> Result<Sup
         mount_writable(&writable)?;
     }
     make_interfaces(&config.interfaces, prepared.is_some())?;
-    if prepared.is_some() || !config.interfaces.is_empty() {
-        use_network(&mut config.spec);
-    }
+    use_network(&mut config.spec);
     for tag in &config.shares {
         mount_share(tag)?;
     }

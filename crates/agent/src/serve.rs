@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   Waiting ─Prepare─▶ Waiting ──Configure──▶ Serving ──Shutdown──▶ return      (the port's end, or bytes that are no frame: return)
+//!                                             Serving ─Plug, Unplug─▶ Serving: network devices of the instance come and go
 //! ```
 //!
 //! Output waits in one buffer; while more than [`CONGESTED`] bytes are in it, the supervisor's frames are left
@@ -114,8 +115,8 @@ fn dispatch(
             link.send(&Response::Ok.frame(AGENT));
             true
         }
-        Ok(Request::Prepare { mount }) if supervisor.is_none() => {
-            let answer = answer(configure::prepare(mount).map(|done| *prepared = Some(done)));
+        Ok(Request::Prepare { mount, interfaces }) if supervisor.is_none() => {
+            let answer = answer(configure::prepare(mount, interfaces).map(|done| *prepared = Some(done)));
             link.send(&answer.frame(AGENT));
             false
         }
@@ -123,6 +124,14 @@ fn dispatch(
             let configured = configure::apply(*config, prepared.as_ref());
             let answer = answer(configured.map(|configured| *supervisor = Some(configured)));
             link.send(&answer.frame(AGENT));
+            false
+        }
+        Ok(Request::Plug { device, interface }) if supervisor.is_some() => {
+            link.send(&answer(configure::plug(device, &interface)).frame(AGENT));
+            false
+        }
+        Ok(Request::Unplug { device, interface }) if supervisor.is_some() => {
+            link.send(&answer(configure::unplug(device, &interface)).frame(AGENT));
             false
         }
         Ok(_) => {

@@ -17,6 +17,8 @@ use proa_image::{RegistryConfig, RegistryOptions};
 use crate::error::Failure;
 
 const DEFAULT_CONFIG: &str = "/etc/proa/config.toml";
+/// Where the files are that root's units are made of.
+const UNIT_FILES: &str = "/etc/proa/units";
 /// Where our other programs are when they are not beside this one.
 const LIBEXEC: &str = "/usr/libexec/proa";
 
@@ -92,6 +94,25 @@ impl Context {
     /// Whether an ordinary user has called.
     pub fn is_user(&self) -> bool {
         self.user.is_some()
+    }
+
+    /// Where the files are that `system generate` makes units of.
+    ///
+    /// # Errors
+    /// There is no home directory.
+    pub fn unit_files(&self) -> Result<PathBuf, Failure> {
+        if self.user.is_none() {
+            return Ok(PathBuf::from(UNIT_FILES));
+        }
+        let base = directory("XDG_CONFIG_HOME").or_else(|| Some(home()?.join(".config")));
+        let base =
+            base.ok_or_else(|| Failure::new("HOME is not set").with_hint("set it, or give --from DIR"))?;
+        Ok(base.join("proa/units"))
+    }
+
+    /// The state directory, where one was named.
+    pub fn named_root(&self) -> Option<PathBuf> {
+        self.globals.root.clone().or_else(|| variable("PROA_ROOT").map(PathBuf::from))
     }
 
     /// The configuration file.
@@ -222,7 +243,7 @@ impl Context {
     }
 
     fn paths(&self) -> Result<Paths, Failure> {
-        let named = self.globals.root.clone().or_else(|| variable("PROA_ROOT").map(PathBuf::from));
+        let named = self.named_root();
         if let (Some(root), Some(run)) = (&named, &self.globals.run) {
             return Ok(Paths::given(root, run)?);
         }

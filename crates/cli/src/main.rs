@@ -13,6 +13,7 @@ mod progress;
 mod relay;
 mod template;
 mod terminal;
+mod units;
 
 fn main() {
     if std::env::args_os().next().is_some_and(|name| name == proa_engine::rootless::HOLDER_NAME) {

@@ -84,7 +84,7 @@ impl Engine {
         log.complete(host_config);
         userns::complete(config, host_config, *level, settings)?;
         let mut warnings = Vec::new();
-        let networks = self.complete_networks(host_config, *level, &mut warnings)?;
+        let networks = self.complete_networks(config, host_config, *level, &mut warnings)?;
         if let Some(name) = host_config.vm.kernel.as_deref().and_then(name_of) {
             self.check_kernel(name)?;
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proa_protocol::frame::Frame;
 use proa_protocol::instance::{InstanceConfig, IsolationLevel, Layer, layer_mount_dir};
-use proa_protocol::message::Request;
+use proa_protocol::message::{Request, Response};
 use proa_runtime::{CgroupPolicy, Owners, Rootfs};
 use proa_supervisor::{HOST_TOKENS, PollSet, Status, Supervisor, SupervisorConfig, root_outside};
 
@@ -169,15 +169,18 @@ impl Backend {
         }
     }
 
-    /// Gives an instance that runs another place in a network, or takes one away.
+    /// Gives an instance that runs another place in a network, or takes one away. Where a guest has to do its part, the
+    /// answer is among the frames for the channel.
     ///
     /// # Errors
     /// It is none that can have that, or the kernel refuses.
-    pub fn change_network(&self, request: Request) -> Result<(), Error> {
-        match (self, self.pids().first()) {
-            (Self::Local(_, places), Some(pid)) => places.change(request, *pid),
+    pub fn change_network(&mut self, channel: u32, request: Request) -> Result<Option<Response>, Error> {
+        let pid = self.pids().first().copied();
+        match (self, pid) {
+            (Self::Local(_, places), Some(pid)) => places.change(request, pid).map(|()| Some(Response::Ok)),
             (Self::Local(..), None) | (Self::Over, _) => Err(Error::NotRunning),
-            (Self::Guest(_) | Self::Machine(_), _) => Err(Error::FixedDevices),
+            (Self::Guest(guest), _) => guest.change_network(channel, request).map(|()| None),
+            (Self::Machine(_), _) => Err(Error::FixedDevices),
         }
     }
 

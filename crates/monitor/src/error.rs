@@ -47,14 +47,23 @@ pub enum Error {
     /// Nothing runs.
     #[error("the instance is not running")]
     NotRunning,
-    /// A virtual machine has the network devices that it was started with.
-    #[error("a virtual machine that runs gets no other network devices; stop it first")]
+    /// A machine has the network devices that it was started with.
+    #[error("a machine that runs gets no other network devices; stop it first")]
     FixedDevices,
     /// What a machine's guest wrote to its disks is read by nobody else.
     #[error(
         "a machine's files are its own system's: nothing on the host reads its disks; use ssh, or `proa attach`"
     )]
     NoFiles,
+    /// A virtual machine has no network device left that could be wired to another network.
+    #[error(
+        "the virtual machine runs, and has used its {} spare network devices; `proa stop` it, then connect it",
+        proa_vm::SPARE_DEVICES
+    )]
+    NoDevice,
+    /// One thing after another.
+    #[error("the networks of the instance are being changed at this moment; try again when that has ended")]
+    Changing,
     /// It shares the network of an instance that does not run.
     #[error(
         "instance {instance}, whose network this one shares, is not running: `proa start {instance}` first"
@@ -90,8 +99,9 @@ impl Error {
             | Self::NetworkGone { .. }
             | Self::NotRunning
             | Self::NotDue
+            | Self::Changing
             | Self::VolumeBusy => ErrorKind::Conflict,
-            Self::FixedDevices | Self::NoFiles => ErrorKind::Unsupported,
+            Self::FixedDevices | Self::NoDevice | Self::NoFiles => ErrorKind::Unsupported,
             Self::Network(_)
             | Self::BadJson { .. }
             | Self::Io { .. }

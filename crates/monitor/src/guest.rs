@@ -13,6 +13,8 @@
 //! Frames may be sent from the start; they follow the configuration on the same stream. What comes back was
 //! written by a guest and is trusted in nothing: the stream ends at the first byte that is no frame.
 
+mod network;
+
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -26,6 +28,7 @@ use proa_vm::{Extras, Vm, VmError, VmSpec, plan_shares};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
+use self::network::Devices;
 use crate::args::Args;
 use crate::backend::{MONITOR, Stop};
 use crate::clock::now_ns;
@@ -75,6 +78,7 @@ pub struct Guest {
     /// The VMM has not closed its end of the stream.
     open: bool,
     places: Places,
+    devices: Devices,
 }
 
 impl Guest {
@@ -105,8 +109,9 @@ impl Guest {
             extras: Extras { words: config.vm.kernel_args, ..Extras::default() },
         };
         // What is only held for work on its files has no devices for them.
-        let endpoints = config.networks.into_iter().take(spec.taps.len());
-        let interfaces = endpoints.map(|endpoint| endpoint.interface).collect();
+        let endpoints = config.networks.iter().take(spec.taps.len());
+        let interfaces = endpoints.clone().map(|endpoint| endpoint.interface.clone()).collect();
+        let devices = Devices::new(endpoints);
         let vm = Vm::start(&spec, notice)?;
         let layers = spec.layers.len();
         let mut guest = Self {
@@ -119,6 +124,7 @@ impl Guest {
             sent: 0,
             open: true,
             places,
+            devices,
         };
         let configure = GuestConfig {
             id: config.id,
@@ -197,12 +203,12 @@ impl Guest {
 
     /// How long until [`Guest::tick`] must be called.
     pub fn timeout(&self) -> Option<Duration> {
-        match self.phase {
-            Phase::Booting { until } | Phase::Stopping { until } => {
-                Some(until.saturating_duration_since(Instant::now()))
-            }
-            Phase::Serving | Phase::Gone => None,
-        }
+        let until = match self.phase {
+            Phase::Booting { until } | Phase::Stopping { until } => Some(until),
+            Phase::Serving => self.devices.deadline(),
+            Phase::Gone => None,
+        };
+        until.map(|until| until.saturating_duration_since(Instant::now()))
     }
 
     /// Ends what has taken too long.
@@ -216,6 +222,7 @@ impl Guest {
                 self.vm.kill();
                 self.phase = Phase::Gone;
             }
+            Phase::Serving => self.tick_change(),
             _ => {}
         }
     }
@@ -263,16 +270,22 @@ impl Guest {
         Ok(Stop::Done(Remains::new(None, self.places.clone())))
     }
 
-    /// The agent's own answers: the first ends the boot.
+    /// The agent's own answers: the first ends the boot, others a change of networks.
     fn agent_frame(&mut self, frame: &Frame) -> Option<Frame> {
-        match Response::parse(&frame.payload) {
-            Ok(Response::Notice { message }) => Some(Response::Notice { message }.frame(MONITOR)),
-            Ok(Response::Error { kind, message }) => {
+        let answer = Response::parse(&frame.payload).ok()?;
+        match (answer, &self.phase) {
+            (Response::Notice { message }, _) => Some(Response::Notice { message }.frame(MONITOR)),
+            (Response::Error { kind, message }, Phase::Booting { .. }) => {
                 self.serve();
                 Some(Response::Error { kind, message }.frame(MONITOR))
             }
-            Ok(_) if matches!(self.phase, Phase::Booting { .. }) => {
+            (_, Phase::Booting { .. }) => {
                 self.serve();
+                None
+            }
+            (answer, Phase::Serving) => {
+                self.agent_has_changed(answer);
+                // What it has for a client stands behind the frame that is being looked at.
                 None
             }
             _ => None,

@@ -87,6 +87,24 @@ impl Places {
         self.attachment.as_ref().map_or(Ok(()), |attachment| Ok(attachment.borrow_mut().withdraw()?))
     }
 
+    /// Gives a virtual machine that runs one more place; what its interface is to be wired to.
+    ///
+    /// # Errors
+    /// The kernel refuses something.
+    pub fn connect_tap(&self, endpoint: Endpoint) -> Result<OwnedFd, Error> {
+        let attachment = self.attachment.as_ref().ok_or(Error::NotRunning)?;
+        Ok(attachment.borrow_mut().connect_tap(endpoint)?)
+    }
+
+    /// Takes the place in this network of a virtual machine that runs away, whose tap is closed.
+    ///
+    /// # Errors
+    /// The kernel refuses something.
+    pub fn disconnect_tap(&self, network: &str) -> Result<(), Error> {
+        let Some(attachment) = &self.attachment else { return Ok(()) };
+        Ok(attachment.borrow_mut().disconnect_link(network)?)
+    }
+
     /// Does what a client asks of the places of a container that runs.
     ///
     /// # Errors

@@ -151,17 +151,34 @@ impl Attachment {
     /// # Errors
     /// The kernel refuses; then nothing is left of it.
     pub fn connect(&mut self, endpoint: Endpoint, pid: u32) -> Result<(), Error> {
+        self.add(endpoint, move |this, endpoint| this.interface(endpoint, &mut Namespaces::of(pid)?))
+    }
+
+    /// The same for a virtual machine: gives the tap that its interface is to be wired to.
+    ///
+    /// # Errors
+    /// As for [`Attachment::connect`].
+    pub fn connect_tap(&mut self, endpoint: Endpoint) -> Result<OwnedFd, Error> {
+        self.add(endpoint, |this, endpoint| this.tap(endpoint, &mut Links::here()?))
+    }
+
+    fn add<T: Send>(
+        &mut self,
+        endpoint: Endpoint,
+        make: impl FnOnce(&Self, &Endpoint) -> Result<T, Error> + Send,
+    ) -> Result<T, Error> {
         ensure(&self.run, &self.switch, &self.firewall, &endpoint.network)?;
-        let made = self.switch.inside(|| {
-            Namespaces::of(pid).and_then(|mut namespaces| self.interface(&endpoint, &mut namespaces))
-        });
-        if let Err(error) = made {
-            // The first failure is the one to tell.
-            let _ = clean_up(&self.run, &self.switch, &self.instance, std::slice::from_ref(&endpoint));
-            return Err(error);
+        match self.switch.inside(|| make(self, &endpoint)) {
+            Ok(made) => {
+                self.endpoints.push(endpoint);
+                Ok(made)
+            }
+            Err(error) => {
+                // The first failure is the one to tell.
+                let _ = clean_up(&self.run, &self.switch, &self.instance, std::slice::from_ref(&endpoint));
+                Err(error)
+            }
         }
-        self.endpoints.push(endpoint);
-        Ok(())
     }
 
     /// Takes a place of a container that runs away.
@@ -169,17 +186,30 @@ impl Attachment {
     /// # Errors
     /// The kernel refuses.
     pub fn disconnect(&mut self, network: &str, pid: u32) -> Result<(), Error> {
-        let is_it = |endpoint: &Endpoint| endpoint.network.id == network;
-        let Some(place) = self.endpoints.iter().position(is_it) else { return Ok(()) };
-        let endpoint = &self.endpoints[place];
+        let Some(endpoint) = self.endpoint(network) else { return Ok(()) };
         if endpoint.network.driver == Driver::Macvlan {
             Namespaces::of(pid)?.there.remove(&endpoint.interface.name)?;
         }
+        self.disconnect_link(network)
+    }
+
+    /// The same for a virtual machine whose tap is closed, and for what the host has of any place.
+    ///
+    /// # Errors
+    /// As for [`Attachment::disconnect`].
+    pub fn disconnect_link(&mut self, network: &str) -> Result<(), Error> {
+        let place = self.endpoints.iter().position(|endpoint| endpoint.network.id == network);
+        let Some(place) = place else { return Ok(()) };
+        let endpoint = &self.endpoints[place];
         clean_up(&self.run, &self.switch, &self.instance, std::slice::from_ref(endpoint))?;
         let first: usize = self.endpoints.iter().take(place).map(|endpoint| endpoint.ports.len()).sum();
         let gone = self.endpoints.remove(place).ports.len();
         self.reserved.drain(first..first + gone);
         if gone > 0 { self.forward() } else { Ok(()) }
+    }
+
+    fn endpoint(&self, network: &str) -> Option<&Endpoint> {
+        self.endpoints.iter().find(|endpoint| endpoint.network.id == network)
     }
 
     /// Makes the taps that a virtual machine's interfaces are wired to, in their order.

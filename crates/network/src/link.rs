@@ -247,12 +247,13 @@ impl Links {
         }
     }
 
-    /// Moves an interface into another namespace.
+    /// Moves an interface into another namespace, where it is switched off and has this name.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn move_to(&mut self, index: u32, namespace: BorrowedFd) -> Result<(), Error> {
+    pub fn move_to(&mut self, index: u32, namespace: BorrowedFd, name: &str) -> Result<(), Error> {
         let mut body = link(index, 0);
+        named(&mut body, name);
         attribute(&mut body, IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes());
         let moved = self.netlink.ask(NEW_LINK, ACK, &body);
         moved.map(drop).map_err(Error::call("move an interface to a network namespace"))

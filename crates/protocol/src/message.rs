@@ -8,7 +8,7 @@
 //! | `Wait` | `Exited` when the first process ends | |
 //! | `Abort` | none of its own | the `Exited` of its process |
 //! | `Watch` | none of its own | `Happened`, as often as something does |
-//! | `Prepare`, `Signal`, `Stop`, `Resize`, `Pause`, `Resume`, `Update`, `Connect`, `Disconnect`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
+//! | `Prepare`, `Signal`, `Stop`, `Resize`, `Pause`, `Resume`, `Update`, `Rewrite`, `Connect`, `Disconnect`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
 //! | `Screenshot` | `Data` frames with a PNG, an empty one last, then `Ok` or `Error` | |
 //! | `Stats`, `Processes`, `Changes`, `Stat` | the like-named response | |
 //! | `ArchiveGet` | `Stat`, then `Data` frames with a tar stream, an empty one last, then `Ok` or `Error` | |
@@ -32,6 +32,8 @@ pub enum Request {
     Prepare {
         /// Mount the writable disk; clones will have it as it is then.
         mount: bool,
+        /// Number of network devices that are for the instance; the others are spare.
+        interfaces: usize,
     },
     /// To a guest agent, once, first: what the guest is to be.
     Configure(Box<GuestConfig>),
@@ -82,6 +84,25 @@ pub enum Request {
         /// Its id.
         network: String,
     },
+    /// Other texts of the files in [`LaunchConfig::files`]; one that the instance has changed is left alone.
+    Rewrite {
+        /// As there; paths that are not there are passed over.
+        files: BTreeMap<String, String>,
+    },
+    /// To a guest agent: a spare network device becomes an interface of the instance's.
+    Plug {
+        /// Its place among the guest's network devices, in their order on the bus.
+        device: usize,
+        /// What it becomes.
+        interface: Box<Interface>,
+    },
+    /// To a guest agent: an interface of the instance's becomes a spare network device again.
+    Unplug {
+        /// As for `Plug`.
+        device: usize,
+        /// Name of the interface.
+        interface: String,
+    },
     /// Resource use now.
     Stats,
     /// The instance's processes.
@@ -126,7 +147,7 @@ pub struct GuestConfig {
     pub layers: usize,
     /// virtio-fs tags to mount, each at `/run/proa/shares/<tag>`.
     pub shares: Vec<String>,
-    /// What its network devices become, in the order of their places on the bus.
+    /// What its first network devices become, in the order of their places on the bus; the others are spare.
     pub interfaces: Vec<Interface>,
     /// Bytes from the host's random source for the guest's.
     pub entropy: Vec<u8>,

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Invariants: a packet leads to at most one answer, and an answer to none. A network's names are in its own zone, and
-//! only its own sockets ask that. Everything that waits is counted (`limits`).
+//! only its own sockets ask that, and those of networks in which an instance asks that is in it too. Everything that
+//! waits is counted (`limits`).
 
 use std::collections::HashMap;
 use std::io;
@@ -253,7 +254,7 @@ impl Server {
             return;
         }
         let packet = &self.buffer[..length];
-        let answer = match decide(&network.zone, packet, |query| query.udp_size()) {
+        let answer = match self.decide(key, from.ip(), packet, |query| query.udp_size()) {
             Decision::Nothing => None,
             Decision::Answer(answer) => Some(answer),
             Decision::Forward => {
@@ -395,7 +396,7 @@ impl Server {
         if !network.senders.may_ask(of.1, self.now) {
             return self.hang_up(key);
         }
-        match decide(&network.zone, packet, |_| wire::MAX_MESSAGE) {
+        match self.decide(of.0, source, packet, |_| wire::MAX_MESSAGE) {
             Decision::Nothing => self.hang_up(key),
             Decision::Answer(answer) => self.respond(key, &answer),
             Decision::Forward => {
@@ -425,22 +426,40 @@ impl Server {
             self.hang_up(key);
         }
     }
-}
 
-/// What is done about a packet of an instance of the zone's network.
-fn decide(zone: &Zone, packet: &[u8], limit: impl FnOnce(&Query) -> usize) -> Decision {
-    let query = match Query::read(packet) {
-        Ok(query) => query,
-        Err(Malformed::Silent) => return Decision::Nothing,
-        Err(Malformed::Answered(answer)) => return Decision::Answer(answer),
-    };
-    let limit = limit(&query);
-    if query.class != wire::INTERNET || wire::TRANSFERS.contains(&query.kind) {
-        return Decision::Answer(query.reply(Rcode::Refused, &[], limit));
-    }
-    match zone.find(&query) {
-        Found::Records(records) => Decision::Answer(query.reply(Rcode::NoError, &records, limit)),
-        Found::Unknown => Decision::Answer(query.reply(Rcode::NxDomain, &[], limit)),
-        Found::Elsewhere => Decision::Forward,
+    /// What is done about a packet of an instance of this network. It knows the names of all networks that it is in,
+    /// wherever it asks.
+    fn decide(
+        &self,
+        key: Key,
+        source: IpAddr,
+        packet: &[u8],
+        limit: impl FnOnce(&Query) -> usize,
+    ) -> Decision {
+        let Some(network) = self.networks.get(key) else { return Decision::Nothing };
+        let query = match Query::read(packet) {
+            Ok(query) => query,
+            Err(Malformed::Silent) => return Decision::Nothing,
+            Err(Malformed::Answered(answer)) => return Decision::Answer(answer),
+        };
+        let limit = limit(&query);
+        if query.class != wire::INTERNET || wire::TRANSFERS.contains(&query.kind) {
+            return Decision::Answer(query.reply(Rcode::Refused, &[], limit));
+        }
+        let found = match (network.zone.find(&query), network.zone.instance(source)) {
+            (known @ Found::Records(_), _) | (known, None) => known,
+            (unknown, Some(instance)) => {
+                let zones = self.networks.iter().map(|(_, network)| &network.zone);
+                zones
+                    .filter_map(|zone| zone.find_for(instance, &query))
+                    .next()
+                    .map_or(unknown, Found::Records)
+            }
+        };
+        match found {
+            Found::Records(records) => Decision::Answer(query.reply(Rcode::NoError, &records, limit)),
+            Found::Unknown => Decision::Answer(query.reply(Rcode::NxDomain, &[], limit)),
+            Found::Elsewhere => Decision::Forward,
+        }
     }
 }

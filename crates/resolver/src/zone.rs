@@ -109,6 +109,22 @@ impl Zone {
         self.owners.retain(|_, owner| owner != instance);
     }
 
+    /// The instance with this address.
+    pub fn instance(&self, source: IpAddr) -> Option<&str> {
+        self.owners.get(&source).map(|instance| &**instance)
+    }
+
+    /// What one of its instances finds here that has asked in another of its networks.
+    pub fn find_for(&self, instance: &str, query: &Query) -> Option<Vec<Record>> {
+        let name = query.name.as_bytes();
+        let holders = || Some(self.holders(name)?.records(query.kind));
+        let owner = || match self.owner(wire::reverse(name)?, query.kind) {
+            Found::Records(records) => Some(records),
+            Found::Unknown | Found::Elsewhere => None,
+        };
+        if self.endpoints.contains_key(instance) { holders().or_else(owner) } else { None }
+    }
+
     /// What is known of the name and type that are asked for.
     pub fn find(&self, query: &Query) -> Found {
         let name = query.name.as_bytes();

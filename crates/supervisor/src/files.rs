@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use proa_oci::runtime::{IdMapping, Mount, Spec};
 use proa_protocol::message::ErrorKind;
@@ -13,10 +13,39 @@ use rustix::fs::XattrFlags;
 /// The attribute that holds a file's SELinux label.
 const SELINUX: &str = "security.selinux";
 
+/// Files as they were written: by path in the root, where they are, and their text.
+#[derive(Debug, Default)]
+pub(crate) struct Written(BTreeMap<String, (PathBuf, String)>);
+
+impl Written {
+    /// Gives those of them that are still as they were written another text, in place: they are mounted.
+    pub fn rewrite(&mut self, files: BTreeMap<String, String>) -> Result<(), Error> {
+        for (destination, new) in files {
+            let Some((source, text)) = self.0.get_mut(&destination) else { continue };
+            if *text == new || !holds(source, text).map_err(|error| at(source, &error))? {
+                continue;
+            }
+            fs::write(&*source, &new).map_err(|error| at(source, &error))?;
+            *text = new;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file has this text; an instance may have made it as long as it likes.
+fn holds(path: &Path, text: &str) -> std::io::Result<bool> {
+    Ok(fs::metadata(path)?.len() == text.len() as u64 && fs::read(path)? == text.as_bytes())
+}
+
 /// Writes `files` (path in the root, text) below `scratch` and adds a bind mount for each to the spec.
-pub(crate) fn bind(files: &BTreeMap<String, String>, scratch: &Path, spec: &mut Spec) -> Result<(), Error> {
+pub(crate) fn bind(
+    files: &BTreeMap<String, String>,
+    scratch: &Path,
+    spec: &mut Spec,
+) -> Result<Written, Error> {
+    let mut written = Written::default();
     if files.is_empty() {
-        return Ok(());
+        return Ok(written);
     }
     fs::DirBuilder::new().recursive(true).mode(0o700).create(scratch).map_err(|error| at(scratch, &error))?;
     let label =
@@ -46,8 +75,9 @@ pub(crate) fn bind(files: &BTreeMap<String, String>, scratch: &Path, spec: &mut 
             options: vec!["bind".into(), "rprivate".into()],
             ..Mount::default()
         });
+        written.0.insert(destination.clone(), (source, text.clone()));
     }
-    Ok(())
+    Ok(written)
 }
 
 /// Whom the instance's root is outside, where it has a user namespace of its own.
@@ -74,10 +104,19 @@ mod tests {
             ("/etc/hostname".to_owned(), "box\n".to_owned()),
             ("/etc/hosts".to_owned(), "127.0.0.1 localhost\n".to_owned()),
         ]);
-        bind(&files, &scratch, &mut spec).unwrap();
+        let mut written = bind(&files, &scratch, &mut spec).unwrap();
         assert_eq!(spec.mounts.len(), 2);
         let source = spec.mounts[1].source.as_deref().unwrap();
         assert_eq!(fs::read_to_string(source).unwrap(), "box\n");
+        let mut rewrite = |text: &str| {
+            let path = |name: &str| (name.to_owned(), text.to_owned());
+            written.rewrite([path("/etc/hostname"), path("/etc/hosts")].into()).unwrap();
+            fs::read_to_string(source).unwrap()
+        };
+        assert_eq!(rewrite("ship\n"), "ship\n");
+        // What the instance has changed is its own.
+        fs::write(source, "mine\n").unwrap();
+        assert_eq!(rewrite("boat\n"), "mine\n");
         fs::remove_dir_all(&scratch).unwrap();
     }
 }

@@ -162,6 +162,7 @@ struct Live {
     mounts: Mounts,
     rootfs: Rootfs,
     mountpoints: Vec<String>,
+    files: files::Written,
     /// Its pid namespace ends with the first process, and all other processes with it.
     own_pids: bool,
     held: bool,
@@ -374,7 +375,7 @@ impl Supervisor {
     }
 
     fn make(&mut self, config: &mut SupervisorConfig, run: bool) -> Result<Live, Error> {
-        files::bind(&config.launch.files, &config.scratch, &mut config.spec)?;
+        let files = files::bind(&config.launch.files, &config.scratch, &mut config.spec)?;
         if config.launch.all_devices {
             devices::add_all(&mut config.spec)?;
         }
@@ -416,6 +417,7 @@ impl Supervisor {
             mounts,
             rootfs: rootfs.clone(),
             mountpoints: spec.mounts.iter().map(|mount| mount.destination.clone()).collect(),
+            files,
             own_pids,
             held: !run,
             paused: false,

@@ -33,6 +33,9 @@ impl Supervisor {
             Request::Pause => self.answer(channel, Self::pause),
             Request::Resume => self.answer(channel, Self::resume),
             Request::Update(resources) => self.update(channel, &resources),
+            Request::Rewrite { files } => {
+                self.answer(channel, |this| this.running()?.files.rewrite(files).map(|()| Response::Ok))
+            }
             Request::Stats => self.answer(channel, |this| {
                 this.join_now()?;
                 this.running()?.container.stats().map(|stats| Response::Stats(Box::new(stats)))
@@ -52,6 +55,8 @@ impl Supervisor {
             | Request::Configure(_)
             | Request::Connect(_)
             | Request::Disconnect { .. }
+            | Request::Plug { .. }
+            | Request::Unplug { .. }
             | Request::Stop { .. }
             | Request::Screenshot
             | Request::Shutdown => {

@@ -16,10 +16,11 @@ use crate::accelerator::Accelerator;
 use crate::initramfs;
 use crate::kernel::Kernel;
 use crate::qemu::{MAX_DEVICES, Qemu};
+use crate::qmp::Qmp;
 use crate::share::Share;
 use crate::store::Store;
 use crate::template::{self, Shape, Template, TemplateRequest};
-use crate::{DEFAULT_DISK, DEFAULT_MEMORY, Extras, VmError, VmSpec, disk, qmp, virtiofsd};
+use crate::{DEFAULT_DISK, DEFAULT_MEMORY, Extras, SPARE_DEVICES, VmError, VmSpec, disk, virtiofsd};
 
 /// How long a guest may take until its first answer: many times what software emulation needs.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -35,6 +36,9 @@ const QUOTED_WIDTH: usize = 200;
 const QUOTED_BYTES: usize = 16 * 1024;
 /// With these begins what is worth quoting.
 const TELLING: &[&str] = &["Kernel panic - ", "BUG: ", "proa-agent: "];
+
+/// What QEMU says of each spare network device, which is not what is wrong.
+const USUAL: &str = "is not connected to host network";
 
 /// A virtual machine to be started, with everything it uses open.
 pub(crate) struct Machine {
@@ -62,6 +66,8 @@ pub(crate) struct Machine {
     pub taps: Vec<Arc<OwnedFd>>,
     /// The VMM's end of the connection to the agent.
     pub agent: OwnedFd,
+    /// The VMM's end of its control socket.
+    pub control: OwnedFd,
     /// Where the guest's serial port goes.
     pub console: OwnedFd,
     /// Standard error of the VMM.
@@ -74,10 +80,10 @@ pub(crate) struct Machine {
 pub(crate) enum Origin {
     /// Its kernel boots.
     Boot,
-    /// The same, with its memory in a file, and a socket by which its state will be saved.
-    Template { memory: PathBuf, control: OwnedFd },
+    /// The same, with its memory in a file.
+    Template { memory: PathBuf },
     /// It goes on where a template was saved. The memory's descriptor can only be read.
-    Clone { memory: OwnedFd, state: OwnedFd, control: OwnedFd },
+    Clone { memory: OwnedFd, state: OwnedFd },
 }
 
 /// A raw disk of a guest, named by its serial number.
@@ -238,6 +244,9 @@ pub struct Vm {
     servers: Vec<Helper>,
     logs: Logs,
     template: TemplateUse,
+    control: Qmp,
+    /// Network devices that it was started with; what follows them is spare.
+    wired: usize,
 }
 
 /// What a machine has to do with templates.
@@ -247,8 +256,7 @@ enum TemplateUse {
     /// It booted since there is none, and this would make one.
     Wanted(TemplateRequest),
     /// It is a clone of the one in this directory, with a writable disk of its own from there if `disk` names that.
-    /// QEMU would drop what it was told if the socket were closed.
-    Clone { directory: PathBuf, disk: Option<PathBuf>, _control: UnixStream },
+    Clone { directory: PathBuf, disk: Option<PathBuf> },
 }
 
 impl Vm {
@@ -320,6 +328,22 @@ impl Vm {
     /// The connection to the guest's agent, non-blocking; carries frames.
     pub fn stream(&self) -> &UnixStream {
         &self.stream
+    }
+
+    /// Wires a spare network device to a tap.
+    ///
+    /// # Errors
+    /// The VMM refuses, or does not answer within some seconds.
+    pub fn plug(&mut self, device: usize, tap: BorrowedFd) -> Result<(), VmError> {
+        self.control.plug(device, tap)
+    }
+
+    /// Cuts a network device off, and closes its tap. One that the guest was started with stays so.
+    ///
+    /// # Errors
+    /// As for [`Vm::plug`].
+    pub fn unplug(&mut self, device: usize) -> Result<(), VmError> {
+        if device < self.wired { self.control.cut(device) } else { self.control.unplug(device) }
     }
 
     /// Process id of the VMM.
@@ -442,12 +466,9 @@ impl Parts {
         };
         let mut disks = open_disks(spec, writable)?;
         disks.extend((disks.len()..=template.places).map(Disk::place));
-        let (control, control_end) = UnixStream::pair().map_err(VmError::io("socketpair"))?;
-        let state: OwnedFd = template.state.into();
-        qmp::order_restore(&control, state.as_raw_fd()).map_err(VmError::io("QEMU's control socket"))?;
-        let origin = Origin::Clone { memory: template.memory.into(), state, control: control_end.into() };
+        let origin = Origin::Clone { memory: template.memory.into(), state: template.state.into() };
         let disk = template.disk.map(|_| spec.rw_disk.clone());
-        let using = TemplateUse::Clone { directory: template.directory, disk, _control: control };
+        let using = TemplateUse::Clone { directory: template.directory, disk };
         self.launch(spec, origin, disks, using)
     }
 
@@ -462,6 +483,10 @@ impl Parts {
         let (shares, servers) = start_servers(spec, &logs.errors)?;
         let (stream, agent) = UnixStream::pair().map_err(VmError::io("socketpair"))?;
         stream.set_nonblocking(true).map_err(VmError::io("socketpair"))?;
+        let (mut control, control_end) = Qmp::pair()?;
+        if let Origin::Clone { state, .. } = &origin {
+            control.order_restore(state.as_raw_fd())?;
+        }
         let machine = Machine {
             id: spec.id.clone(),
             run_dir: spec.run_dir.clone(),
@@ -475,12 +500,13 @@ impl Parts {
             shares,
             taps: spec.taps.clone(),
             agent: agent.into(),
+            control: control_end.into(),
             console: logs.console()?,
             errors: logs.errors()?,
             origin,
         };
         let vmm = self.qemu.launch(&machine).map_err(|error| logs.add_to(error))?;
-        Ok(Vm { stream, vmm, servers, logs, template })
+        Ok(Vm { stream, vmm, servers, logs, template, control, wired: spec.taps.len() })
     }
 }
 
@@ -498,7 +524,7 @@ fn check_shape(spec: &VmSpec) -> Result<(), VmError> {
         return Err(VmError::BadShape("the image has no layers".to_owned()));
     }
     // The serial port and the writable disk take a place each.
-    let others = spec.taps.len() + 2;
+    let others = spec.taps.len() + SPARE_DEVICES + 2;
     let devices = spec.layers.len() + spec.shares.len() + others;
     if devices > MAX_DEVICES {
         return Err(VmError::BadShape(format!(
@@ -542,7 +568,8 @@ fn plain_tail(bytes: &[u8]) -> String {
         .chars()
         .map(|each| if each == '\n' || (' '..='~').contains(&each) { each } else { ' ' })
         .collect();
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let says = |line: &&str| !line.is_empty() && !line.contains(USUAL);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(says).collect();
     let last = lines.len().saturating_sub(QUOTED_LINES);
     // A panic is followed by pages of registers.
     let start =

@@ -1,9 +1,13 @@
 //! QEMU as the hypervisor.
 //!
 //! The machine is a `q35` with what a guest of ours needs and nothing else: a serial port for the kernel's last
-//! words, one virtio-serial port for frames, disks, shares. No network, no display, no monitor. Under KVM the
-//! guest is told of its hardware by ACPI; under emulation a guest with one CPU does without, which saves a sixth
-//! of its boot (and costs an idle guest one percent of a CPU, since it has the oldest of timers).
+//! words, one virtio-serial port for frames, disks, shares, network devices. No display; the control socket's other
+//! end is with whoever started it. Under KVM the guest is told of its hardware by ACPI; under emulation a guest with
+//! one CPU does without, which saves a sixth of its boot (and costs an idle guest one percent of a CPU, since it has
+//! the oldest of timers).
+//!
+//! A spare network device is wired to a hub of QEMU's with no other port; a network that comes while the guest runs
+//! gets a tap at that hub. The guest sees nothing of that, so nothing needs its consent.
 //!
 //! QEMU runs as a user of its own that owns nothing, without capabilities, in namespaces where the file system
 //! holds its program, the kernel and the initramfs, read-only. Disks and sockets reach it as open descriptors. Its
@@ -20,7 +24,7 @@ use rustix::thread::UnshareFlags;
 
 use crate::accelerator::Accelerator;
 use crate::machine::{Disk, Helper, Hypervisor, Machine, Origin};
-use crate::{VmError, user};
+use crate::{SPARE_DEVICES, VmError, user};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PLACES: &[&str] =
@@ -137,14 +141,13 @@ fn system_entry(path: &Path) -> Option<Entry> {
 fn descriptors(machine: &Machine) -> Vec<BorrowedFd<'_>> {
     let disks = machine.disks.iter().filter_map(|disk| disk.file.as_ref()).map(AsFd::as_fd);
     let shares = machine.shares.iter().map(|share| share.socket.as_fd());
-    let (control, state) = match &machine.origin {
-        Origin::Boot => (None, None),
-        Origin::Template { control, .. } => (Some(control), None),
-        Origin::Clone { control, state, .. } => (Some(control), Some(state)),
+    let state = match &machine.origin {
+        Origin::Boot | Origin::Template { .. } => None,
+        Origin::Clone { state, .. } => Some(state.as_fd()),
     };
-    let origin = control.into_iter().chain(state).map(AsFd::as_fd);
+    let sockets = [machine.agent.as_fd(), machine.control.as_fd()];
     let taps = machine.taps.iter().map(|tap| tap.as_fd());
-    disks.chain(shares).chain(taps).chain([machine.agent.as_fd()]).chain(origin).collect()
+    disks.chain(shares).chain(taps).chain(sockets).chain(state).collect()
 }
 
 /// The command line, one setting after the other.
@@ -161,6 +164,8 @@ fn arguments(machine: &Machine) -> Vec<String> {
     // Its standard output, which is a log of fixed size: a file it opened, QEMU would want to truncate.
     line.add("-chardev", "stdio,id=console,signal=off");
     line.add("-serial", "chardev:console");
+    line.add("-chardev", format!("socket,id=control,fd={}", machine.control.as_raw_fd()));
+    line.add("-mon", "chardev=control,mode=control");
     line.add("-chardev", format!("socket,id=agent,fd={}", machine.agent.as_raw_fd()));
     // Two ports instead of 31: the guest sets up two queues for each.
     line.device("virtio-serial-pci,id=ports,max_ports=2,disable-legacy=on");
@@ -174,27 +179,33 @@ fn arguments(machine: &Machine) -> Vec<String> {
         line.device(&format!("vhost-user-fs-pci,chardev={tag},tag={tag},queue-size=1024"));
     }
     for (number, tap) in machine.taps.iter().enumerate() {
-        line.add("-netdev", format!("tap,id=net{number},fd={}", tap.as_raw_fd()));
-        // The guest takes another address when it is configured.
-        let mac = format!("52:54:00:00:00:{number:02x}");
-        line.device(&format!("virtio-net-pci,netdev=net{number},mac={mac},romfile=,disable-legacy=on"));
+        line.add("-netdev", format!("tap,id={},fd={}", wire(number), tap.as_raw_fd()));
+        add_network_device(&mut line, number);
+    }
+    for number in (machine.taps.len()..).take(SPARE_DEVICES) {
+        line.add("-netdev", format!("hubport,id={},hubid={number}", wire(number)));
+        add_network_device(&mut line, number);
     }
     line.words()
+}
+
+/// What the numbered network device is wired to: a tap, or that of a spare one to a hub, to which a tap comes later.
+pub(crate) fn wire(device: usize) -> String {
+    format!("net{device}")
+}
+
+fn add_network_device(line: &mut CommandLine, number: usize) {
+    // The guest takes another address when it is configured.
+    let mac = format!("52:54:00:00:00:{number:02x}");
+    line.device(&format!("virtio-net-pci,netdev={},mac={mac},romfile=,disable-legacy=on", wire(number)));
 }
 
 /// What the guest boots from, or goes on from.
 fn add_origin(line: &mut CommandLine, machine: &Machine) {
     match &machine.origin {
-        Origin::Boot => add_kernel(line, machine),
-        Origin::Template { control, .. } => {
-            add_kernel(line, machine);
-            add_control(line, control);
-        }
-        Origin::Clone { control, .. } => {
-            // It waits to be told how to read the state.
-            line.add("-incoming", "defer");
-            add_control(line, control);
-        }
+        Origin::Boot | Origin::Template { .. } => add_kernel(line, machine),
+        // It waits to be told how to read the state.
+        Origin::Clone { .. } => line.add("-incoming", "defer"),
     }
 }
 
@@ -202,11 +213,6 @@ fn add_kernel(line: &mut CommandLine, machine: &Machine) {
     line.add("-kernel", KERNEL);
     line.add("-initrd", INITRAMFS);
     line.add("-append", kernel_command_line(machine));
-}
-
-fn add_control(line: &mut CommandLine, control: &OwnedFd) {
-    line.add("-chardev", format!("socket,id=control,fd={}", control.as_raw_fd()));
-    line.add("-mon", "chardev=control,mode=control");
 }
 
 fn add_board(line: &mut CommandLine, machine: &Machine) {
@@ -353,6 +359,7 @@ mod tests {
             shares: (0..shares).map(|n| SharePort { tag: format!("share{n}"), socket: null() }).collect(),
             taps: Vec::new(),
             agent: null(),
+            control: null(),
             console: null(),
             errors: null(),
             origin: Origin::Boot,
@@ -380,9 +387,9 @@ mod tests {
     fn a_clone_differs_from_its_template_in_where_it_comes_from_and_its_disks() {
         let null = || -> OwnedFd { File::open("/dev/null").unwrap().into() };
         let mut machine = machine(1, 0, 1, Accelerator::Emulation { tsc_khz: 1 });
-        machine.origin = Origin::Clone { memory: null(), state: null(), control: null() };
+        machine.origin = Origin::Clone { memory: null(), state: null() };
         let clone = line(&machine);
-        machine.origin = Origin::Template { memory: "/m".into(), control: null() };
+        machine.origin = Origin::Template { memory: "/m".into() };
         machine.disks = vec![Disk::place(0), Disk::writable(None)];
         let template = line(&machine);
         let only = |one: &str, other: &str| -> Vec<String> {
@@ -415,10 +422,10 @@ mod tests {
         let text = line(&machine(100, 2, 1, Accelerator::Kvm { group: 0 }));
         let mut places: Vec<&str> =
             text.split("addr=").skip(1).map(|rest| rest.split(',').next().unwrap_or_default()).collect();
-        assert_eq!(places.len(), 104);
+        assert_eq!(places.len(), 104 + SPARE_DEVICES);
         places.sort_unstable();
         places.dedup();
-        assert_eq!(places.len(), 104);
+        assert_eq!(places.len(), 104 + SPARE_DEVICES);
         assert!(text.contains("serial=layer99,") && !text.contains("addr=0x1f"), "{text}");
     }
 }

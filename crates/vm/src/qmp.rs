@@ -1,50 +1,68 @@
-//! QEMU's control protocol, as much of it as saving a machine needs: a command is a line, and so is its answer.
+//! QEMU's control protocol, as much of it as saving a machine and wiring its network devices need: a command is a line,
+//! and so is its answer. What QEMU says is limited in length and time: a guest may have taken it over.
 
-use std::io::{BufRead, BufReader, IoSlice, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde_json::{Value, json};
 
 use crate::VmError;
+use crate::qemu::wire;
 
 /// How long QEMU may take to answer: its main loop may have to wait for the guest's.
-const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How long QEMU may say nothing while it saves.
 const SAVE_LIMIT: Duration = Duration::from_secs(60);
-/// Longest line that QEMU sends: a description of all a machine has is some ten KiB.
-const LONGEST: u64 = 1024 * 1024;
+/// A copy may take as long as this without a word: for ever, but the clock must have room for it.
+const JOB_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Name of a descriptor on QEMU's side.
 const STATE: &str = "state";
 
+/// The longest line that QEMU may say: a description of all a machine has is some ten KiB.
+const LONGEST: usize = 64 * 1024;
+/// What the reader keeps; most machines are never asked anything.
+const BUFFER: usize = 512;
+
 /// A connection whose other end QEMU has.
+///
+/// What QEMU must be told at its start is written before there is one; it reads that when it can. Its answers are read
+/// when something else is asked.
 pub(crate) struct Qmp {
     stream: BufReader<UnixStream>,
+    /// Messages that were not read: the greeting, and an answer to each of these commands.
+    owed: Vec<&'static str>,
+    greeted: bool,
 }
 
 impl Qmp {
-    /// Waits for QEMU's greeting.
-    pub fn connect(stream: UnixStream) -> Result<Self, VmError> {
-        stream.set_read_timeout(Some(ANSWER_LIMIT)).map_err(failed)?;
-        let mut qmp = Self { stream: BufReader::new(stream) };
-        qmp.message()?;
-        qmp.ask("qmp_capabilities", json!({}))?;
-        Ok(qmp)
+    /// A connection, and the end that is QEMU's.
+    pub fn pair() -> Result<(Self, UnixStream), VmError> {
+        let (ours, theirs) = UnixStream::pair().map_err(VmError::io("socketpair"))?;
+        let stream = BufReader::with_capacity(BUFFER, ours);
+        let mut qmp = Self { stream, owed: Vec::new(), greeted: false };
+        qmp.order("qmp_capabilities", json!({}))?;
+        Ok((qmp, theirs))
+    }
+
+    /// Tells a QEMU that has not been started yet how to go on from the state that it will have as descriptor `state`.
+    pub fn order_restore(&mut self, state: RawFd) -> Result<(), VmError> {
+        self.order("migrate-set-capabilities", capabilities(&["x-ignore-shared"]))?;
+        self.order("migrate-incoming", json!({"uri": format!("fd:{state}")}))
     }
 
     /// Stops the machine and writes the state of its devices to `state`; its memory is in a shared file already. It is
     /// saved as one that runs, so its clones run: to be stopped is for QEMU to do.
     pub fn save(&mut self, state: BorrowedFd) -> Result<(), VmError> {
         self.ask("migrate-set-capabilities", capabilities(&["x-ignore-shared", "events"]))?;
-        self.give(state)?;
+        self.give(state, STATE)?;
         self.ask("migrate", json!({"uri": format!("fd:{STATE}")}))?;
-        let limit = Some(SAVE_LIMIT);
-        self.stream.get_ref().set_read_timeout(limit).map_err(failed)?;
+        let deadline = Instant::now() + SAVE_LIMIT;
         loop {
-            let message = self.message()?;
+            let message = self.message(deadline)?;
             match message["data"]["status"].as_str() {
                 Some("completed") if message["event"] == "MIGRATION" => return Ok(()),
                 Some("failed" | "cancelled") => return Err(refused("migrate", &Value::Null)),
@@ -53,9 +71,30 @@ impl Qmp {
         }
     }
 
+    /// Puts a tap at the hub of a spare network device.
+    pub fn plug(&mut self, device: usize, tap: BorrowedFd) -> Result<(), VmError> {
+        let (name, port) = (tap_name(device), port_name(device));
+        self.give(tap, &name)?;
+        self.ask("netdev_add", json!({"type": "tap", "id": name, "fd": name}))?;
+        self.ask("netdev_add", json!({"type": "hubport", "id": port, "hubid": device, "netdev": name}))
+            .map(drop)
+    }
+
+    /// Takes it away, as much of it as is there.
+    pub fn unplug(&mut self, device: usize) -> Result<(), VmError> {
+        let port = self.ask("netdev_del", json!({"id": port_name(device)}));
+        self.ask("netdev_del", json!({"id": tap_name(device)})).and(port).map(drop)
+    }
+
+    /// Closes the tap that a network device has had from the start, which has no other after that.
+    pub fn cut(&mut self, device: usize) -> Result<(), VmError> {
+        self.ask("netdev_del", json!({"id": wire(device)})).map(drop)
+    }
+
     /// Sends a descriptor along with the command that names it.
-    fn give(&mut self, fd: BorrowedFd) -> Result<(), VmError> {
-        let line = line("getfd", json!({"fdname": STATE}));
+    fn give(&mut self, fd: BorrowedFd, name: &str) -> Result<(), VmError> {
+        self.settle()?;
+        let line = line("getfd", json!({"fdname": name}));
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let fds = [fd];
@@ -64,15 +103,14 @@ impl Qmp {
         // A line this short is taken whole by an empty socket.
         rustix::net::sendmsg(socket, &[IoSlice::new(&line)], &mut control, SendFlags::empty())
             .map_err(|errno| failed(errno.into()))?;
-        self.answer("getfd").map(drop)
+        self.answer("getfd", Instant::now() + ANSWER_LIMIT).map(drop)
     }
 
-    /// Waits until a mirror has copied everything, and ends it there.
+    /// Waits until a mirror has copied everything, and ends it there. It takes as long as there is to copy; whoever
+    /// wants to wait no longer ends this process.
     pub fn wait_job(&mut self, job: &str) -> Result<(), VmError> {
-        // It takes as long as there is to copy; whoever wants to wait no longer ends this process.
-        self.stream.get_ref().set_read_timeout(None).map_err(failed)?;
         loop {
-            let message = self.message()?;
+            let message = self.message(Instant::now() + JOB_LIMIT)?;
             match message["event"].as_str() {
                 Some("BLOCK_JOB_READY") => _ = self.ask("block-job-cancel", json!({"device": job}))?,
                 Some("BLOCK_JOB_COMPLETED" | "BLOCK_JOB_CANCELLED") => match message["data"].get("error") {
@@ -85,15 +123,36 @@ impl Qmp {
     }
 
     /// Asks, and gives what is returned.
-    pub fn ask(&mut self, command: &str, arguments: Value) -> Result<Value, VmError> {
+    pub fn ask(&mut self, command: &'static str, arguments: Value) -> Result<Value, VmError> {
+        self.settle()?;
         self.stream.get_mut().write_all(&line(command, arguments)).map_err(failed)?;
-        self.answer(command)
+        self.answer(command, Instant::now() + ANSWER_LIMIT)
+    }
+
+    fn order(&mut self, command: &'static str, arguments: Value) -> Result<(), VmError> {
+        self.stream.get_mut().write_all(&line(command, arguments)).map_err(failed)?;
+        self.owed.push(command);
+        Ok(())
+    }
+
+    /// Reads what QEMU owes.
+    fn settle(&mut self) -> Result<(), VmError> {
+        let deadline = Instant::now() + ANSWER_LIMIT;
+        if !self.greeted {
+            self.message(deadline)?;
+            self.greeted = true;
+        }
+        while !self.owed.is_empty() {
+            let command = self.owed.remove(0);
+            self.answer(command, deadline)?;
+        }
+        Ok(())
     }
 
     /// Waits for the answer; events are passed over.
-    fn answer(&mut self, command: &str) -> Result<Value, VmError> {
+    fn answer(&mut self, command: &str, deadline: Instant) -> Result<Value, VmError> {
         loop {
-            let mut message = self.message()?;
+            let mut message = self.message(deadline)?;
             if let Some(error) = message.get("error") {
                 return Err(refused(command, &error["desc"]));
             }
@@ -103,25 +162,34 @@ impl Qmp {
         }
     }
 
-    fn message(&mut self) -> Result<Value, VmError> {
-        let mut text = String::new();
-        match self.stream.by_ref().take(LONGEST).read_line(&mut text) {
-            Ok(0) => Err(failed(std::io::ErrorKind::UnexpectedEof.into())),
-            Ok(_) => serde_json::from_str(&text).map_err(|error| failed(error.into())),
-            Err(error) => Err(failed(error)),
+    fn message(&mut self, deadline: Instant) -> Result<Value, VmError> {
+        let mut text = Vec::new();
+        while text.last() != Some(&b'\n') {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || text.len() > LONGEST {
+                return Err(failed(ErrorKind::TimedOut.into()));
+            }
+            self.stream.get_ref().set_read_timeout(Some(left)).map_err(failed)?;
+            let part = self.stream.fill_buf().map_err(failed)?;
+            if part.is_empty() {
+                return Err(failed(ErrorKind::UnexpectedEof.into()));
+            }
+            let end = part.iter().position(|byte| *byte == b'\n').map_or(part.len(), |place| place + 1);
+            text.extend_from_slice(&part[..end]);
+            self.stream.consume(end);
         }
+        serde_json::from_slice(&text).map_err(|error| failed(error.into()))
     }
 }
 
-/// Tells a QEMU that has not been started yet how to go on from the state that it will have as descriptor `state`.
-/// It reads this when it can, and its answers need not be read; the socket must stay open.
-pub(crate) fn order_restore(mut stream: &UnixStream, state: RawFd) -> std::io::Result<()> {
-    let orders = [
-        line("qmp_capabilities", json!({})),
-        line("migrate-set-capabilities", capabilities(&["x-ignore-shared"])),
-        line("migrate-incoming", json!({"uri": format!("fd:{state}")})),
-    ];
-    stream.write_all(&orders.concat())
+/// Of a tap that came while the guest ran, on QEMU's side.
+fn tap_name(device: usize) -> String {
+    format!("tap{device}")
+}
+
+/// Of its port at the hub.
+fn port_name(device: usize) -> String {
+    format!("port{device}")
 }
 
 /// `x-ignore-shared`: memory that is in a file is not part of the state. `events`: tell how it goes.
@@ -150,14 +218,17 @@ mod tests {
     use super::*;
 
     /// A QEMU that says these lines, whatever it is asked; what it was asked.
-    fn scripted(lines: &[&str], talk: impl FnOnce(UnixStream)) -> String {
-        let (ours, theirs) = UnixStream::pair().unwrap();
+    fn scripted(lines: &[&str], talk: impl FnOnce(Qmp)) -> String {
+        let (ours, theirs) = Qmp::pair().unwrap();
         for line in lines {
             (&theirs).write_all(format!("{line}\n").as_bytes()).unwrap();
         }
         theirs.shutdown(std::net::Shutdown::Write).unwrap();
         talk(ours);
-        std::io::read_to_string(theirs).unwrap()
+        // Where not all lines were read, the end is told as an error.
+        let mut asked = Vec::new();
+        let _ = std::io::Read::read_to_end(&mut &theirs, &mut asked);
+        String::from_utf8(asked).unwrap()
     }
 
     #[test]
@@ -172,25 +243,48 @@ mod tests {
             r#"{"event": "MIGRATION", "data": {"status": "active"}}"#,
             r#"{"event": "MIGRATION", "data": {"status": "completed"}}"#,
         ];
-        let asked = scripted(&lines, |stream| {
+        let asked = scripted(&lines, |mut qmp| {
             let file = std::fs::File::open("/dev/null").unwrap();
-            Qmp::connect(stream).unwrap().save(file.as_fd()).unwrap();
+            qmp.save(file.as_fd()).unwrap();
         });
-        let commands: Vec<Value> = asked.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let names: Vec<&str> =
-            commands.iter().filter_map(|command: &Value| command["execute"].as_str()).collect();
         let wanted = ["qmp_capabilities", "migrate-set-capabilities", "getfd", "migrate"];
-        assert_eq!(names, wanted);
+        assert_eq!(commands(&asked), wanted);
+    }
+
+    fn commands(asked: &str) -> Vec<String> {
+        let name =
+            |line| serde_json::from_str::<Value>(line).unwrap()["execute"].as_str().unwrap().to_owned();
+        asked.lines().map(name).collect()
     }
 
     #[test]
-    fn a_refusal_and_an_early_end_are_told() {
-        let refusal = r#"{"error": {"class": "GenericError", "desc": "not now"}}"#;
-        scripted(&[r#"{"QMP": {}}"#, refusal], |stream| {
-            let error = Qmp::connect(stream).err().map(|error| error.to_string());
-            assert_eq!(error.as_deref(), Some("QEMU failed: qmp_capabilities: not now"));
+    fn what_was_ordered_before_the_start_is_answered_before_anything_else() {
+        let failure = r#"{"error": {"desc": "Duplicate ID"}}"#;
+        let done = r#"{"return": {}}"#;
+        // The greeting; three orders; the descriptor; one addition that works and one that does not.
+        let lines = [r#"{"QMP": {}}"#, done, done, r#"{"event": "RESUME"}"#, done, done, done, failure];
+        let asked = scripted(&lines, |mut qmp| {
+            qmp.order_restore(7).unwrap();
+            let tap = std::fs::File::open("/dev/null").unwrap();
+            let error = qmp.plug(1, tap.as_fd()).unwrap_err().to_string();
+            assert_eq!(error, "QEMU failed: netdev_add: Duplicate ID");
         });
-        scripted(&[], |stream| assert!(Qmp::connect(stream).is_err()));
-        scripted(&["{"], |stream| assert!(Qmp::connect(stream).is_err()));
+        let orders = ["qmp_capabilities", "migrate-set-capabilities", "migrate-incoming"];
+        assert_eq!(commands(&asked), [&orders[..], &["getfd", "netdev_add", "netdev_add"]].concat());
+        assert!(asked.contains(r#""hubid":1,"id":"port1","netdev":"tap1","type":"hubport""#), "{asked}");
+    }
+
+    #[test]
+    fn a_refusal_an_early_end_and_an_endless_line_are_told() {
+        let cut = |lines: &[&str]| {
+            let mut told = String::new();
+            scripted(lines, |mut qmp| told = qmp.cut(0).unwrap_err().to_string());
+            told
+        };
+        let refusal = r#"{"error": {"class": "GenericError", "desc": "not now"}}"#;
+        assert_eq!(cut(&[r#"{"QMP": {}}"#, refusal]), "QEMU failed: qmp_capabilities: not now");
+        assert!(cut(&[]).contains("control socket"));
+        assert!(cut(&["{"]).contains("control socket"));
+        assert!(cut(&[&"1".repeat(100 << 10)]).contains("timed out"));
     }
 }

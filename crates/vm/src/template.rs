@@ -48,10 +48,10 @@ use crate::machine::{Disk, Hypervisor, Logs, Machine, Origin, Parts, guest_memor
 use crate::qemu::MAX_DEVICES;
 use crate::qmp::Qmp;
 use crate::store::{Store, hex, identity, key_of, publish};
-use crate::{DEFAULT_DISK, VmError, VmSpec, disk, user};
+use crate::{DEFAULT_DISK, SPARE_DEVICES, VmError, VmSpec, disk, user};
 
 /// Changes when templates made before shall not be used any more.
-const FORMAT: &str = "4";
+const FORMAT: &str = "5";
 const MEMORY: &str = "memory";
 const STATE: &str = "state";
 const DISK: &str = "disk";
@@ -122,9 +122,12 @@ pub(crate) fn mounts(spec: &VmSpec) -> bool {
     spec.rw_size == 0 && !spec.rw_disk.exists()
 }
 
-/// Places for layers in a template that fits so many; few kinds of templates fit all images.
-pub(crate) fn places(layers: usize) -> usize {
-    layers.next_power_of_two().clamp(FEWEST_PLACES, MAX_DEVICES - 2).max(layers)
+/// Places for layers in a template that fits so many, beside so many network devices; few kinds of templates fit all
+/// images.
+pub(crate) fn places(layers: usize, interfaces: usize) -> usize {
+    // The serial port and the writable disk take a place each.
+    let others = 2 + SPARE_DEVICES + interfaces;
+    layers.next_power_of_two().min(MAX_DEVICES.saturating_sub(others)).max(FEWEST_PLACES).max(layers)
 }
 
 impl<'a> Shape<'a> {
@@ -132,7 +135,7 @@ impl<'a> Shape<'a> {
     pub fn new(parts: &'a Parts, wanted: &TemplateRequest) -> Result<Self, VmError> {
         let TemplateRequest { mounted, interfaces, .. } = *wanted;
         let (memory, cpus) = (guest_memory(wanted.memory), wanted.cpus.max(1));
-        let places = places(wanted.layers);
+        let places = places(wanted.layers, interfaces);
         let program = parts.qemu.program();
         let qemu = fs::metadata(program).map(|metadata| identity(program, &metadata));
         let key = key_of(&[
@@ -371,14 +374,14 @@ fn save(shape: &Shape, directory: &Path) -> Result<String, VmError> {
     let run_dir = directory.join("view");
     fs::create_dir(&run_dir).map_err(VmError::io(&run_dir))?;
 
-    let socket = || UnixStream::pair().map_err(VmError::io("socketpair"));
-    let ((agent, agent_end), (control, control_end)) = (socket()?, socket()?);
+    let (agent, agent_end) = UnixStream::pair().map_err(VmError::io("socketpair"))?;
+    let (mut control, control_end) = Qmp::pair()?;
     let logs = Logs::new()?;
     let mut disks = vec![Disk::writable(disk.map(OwnedFd::from))];
     disks.extend((1..=shape.places).map(Disk::place));
     // What a device of the guest can do depends on what it is wired to.
     let taps = (0..shape.interfaces).map(|_| proa_sys::tap::open_detached().map(Arc::new));
-    let origin = Origin::Template { memory, control: control_end.into() };
+    let origin = Origin::Template { memory };
     let machine = Machine {
         id,
         run_dir: run_dir.clone(),
@@ -392,17 +395,18 @@ fn save(shape: &Shape, directory: &Path) -> Result<String, VmError> {
         shares: Vec::new(),
         taps: taps.collect::<io::Result<_>>().map_err(VmError::io("/dev/net/tun"))?,
         agent: agent_end.into(),
+        control: control_end.into(),
         console: logs.console()?,
         errors: logs.errors()?,
         origin,
     };
     let vmm = parts.qemu.launch(&machine)?;
     drop(machine);
-    prepare(&agent, shape.mounted).map_err(|why| logs.explain(why))?;
+    prepare(&agent, shape).map_err(|why| logs.explain(why))?;
     rest(&agent);
     let path = directory.join(STATE);
     let state = File::create_new(&path).map_err(VmError::io(&path))?;
-    Qmp::connect(control)?.save(state.as_fd())?;
+    control.save(state.as_fd())?;
     drop(vmm);
     fs::remove_dir(&run_dir).map_err(VmError::io(&run_dir))?;
     state.sync_all().map_err(VmError::io(&path))?;
@@ -411,9 +415,12 @@ fn save(shape: &Shape, directory: &Path) -> Result<String, VmError> {
 }
 
 /// Until the agent of a guest that boots has answered that it is prepared; else why it has not.
-fn prepare(mut stream: &UnixStream, mount: bool) -> Result<(), String> {
+fn prepare(mut stream: &UnixStream, shape: &Shape) -> Result<(), String> {
     let told = |error: io::Error| error.to_string();
-    Request::Prepare { mount }.frame(0).write_to(&mut stream).map_err(told)?;
+    Request::Prepare { mount: shape.mounted, interfaces: shape.interfaces }
+        .frame(0)
+        .write_to(&mut stream)
+        .map_err(told)?;
     let deadline = Instant::now() + BOOT_LIMIT;
     let mut decoder = Decoder::new();
     let mut bytes = [0; 4096];
@@ -479,8 +486,9 @@ mod tests {
 
     #[test]
     fn few_kinds_of_templates_have_places_for_all_images() {
-        let found = [1, 4, 5, 8, 9, 100, 129, 238].map(places);
-        assert_eq!(found, [4, 4, 8, 8, 16, 128, 238, 238]);
+        let found = [1, 4, 5, 8, 9, 100, 129, 236].map(|layers| places(layers, 0));
+        assert_eq!(found, [4, 4, 8, 8, 16, 128, 236, 236]);
+        assert_eq!(places(129, 3), 233);
     }
 
     #[test]

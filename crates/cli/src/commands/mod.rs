@@ -298,6 +298,12 @@ const SYSTEM: &[Entry] = &[
     entry!(System, "enable", system::enable, "Have what restart policies want started at the host's boot"),
     entry!(System, "df", system::df, "Show what takes how much of the disk"),
     entry!(System, "events", events, "Print what happens to instances, images and volumes, as it does"),
+    entry!(
+        System,
+        "generate",
+        system::generate,
+        "Make systemd units of files that name instances, volumes and networks"
+    ),
     entry!(System, "info", info, "Print what Proa finds on this machine"),
     entry!(System, "prune", system::prune, "Remove what nobody uses"),
     entry!(System, "reap", system::reap, "Remove an instance that was to go when it ended", hidden: true),

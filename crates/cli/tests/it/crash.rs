@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use crate::harness::{Proa, Registry};
 
 /// A small generator: the moments must differ from run to run, and a failing run must be told by its seed.
-struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
-    fn new() -> Self {
+    /// Says its seed.
+    pub fn new() -> Self {
         let mut bytes = [0; 8];
         fs::File::open("/dev/urandom").unwrap().read_exact(&mut bytes).unwrap();
         let seed = u64::from_le_bytes(bytes) | 1;
@@ -19,7 +20,8 @@ impl Dice {
         Self(seed)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

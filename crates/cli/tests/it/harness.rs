@@ -66,6 +66,21 @@ impl User {
     }
 }
 
+/// One of the programs beside this file, built without libraries, under its name in a directory of its own.
+pub fn program(name: &str) -> TempDir {
+    build(&workspace().join(format!("crates/cli/tests/it/programs/{name}.c")))
+}
+
+/// The same of a source that is elsewhere.
+pub fn build(source: &Path) -> TempDir {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let binary = directory.path().join(source.file_stem().unwrap());
+    let build = ["-static", "-O1", "-o"];
+    let status = Command::new("gcc").args(build).arg(&binary).arg(source).status();
+    assert!(status.expect("these tests need gcc").success());
+    directory
+}
+
 /// `proa` on a root of its own.
 pub struct Proa {
     root: TempDir,
@@ -259,6 +274,13 @@ impl Proa {
             .filter(|(_, line)| line.contains("proa-monitor") && line.contains(&root))
             .map(|(pid, _)| pid)
             .collect()
+    }
+
+    /// Process ids of all that names this root or its runtime directory on its command line.
+    pub fn processes_of(&self, run: &str) -> Vec<u32> {
+        let root = self.root.path().to_str().unwrap();
+        let of_ours = |line: &str| line.contains(root) || line.contains(run);
+        processes().into_iter().filter(|(_, line)| of_ours(line)).map(|(pid, _)| pid).collect()
     }
 
     /// Fails if anything of this root is left: processes, mounts, cgroups, loop devices.

@@ -81,29 +81,50 @@ fn a_container_and_a_virtual_machine_talk_by_name() {
 }
 
 #[test]
-fn a_running_container_changes_its_networks() {
-    let bed = Bed::new("container");
-    bed.ok(&["network", "create", "lan"]);
-    let server = Server::start(&bed, "site", &["--network", "lan"]);
-    bed.detach("client", &["--network", "none", "--stop-signal", "KILL"], &["sleep", "1000"]);
-    let ask = ["exec", "client", "timeout", "3", "wget", "-qO-"];
-    let at = format!("http://{}:8000/", server.address(&bed));
-    assert_ne!(bed.proa(&[&ask[..], &[&at]].concat()).code, 0);
-    bed.ok(&["network", "connect", "lan", "client"]);
-    assert_eq!(bed.ok(&[&ask[..], &[&at]].concat()), "served");
-    assert!(bed.ok(&["network", "inspect", "lan"]).contains("client"));
-    bed.ok(&["network", "disconnect", "lan", "client"]);
-    assert_ne!(bed.proa(&[&ask[..], &[&at]].concat()).code, 0);
-    assert_eq!(bed.ok(&["exec", "client", "ls", "/sys/class/net"]), "lo");
+fn a_virtual_machine_that_runs_has_room_for_two_more_networks_at_a_time() {
+    let bed = Bed::new("vm");
+    for network in ["one", "two", "three"] {
+        bed.ok(&["network", "create", network]);
+    }
+    bed.detach("guest", &["--stop-signal", "KILL"], &["sleep", "1000"]);
+    let change = |what: &str, network: &str| bed.proa(&["network", what, network, "guest"]);
+    let links = || bed.ok(&["exec", "guest", "ls", "/sys/class/net"]).replace('\n', " ");
+    for network in ["one", "two"] {
+        assert_eq!(change("connect", network).code, 0);
+    }
+    assert_eq!(links(), "eth0 eth1 eth2 lo");
+    let refused = change("connect", "three");
+    assert!(refused.code == 1 && refused.stderr.contains("spare network devices"), "{refused:?}");
+    // A device that was freed is used again; that of the start is not.
+    for network in ["one", "three", "bridge"] {
+        assert_eq!(change("disconnect", network).code, i32::from(network == "three"), "{network}");
+    }
+    assert_eq!(change("connect", "three").code, 0);
+    assert_eq!(links(), "eth0 eth2 lo");
+    assert_eq!(change("connect", "one").code, 1);
+    bed.ok(&["restart", "-t", "0", "guest"]);
+    assert_eq!(links(), "eth0 eth2 lo");
+    assert_eq!(change("connect", "one").code, 0);
 }
 
 #[test]
-fn a_running_virtual_machine_keeps_its_networks() {
+fn a_guest_that_hides_its_interface_is_cut_off_all_the_same() {
     let bed = Bed::new("vm");
     bed.ok(&["network", "create", "lan"]);
-    bed.detach("guest", &["--stop-signal", "KILL"], &["sleep", "1000"]);
-    let refused = bed.proa(&["network", "connect", "lan", "guest"]);
-    assert!(refused.code == 1 && refused.stderr.contains("proa stop guest"), "{refused:?}");
+    Server::start(&bed, "site", &["--network", "lan"]);
+    bed.detach("thief", &["--cap-add", "NET_ADMIN", "--stop-signal", "KILL"], &["sleep", "1000"]);
+    let ask = || bed.proa(&["exec", "thief", "timeout", "3", "wget", "-qO-", "http://site.lan:8000/"]);
+    bed.ok(&["network", "connect", "lan", "thief"]);
+    assert_eq!(ask().stdout, "served");
+    let rename = "ip link set eth1 down; ip link set eth1 name mine; ip link set mine up";
+    bed.ok(&["exec", "thief", "sh", "-c", rename]);
+    bed.ok(&["network", "disconnect", "lan", "thief"]);
+    assert_ne!(ask().code, 0);
+    // What it keeps leads nowhere, and another device takes its place.
+    assert!(bed.ok(&["exec", "thief", "ls", "/sys/class/net"]).contains("mine"));
+    bed.ok(&["exec", "thief", "ip", "link", "set", "mine", "down"]);
+    bed.ok(&["network", "connect", "lan", "thief"]);
+    assert_eq!(ask().stdout, "served");
 }
 
 #[test]

@@ -84,7 +84,7 @@ impl Engine {
         bound_log(host_config);
         spec::check_level(host_config, IsolationLevel::Vm)?;
         let mut warnings = Vec::new();
-        let networks = self.complete_networks(host_config, IsolationLevel::Vm, &mut warnings)?;
+        let networks = self.complete_networks(config, host_config, IsolationLevel::Vm, &mut warnings)?;
         let mut record = Record {
             id: names::fresh_id()?,
             name: String::new(),

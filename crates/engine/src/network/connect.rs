@@ -1,8 +1,8 @@
 //! `network connect` and `disconnect`: places of an instance that is there already.
 
-use proa_protocol::instance::IsolationLevel;
 use proa_protocol::message::Request;
 
+use super::endpoints::{change_files, check_level};
 use super::{EndpointConfig, NetworkRecord};
 use crate::engine::{Engine, Instance};
 use crate::error::{Error, Result};
@@ -11,7 +11,7 @@ impl Engine {
     /// Gives an instance a place in a network, at once if it runs.
     ///
     /// # Errors
-    /// It has one there, shares another's network, or is a virtual machine that runs.
+    /// It has one there, shares another's network, or is a virtual machine that runs and has no device left.
     pub fn connect_network(
         &self,
         instance: &Instance,
@@ -20,6 +20,7 @@ impl Engine {
     ) -> Result<()> {
         let (name, id) = (&instance.record.name, &instance.record.id);
         self.check_change(instance)?;
+        check_level(network, instance.record.level)?;
         let _alone = self.alone(id)?;
         let mut config = self.read_config(id)?;
         if config.networks.iter().any(|endpoint| endpoint.network.id == network.id) {
@@ -37,7 +38,9 @@ impl Engine {
             endpoint.interface.gateways.clear();
         }
         let change = instance.is_live().then(|| Request::Connect(Box::new(endpoint.clone())));
+        let before = config.networks.clone();
         config.networks.push(endpoint);
+        change_files(&instance.record, &mut config, &before)?;
         if let Err(error) = self.change_places(instance, &config, change) {
             // The failure is what is to be told.
             let _ = self.db.free_addresses(id, &network.id);
@@ -54,17 +57,18 @@ impl Engine {
     /// Takes an instance's place in a network away, at once if it runs.
     ///
     /// # Errors
-    /// It has none there, or is a virtual machine that runs.
+    /// It has none there, or its monitor refuses.
     pub fn disconnect_network(&self, instance: &Instance, network: &NetworkRecord) -> Result<()> {
         let (name, id) = (&instance.record.name, &instance.record.id);
         self.check_change(instance)?;
         let _alone = self.alone(id)?;
         let mut config = self.read_config(id)?;
-        let before = config.networks.len();
+        let before = config.networks.clone();
         config.networks.retain(|endpoint| endpoint.network.id != network.id);
-        if config.networks.len() == before {
+        if config.networks.len() == before.len() {
             return Err(Error::conflict(format!("instance {name} is not in network {}", network.name), ""));
         }
+        change_files(&instance.record, &mut config, &before)?;
         let change = instance.is_live().then(|| Request::Disconnect { network: network.id.clone() });
         self.change_places(instance, &config, change)?;
         self.db.free_addresses(id, &network.id)?;
@@ -84,12 +88,6 @@ impl Engine {
                 "make another instance with --network",
             ));
         }
-        if instance.record.level == IsolationLevel::Vm && instance.is_live() {
-            return Err(Error::unsupported(
-                "a virtual machine that runs gets no other network devices",
-                format!("`proa stop {0}`, connect it, `proa start {0}`", instance.record.name),
-            ));
-        }
         Ok(())
     }
 
@@ -103,10 +101,13 @@ impl Engine {
         let before = self.read_config(&instance.record.id)?;
         self.write_config(config)?;
         let Some(change) = change else { return Ok(()) };
-        self.connect(instance)?.command(change).inspect_err(|_| {
+        let mut monitor = self.connect(instance)?;
+        monitor.command(change).inspect_err(|_| {
             // What does not hold now is not to hold later.
             let _ = self.write_config(&before);
-        })
+        })?;
+        // The place is there or gone by now: programs that look names up are to know.
+        monitor.command(Request::Rewrite { files: config.launch.files.clone() })
     }
 
     fn note_places(&self, instance: &Instance, mut host: crate::config::HostConfig) -> Result<()> {

@@ -18,6 +18,9 @@ use crate::names;
 use crate::settings::NetworkSettings;
 use crate::spec::parse_extra_host;
 
+const HOSTS: &str = "/etc/hosts";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// What is asked of a place in a network.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -45,6 +48,7 @@ impl Engine {
     /// There is no such network, or its options make no sense together.
     pub(crate) fn complete_networks(
         &self,
+        config: &mut ContainerConfig,
         host: &mut HostConfig,
         level: IsolationLevel,
         warnings: &mut Vec<String>,
@@ -63,7 +67,7 @@ impl Engine {
                 if publishes {
                     warnings.push(format!("ports are not published with --network {asked}"));
                 }
-                return self.complete_shared(mode, host, level).map(|()| Vec::new());
+                return self.complete_shared(mode, host, config, level).map(|()| Vec::new());
             }
         };
         if host.networks.is_empty() {
@@ -88,10 +92,22 @@ impl Engine {
         Ok(found)
     }
 
-    /// `container:NAME` becomes `container:ID`, so that a new instance of that name is another.
-    fn complete_shared(&self, mode: Mode, host: &mut HostConfig, level: IsolationLevel) -> Result<()> {
+    /// `container:NAME` becomes `container:ID`, so that a new instance of that name is another. Its host name is this one's.
+    fn complete_shared(
+        &self,
+        mode: Mode,
+        host: &mut HostConfig,
+        config: &mut ContainerConfig,
+        level: IsolationLevel,
+    ) -> Result<()> {
         let Mode::Container(name) = mode else { return Ok(()) };
         let other = self.find(name)?;
+        if !config.hostname.is_empty() {
+            return Err(Error::invalid(
+                "--hostname goes with no --network container:, which has the other's",
+            ));
+        }
+        config.hostname.clone_from(&other.record.config.hostname);
         if level == IsolationLevel::Vm || other.record.level == IsolationLevel::Vm {
             return Err(Error::unsupported(
                 "--network container: needs two containers: a virtual machine has a network stack of its own",
@@ -171,7 +187,7 @@ impl NetworkRecord {
     }
 }
 
-fn check_level(network: &NetworkRecord, level: IsolationLevel) -> Result<()> {
+pub(super) fn check_level(network: &NetworkRecord, level: IsolationLevel) -> Result<()> {
     if network.driver == Driver::Macvlan && level == IsolationLevel::Vm {
         return Err(Error::unsupported(
             format!("network {} is a macvlan, which a virtual machine cannot have", network.name),
@@ -284,22 +300,13 @@ fn check_binding(host_ip: IpAddr, protocol: Protocol, endpoint: &Endpoint) -> Re
 /// `/etc/hosts` has the instance's addresses, and `/etc/resolv.conf` asks the network's resolver. Files that the user
 /// mounts something on are the user's.
 fn complete_files(record: &Record, instance: &mut InstanceConfig) -> Result<()> {
-    let hostname = instance.spec.hostname.clone().unwrap_or_default();
-    let names = match record.config.domainname.as_str() {
-        "" => hostname,
-        domain => format!("{hostname}.{domain} {hostname}"),
-    };
+    let names = own_names(record, instance);
     let endpoints = &instance.networks;
-    let gateways: Vec<IpAddr> = endpoints
-        .iter()
-        .filter(|endpoint| endpoint.network.driver == Driver::Bridge)
-        .flat_map(|endpoint| &endpoint.network.subnets)
-        .filter_map(|subnet| subnet.gateway)
-        .collect();
+    let gateways = resolvers(endpoints);
     // A user's gateways are not the host's.
     let is_user = !proa_sys::userns::is_initial() && !gateways.is_empty();
     let hosts = if is_user { proa_network::switch::host_addresses() } else { Vec::new() };
-    if let Some(text) = instance.launch.files.get_mut("/etc/hosts") {
+    if let Some(text) = instance.launch.files.get_mut(HOSTS) {
         for address in endpoints.iter().flat_map(|endpoint| &endpoint.interface.addresses) {
             let _ = writeln!(text, "{}\t{names}", address.addr());
         }
@@ -312,12 +319,52 @@ fn complete_files(record: &Record, instance: &mut InstanceConfig) -> Result<()> 
             }
         }
     }
-    if let Some(text) = instance.launch.files.get_mut("/etc/resolv.conf")
+    if let Some(text) = instance.launch.files.get_mut(RESOLV_CONF)
         && !gateways.is_empty()
     {
         *text = crate::spec::resolv_conf_of(&record.host_config, &gateways)?;
     }
     Ok(())
+}
+
+/// The same when places have come and gone since; these are those of before.
+pub(super) fn change_files(
+    record: &Record,
+    instance: &mut InstanceConfig,
+    before: &[Endpoint],
+) -> Result<()> {
+    let names = own_names(record, instance);
+    let gateways = resolvers(&instance.networks);
+    if let Some(text) = instance.launch.files.get_mut(HOSTS) {
+        let own = |line: &str| {
+            addresses(before).any(|address| line.strip_prefix(&format!("{address}\t")) == Some(&names))
+        };
+        let kept = text.lines().filter(|line| !own(line)).map(|line| format!("{line}\n"));
+        let new = addresses(&instance.networks).map(|address| format!("{address}\t{names}\n"));
+        *text = kept.chain(new).collect();
+    }
+    if let Some(text) = instance.launch.files.get_mut(RESOLV_CONF) {
+        *text = crate::spec::resolv_conf_of(&record.host_config, &gateways)?;
+    }
+    Ok(())
+}
+
+fn own_names(record: &Record, instance: &InstanceConfig) -> String {
+    let hostname = instance.spec.hostname.clone().unwrap_or_default();
+    match record.config.domainname.as_str() {
+        "" => hostname,
+        domain => format!("{hostname}.{domain} {hostname}"),
+    }
+}
+
+fn addresses(endpoints: &[Endpoint]) -> impl Iterator<Item = IpAddr> {
+    endpoints.iter().flat_map(|endpoint| &endpoint.interface.addresses).map(ipnet::IpNet::addr)
+}
+
+/// Where the names of the networks are answered.
+fn resolvers(endpoints: &[Endpoint]) -> Vec<IpAddr> {
+    let bridges = endpoints.iter().filter(|endpoint| endpoint.network.driver == Driver::Bridge);
+    bridges.flat_map(|endpoint| &endpoint.network.subnets).filter_map(|subnet| subnet.gateway).collect()
 }
 
 #[cfg(test)]

@@ -136,14 +136,15 @@ impl Store {
 
     /// The form in which the layer is in place.
     pub(crate) fn layer_form(&self, diff_id: &Digest) -> Result<Option<LayerForm>> {
-        let sql = "SELECT form, disk_size FROM layers WHERE diff_id = ?1";
-        let row = self.db.query_row(sql, [diff_id.as_str()], |row| {
-            Ok((row.get::<_, String>(0)?, super::unsigned(row, 1)?))
-        });
-        let Some((form, size)) = row.optional().map_err(self.failed())? else { return Ok(None) };
+        let sql = "SELECT form FROM layers WHERE diff_id = ?1";
+        let row = self.db.query_row(sql, [diff_id.as_str()], |row| row.get::<_, String>(0));
+        let Some(form) = row.optional().map_err(self.failed())? else { return Ok(None) };
         let form = if form == "erofs" { LayerForm::Erofs } else { LayerForm::Directory };
-        let whole = std::fs::metadata(self.layout.layer(diff_id, form))
-            .is_ok_and(|found| form == LayerForm::Directory || found.len() == size);
+        let path = self.layout.layer(diff_id, form);
+        let whole = match form {
+            LayerForm::Erofs => crate::layer::erofs::is_whole(&path),
+            LayerForm::Directory => path.exists(),
+        };
         Ok(whole.then_some(form))
     }
 

@@ -220,6 +220,24 @@ fn what_was_damaged_is_found_repaired_and_fetched_again() {
 }
 
 #[test]
+fn a_layer_with_long_runs_of_zeros_is_whole_unless_it_is_cut_off() {
+    let test = TestStore::new();
+    let mut tar = tar::Builder::new(Vec::new());
+    let content = [vec![7; 1 << 20], vec![0; 3 << 20], vec![7; 1 << 20]].concat();
+    let mut header = tar::Header::new_ustar();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "zeros", content.as_slice()).unwrap();
+    let image = test.load(&TestImage::new(&[(tar.into_inner().unwrap(), Packing::Plain)]), "a:1");
+    assert!(image.disk_size < 3 << 20, "no holes: {}", image.disk_size);
+    assert_eq!(test.store.check(true, true, &()).unwrap(), []);
+    let layer = fs::File::options().write(true).open(&image.layers[0].path).unwrap();
+    layer.set_len(layer.metadata().unwrap().len() - 4096).unwrap();
+    let problems = test.store.check(false, false, &()).unwrap();
+    assert!(problems.iter().any(|problem| problem.what.contains("cut off")), "{problems:?}");
+}
+
+#[test]
 fn a_damaged_image_can_be_removed() {
     let test = TestStore::new();
     let image = test.load(&TestImage::small(1), "a:1");

@@ -10,9 +10,11 @@ impl Server {
     /// A place in a network more, or less.
     pub(super) fn change_network(&mut self, channel: u32, frame: &Frame) {
         let answer = match Request::parse(&frame.payload) {
-            Ok(request) => {
-                self.backend.change_network(request).map_or_else(|error| error.response(), |()| Response::Ok)
-            }
+            Ok(request) => match self.backend.change_network(channel, request) {
+                Ok(Some(response)) => response,
+                Ok(None) => return,
+                Err(error) => error.response(),
+            },
             Err(error) => Response::error(ErrorKind::InvalidInput, error.to_string()),
         };
         self.answer(channel, &answer);

@@ -7,6 +7,7 @@ mod frames;
 mod lab;
 
 mod changes;
+mod floods;
 mod isolation;
 mod published;
 mod spoofing;

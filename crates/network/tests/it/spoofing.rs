@@ -8,23 +8,16 @@ use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use proa_protocol::network::{Network, Protocol, PublishedPort};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::frames::{
-    self, ARP, BROADCAST, IP4, IP6, Mac, advertisement, arp, frame, icmp6, ip4, ip6, solicitation, udp,
-};
+use crate::frames::{ARP, BODY, BROADCAST, IP4, IP6, Station, arp, dishonest, frame, honest, ip4, ip6, udp};
 use crate::lab::{Lab, ip, live, nft, on_a_host, port, set};
 
 /// The header of virtio-net, which says that nothing is left to do.
 const NOTHING_LEFT: usize = 10;
-/// Enough for a frame that nobody has to fill up.
-const BODY: &[u8] = &[b'x'; 18];
 
 /// A virtual machine's end of a tap.
 struct Cable {
     tap: File,
-    mac: Mac,
-    v4: Ipv4Addr,
-    v6: Ipv6Addr,
-    local: Ipv6Addr,
+    at: Station,
 }
 
 impl Cable {
@@ -44,7 +37,8 @@ impl Cable {
             addresses.0, addresses.1
         ));
         let local = format!("fe80::ff:fe00:{id:x}{number:02x}").parse().unwrap();
-        Self { tap, mac, v4: addresses.0, v6: addresses.1, local }
+        let gateway = Ipv4Addr::new(10, id, 0, 1);
+        Self { tap, at: Station { mac, v4: addresses.0, v6: addresses.1, local, gateway } }
     }
 
     fn send(&self, frame: &[u8]) {
@@ -58,7 +52,7 @@ impl Cable {
         let word = format!("that was all {:?}", std::time::Instant::now());
         let host = UdpSocket::bind("0.0.0.0:0").unwrap();
         host.set_broadcast(true).unwrap();
-        let [a, b, c, _] = self.v4.octets();
+        let [a, b, c, _] = self.at.v4.octets();
         host.send_to(word.as_bytes(), (Ipv4Addr::new(a, b, c, 255), 9)).unwrap();
         let mut frames = Vec::new();
         loop {
@@ -99,80 +93,15 @@ fn contains(frame: &[u8], word: &[u8]) -> bool {
     frame.windows(word.len()).any(|part| part == word)
 }
 
-/// What an instance may send, and what it may not.
-fn honest(me: &Cable, other: &Cable) -> Vec<(&'static str, Vec<u8>)> {
-    let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-    let to = |kind, body: Vec<u8>| frame(other.mac, me.mac, kind, &body);
-    let nobody = Ipv6Addr::UNSPECIFIED;
-    vec![
-        ("ARP request", frame(BROADCAST, me.mac, ARP, &arp(1, me.mac, me.v4, other.v4))),
-        ("ARP probe", frame(BROADCAST, me.mac, ARP, &arp(1, me.mac, Ipv4Addr::UNSPECIFIED, me.v4))),
-        ("ARP reply", to(ARP, arp(2, me.mac, me.v4, other.v4))),
-        ("IPv4", to(IP4, ip4(me.v4, other.v4, 17, &udp(1024, 80, BODY)))),
-        ("IPv6", to(IP6, ip6(me.v6, other.v6, 17, &udp(1024, 80, BODY)))),
-        ("IPv6 of the link", to(IP6, ip6(me.local, other.local, 17, &udp(1024, 80, BODY)))),
-        ("advertisement", to(IP6, icmp6(me.v6, other.v6, &advertisement(me.v6)))),
-        ("advertisement by the link", to(IP6, icmp6(me.local, other.v6, &advertisement(me.v6)))),
-        ("advertisement of the link", to(IP6, icmp6(me.local, all_nodes, &advertisement(me.local)))),
-        ("solicitation", to(IP6, icmp6(me.v6, other.v6, &solicitation(other.v6)))),
-        ("duplicate detection", to(IP6, icmp6(nobody, all_nodes, &solicitation(me.v6)))),
-        ("duplicate detection of the link", to(IP6, icmp6(nobody, all_nodes, &solicitation(me.local)))),
-    ]
-}
-
-fn dishonest(me: &Cable, other: &Cable) -> Vec<(&'static str, Vec<u8>)> {
-    let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-    let gateway = Ipv4Addr::new(10, 1, 0, 1);
-    let stranger = [2, 0, 0, 9, 9, 9];
-    let to = |kind, body: Vec<u8>| frame(other.mac, me.mac, kind, &body);
-    let nobody = Ipv6Addr::UNSPECIFIED;
-    let good = ip4(me.v4, other.v4, 17, &udp(1024, 80, BODY));
-    let router = [134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
-    let redirect = [[137, 0, 0, 0, 0, 0, 0, 0].as_slice(), &other.v6.octets(), &me.v6.octets()].concat();
-    let mut token_ring = arp(1, me.mac, me.v4, other.v4);
-    token_ring[1] = 6;
-    vec![
-        ("MAC address", frame(other.mac, stranger, IP4, &good)),
-        ("gateway's address by ARP", frame(BROADCAST, me.mac, ARP, &arp(1, me.mac, gateway, gateway))),
-        ("reply for the gateway", to(ARP, arp(2, me.mac, gateway, other.v4))),
-        ("MAC address in ARP", to(ARP, arp(2, stranger, me.v4, other.v4))),
-        ("reply of nobody", to(ARP, arp(2, me.mac, Ipv4Addr::UNSPECIFIED, other.v4))),
-        ("hardware of ARP", frame(BROADCAST, me.mac, ARP, &token_ring)),
-        ("IPv4 address", to(IP4, ip4(Ipv4Addr::new(10, 1, 0, 9), other.v4, 17, &udp(1024, 80, BODY)))),
-        ("IPv4 without address", to(IP4, ip4(Ipv4Addr::UNSPECIFIED, other.v4, 17, &udp(68, 67, BODY)))),
-        ("IPv6 address", to(IP6, ip6("fd01::9".parse().unwrap(), other.v6, 17, &udp(1024, 80, BODY)))),
-        (
-            "IPv6 address of the link",
-            to(IP6, ip6("fe80::9".parse().unwrap(), other.v6, 17, &udp(1, 80, BODY))),
-        ),
-        ("IPv6 without address", to(IP6, ip6(nobody, other.v6, 17, &udp(1024, 80, BODY)))),
-        ("advertisement of another", to(IP6, icmp6(me.v6, all_nodes, &advertisement(other.v6)))),
-        ("advertisement of another's link", to(IP6, icmp6(me.local, all_nodes, &advertisement(other.local)))),
-        ("detection of another", to(IP6, icmp6(nobody, all_nodes, &solicitation(other.v6)))),
-        ("router", to(IP6, icmp6(me.local, all_nodes, &router))),
-        ("router behind an option", to(IP6, frames::behind_option(icmp6(me.local, all_nodes, &router)))),
-        ("router in fragments", to(IP6, frames::first_fragment(icmp6(me.local, all_nodes, &router)))),
-        ("redirect", to(IP6, icmp6(me.local, other.v6, &redirect))),
-        ("DHCP server", to(IP4, ip4(me.v4, other.v4, 17, &udp(67, 68, BODY)))),
-        ("DHCPv6 server", to(IP6, ip6(me.local, other.local, 17, &udp(547, 546, BODY)))),
-        ("VLAN", to(0x8100, [&[0, 7, 8, 0], good.as_slice()].concat())),
-        ("VLAN 0", to(0x8100, [&[0, 0, 8, 0], good.as_slice()].concat())),
-        ("provider's VLAN", to(0x88a8, [&[0, 7, 8, 0], good.as_slice()].concat())),
-        ("other ether type", to(0x88b5, vec![0; 46])),
-        ("length for ether type", to(46, vec![0x42; 46])),
-        ("IPv4 of the wrong version", to(IP4, ip6(me.v6, other.v6, 17, &udp(1024, 80, BODY)))),
-    ]
-}
-
 #[test]
 fn an_instance_sends_as_itself_alone() {
     on_a_host(|lab| {
         let network = lab.network(1, |_| {});
         let [me, other] = [66, 67].map(|number| Cable::new(lab, &network, number, &[]));
-        for (what, frame) in honest(&me, &other) {
+        for (what, frame) in honest(&me.at, &other.at) {
             assert!(me.reaches(&other, &frame), "dropped: {what}");
         }
-        let lies = dishonest(&me, &other);
+        let lies = dishonest(&me.at, &other.at);
         for (what, frame) in &lies {
             assert!(!me.reaches(&other, frame), "let through: {what}");
         }
@@ -191,13 +120,18 @@ fn frames_for_the_bridge_itself_do_not_steal_a_mac_address() {
     on_a_host(|lab| {
         let network = lab.network(1, |_| {});
         let [thief, victim, third] = [66, 67, 68].map(|number| Cable::new(lab, &network, number, &[]));
-        let letter = frame(victim.mac, third.mac, IP4, &ip4(third.v4, victim.v4, 17, &udp(1024, 80, BODY)));
+        let letter = frame(
+            victim.at.mac,
+            third.at.mac,
+            IP4,
+            &ip4(third.at.v4, victim.at.v4, 17, &udp(1024, 80, BODY)),
+        );
         let steal = || {
             assert!(victim.reaches(
                 &third,
-                &frame(BROADCAST, victim.mac, ARP, &arp(1, victim.mac, victim.v4, third.v4))
+                &frame(BROADCAST, victim.at.mac, ARP, &arp(1, victim.at.mac, victim.at.v4, third.at.v4))
             ));
-            thief.send(&frame([1, 0x80, 0xc2, 0, 0, 2], victim.mac, 0x8809, &[0; 46]));
+            thief.send(&frame([1, 0x80, 0xc2, 0, 0, 2], victim.at.mac, 0x8809, &[0; 46]));
         };
         steal();
         assert!(third.reaches(&victim, &letter));
@@ -212,10 +146,12 @@ fn where_instances_may_not_talk_no_frame_gets_from_one_to_another() {
     on_a_host(|lab| {
         let network = lab.network(4, |network| network.talk = false);
         let [me, other] = [66, 67].map(|number| Cable::new(lab, &network, number, &[]));
-        let mut frames = honest(&me, &other);
+        let mut frames = honest(&me.at, &other.at);
         let stranger = [2, 0, 0, 9, 9, 9];
-        frames
-            .push(("unknown", frame(stranger, me.mac, IP4, &ip4(me.v4, other.v4, 17, &udp(1024, 80, BODY)))));
+        frames.push((
+            "unknown",
+            frame(stranger, me.at.mac, IP4, &ip4(me.at.v4, other.at.v4, 17, &udp(1024, 80, BODY))),
+        ));
         for (what, frame) in &frames {
             assert!(!me.reaches(&other, frame), "let through: {what}");
         }
@@ -238,8 +174,8 @@ fn ports_on_loopback_addresses_are_not_reached_by_packets_for_them() {
         set("/proc/sys/net/ipv4/conf/all/route_localnet", 1);
         let packet = udp(1024, 8080, b"intruder");
         let frames = [
-            frame(host, me.mac, IP4, &ip4(me.v4, Ipv4Addr::LOCALHOST, 17, &packet)),
-            frame(host, me.mac, IP6, &ip6(me.v6, Ipv6Addr::LOCALHOST, 17, &packet)),
+            frame(host, me.at.mac, IP4, &ip4(me.at.v4, Ipv4Addr::LOCALHOST, 17, &packet)),
+            frame(host, me.at.mac, IP6, &ip6(me.at.v6, Ipv6Addr::LOCALHOST, 17, &packet)),
         ];
         let arrives = |frame: &[u8]| {
             other.received();

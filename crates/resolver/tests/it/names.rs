@@ -54,10 +54,10 @@ fn a_networks_names_are_hidden_from_others() {
     let mut host = Host::new();
     let (first, second) = (host.network(1, false), host.network(2, false));
     host.endpoint(&first, 2, &["one"], &[]);
-    host.endpoint(&second, 2, &["secret"], &[]);
-    let (one, other) = (host.instance(&first, 2), host.instance(&second, 2));
+    host.endpoint(&second, 3, &["secret"], &[]);
+    let (one, other) = (host.instance(&first, 2), host.instance(&second, 3));
     host.start(&[]);
-    assert_eq!(other.ask("secret", A), Answer::addresses(&["10.2.0.2"]));
+    assert_eq!(other.ask("secret", A), Answer::addresses(&["10.2.0.3"]));
     assert_eq!(one.ask("secret", A), Answer::empty(NXDOMAIN));
     assert_eq!(one.ask("one", A), Answer::addresses(&["10.1.0.2"]));
     // The other network's server does not hear what comes from this one, though the host has both addresses.
@@ -66,6 +66,28 @@ fn a_networks_names_are_hidden_from_others() {
     socket.send_to(&dns::query(1, "secret", A), SocketAddr::new(address(2, 1), 53)).unwrap();
     let mut buffer = [0; 512];
     assert!(socket.recv_from(&mut buffer).is_err(), "the other network's server answered");
+}
+
+#[test]
+fn an_instance_finds_the_names_of_all_its_networks_wherever_it_asks() {
+    let mut host = Host::new();
+    let (first, second) = (host.network(1, false), host.network(2, true));
+    host.endpoint(&first, 2, &["both"], &[]);
+    host.endpoint(&first, 3, &["near"], &[]);
+    host.endpoint(&second, 4, &["far"], &[]);
+    let both = host.instance(&first, 2);
+    host.start(&[]);
+    assert_eq!(both.ask("far", A), Answer::empty(NXDOMAIN));
+    host.endpoint(&second, 2, &["both"], &[]);
+    until("it is known to be in the other network", || both.ask("far", A).rcode == 0);
+    for name in ["far", "far.net2"] {
+        assert_eq!(both.ask(name, A), Answer::addresses(&["10.2.0.4"]));
+    }
+    assert_eq!(both.ask("4.0.2.10.in-addr.arpa", PTR).records, [b"\x03far\x04Net2\0"]);
+    assert_eq!(both.ask("near", A), Answer::addresses(&["10.1.0.3"]));
+    assert_eq!(both.ask("both", A), Answer::addresses(&["10.1.0.2"]));
+    host.remove(&second, 2);
+    until("it is known to have left", || both.ask("far", A) == Answer::empty(NXDOMAIN));
 }
 
 #[test]

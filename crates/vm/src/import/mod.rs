@@ -16,7 +16,6 @@ mod header;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -110,7 +109,7 @@ fn convert(
     path: &Path,
 ) -> Result<u64, VmError> {
     let logs = Logs::new()?;
-    let (control, end) = UnixStream::pair().map_err(VmError::io("socketpair"))?;
+    let (mut qmp, end) = Qmp::pair()?;
     let (mut reader, target_path) = start(import, source, format, target, &end.into(), &logs)?;
     let refused = |error: VmError| match error {
         VmError::Helper { reason, .. } => VmError::BadDisk {
@@ -119,8 +118,8 @@ fn convert(
         },
         other => other,
     };
-    let copied = Qmp::connect(control).and_then(|mut qmp| {
-        let size = virtual_size(&qmp.ask("query-named-block-nodes", json!({}))?);
+    let copied = qmp.ask("query-named-block-nodes", json!({})).and_then(|nodes| {
+        let size = virtual_size(&nodes);
         check_size(import, size)?;
         target.set_len(size).map_err(VmError::io(path))?;
         copy(&mut qmp, &target_path).map(|()| size)

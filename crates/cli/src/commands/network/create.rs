@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use proa_engine::Error;
 use proa_engine::ipnet::IpNet;
 use proa_engine::network::{NetworkRecord, SubnetConfig};
 use proa_protocol::network::Driver;
@@ -43,6 +44,9 @@ pub struct Args {
     /// Label
     #[arg(long, value_name = "KEY[=VALUE]")]
     label: Vec<String>,
+    /// Where there is a network of that name, leave it as it is
+    #[arg(long)]
+    ignore: bool,
     /// Its name
     #[arg(value_name = "NETWORK")]
     name: String,
@@ -60,7 +64,13 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
         labels: pairs(&args.label),
         ..NetworkRecord::default()
     };
-    println!("{}", context.engine()?.create_network(record)?.id);
+    let engine = context.engine()?;
+    let id = match engine.create_network(record) {
+        // It is asked for after the attempt: of two commands at once one makes it.
+        Err(Error::Conflict { .. }) if args.ignore => engine.network(&args.name)?.id,
+        made => made?.id,
+    };
+    println!("{id}");
     Ok(0)
 }
 

@@ -73,7 +73,7 @@ fn document(view: &NetworkView) -> Value {
             "Config": record.subnets.iter().map(subnet).collect::<Vec<_>>(),
         },
         "Internal": record.internal,
-        "Attachable": true,
+        "Attachable": false,
         "Ingress": false,
         "ConfigFrom": { "Network": "" },
         "ConfigOnly": false,

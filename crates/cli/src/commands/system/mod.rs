@@ -5,6 +5,7 @@ pub mod check;
 pub mod df;
 pub mod disable;
 pub mod enable;
+pub mod generate;
 pub mod prune;
 pub mod reap;
 pub mod stop;

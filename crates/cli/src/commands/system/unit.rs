@@ -2,6 +2,7 @@
 //!
 //! Root's is a unit of the system, an ordinary user's one of the user's manager. Each state directory has its own.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -11,6 +12,8 @@ use crate::error::{Failure, Outcome};
 /// systemd makes this where it runs.
 const RUNNING: &str = "/run/systemd/system";
 const SYSTEM_UNITS: &str = "/etc/systemd/system";
+/// What systemd runs there when it reads its units makes others; an ordinary user's manager has no such place.
+const GENERATORS: &str = "/etc/systemd/system-generators";
 const LINGER: &str = "/var/lib/systemd/linger";
 
 /// A unit's place and words.
@@ -18,6 +21,8 @@ struct Unit {
     name: String,
     path: PathBuf,
     text: String,
+    /// Root's generator: its place and words.
+    generator: Option<(PathBuf, String)>,
     of_user: bool,
 }
 
@@ -30,7 +35,12 @@ impl Unit {
         let base = paths.run.file_name().unwrap_or_default().to_string_lossy();
         let name = format!("{base}.service");
         let program = context::programs()?.own;
-        Ok(Self { path: directory.join(&name), name, text: text(&program, &paths.root, of_user), of_user })
+        let generator = (!of_user).then(|| {
+            let place = Path::new(GENERATORS).join(format!("{base}-generator"));
+            (place, generator(&program, &paths.root))
+        });
+        let text = text(&program, &paths.root, of_user);
+        Ok(Self { path: directory.join(&name), name, text, generator, of_user })
     }
 
     /// Runs systemctl, which says itself what is wrong.
@@ -50,6 +60,17 @@ impl Unit {
 
     fn reload(&self) -> Result<(), Failure> {
         if Path::new(RUNNING).is_dir() { self.systemctl(&["daemon-reload"]) } else { Ok(()) }
+    }
+
+    /// Writes a file whole or not at all.
+    fn place(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        std::fs::create_dir_all(directory).map_err(|error| Failure::io("make", directory, error))?;
+        let fresh = path.with_extension("new");
+        std::fs::write(&fresh, text)
+            .and_then(|()| std::fs::set_permissions(&fresh, PermissionsExt::from_mode(mode)))
+            .and_then(|()| std::fs::rename(&fresh, path))
+            .map_err(|error| Failure::io("write", path, error))
     }
 
     fn check_now(&self, now: bool) -> Result<(), Failure> {
@@ -72,12 +93,10 @@ pub struct EnableArgs {
 pub fn enable(context: &Context, args: &EnableArgs) -> Outcome {
     let unit = Unit::of(context)?;
     unit.check_now(args.now)?;
-    let directory = unit.path.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(directory).map_err(|error| Failure::io("make", directory, error))?;
-    let fresh = unit.path.with_extension("new");
-    std::fs::write(&fresh, &unit.text)
-        .and_then(|()| std::fs::rename(&fresh, &unit.path))
-        .map_err(|error| Failure::io("write", &unit.path, error))?;
+    Unit::place(&unit.path, &unit.text, 0o644)?;
+    if let Some((path, text)) = &unit.generator {
+        Unit::place(path, text, 0o755)?;
+    }
     unit.reload()?;
     let mut arguments = vec!["enable", &unit.name];
     arguments.extend(args.now.then_some("--now"));
@@ -115,7 +134,14 @@ pub fn disable(context: &Context, args: &DisableArgs) -> Outcome {
     let mut arguments = vec!["disable", &unit.name];
     arguments.extend(args.now.then_some("--now"));
     unit.systemctl(&arguments)?;
-    std::fs::remove_file(&unit.path).map_err(|error| Failure::io("remove", &unit.path, error))?;
+    for path in [Some(&unit.path), unit.generator.as_ref().map(|(path, _)| path)].into_iter().flatten() {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Failure::io("remove", path, error));
+            }
+            _ => {}
+        }
+    }
     unit.reload()?;
     println!("{}", unit.path.display());
     Ok(0)
@@ -135,6 +161,12 @@ fn text(program: &Path, root: &Path, of_user: bool) -> String {
          ExecStart=-{program} --root {root} system boot\nExecStop={program} --root {root} system stop\n\n\
          [Install]\nWantedBy={target}\n"
     )
+}
+
+/// Makes units of the files in `/etc/proa/units`. What is wrong with a file is in the journal.
+fn generator(program: &Path, root: &Path) -> String {
+    let word = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
+    format!("#!/bin/sh\nexec {} --root {} system generate \"$@\"\n", word(program), word(root))
 }
 
 /// A path as one word of a unit's command line.

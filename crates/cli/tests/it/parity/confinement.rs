@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Bed, at_both_levels};
-use crate::harness::workspace;
+use crate::harness::{build, program, workspace};
 
 at_both_levels!(
     refused_calls,
@@ -17,20 +17,6 @@ at_both_levels!(
     // Of the host's devices, which an ordinary user cannot have.
     privileged,
 );
-
-/// A C program of the tests, compiled statically into a directory of its own.
-fn program(source: &Path) -> tempfile::TempDir {
-    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
-    let binary = directory.path().join(source.file_stem().unwrap());
-    let status = std::process::Command::new("gcc")
-        .args(["-static", "-O1", "-o"])
-        .arg(&binary)
-        .arg(source)
-        .status()
-        .expect("these tests need gcc");
-    assert!(status.success());
-    directory
-}
 
 /// Calls by entrance and number, and the error that each must end with.
 #[cfg(target_arch = "x86_64")]
@@ -70,7 +56,7 @@ const CALLS: &[(&str, &str)] =
 const SOCKETCALL: Option<&str> = if cfg!(target_arch = "x86_64") { Some("s 1 38 5") } else { None };
 
 fn refused_calls(bed: &Bed) {
-    let tools = program(&workspace().join("crates/runtime/tests/it/programs/denied.c"));
+    let tools = build(&workspace().join("crates/runtime/tests/it/programs/denied.c"));
     let volume = format!("{}:/tools:ro", tools.path().display());
     // One run: a guest's boot is dear.
     let calls = CALLS.iter().map(|(call, _)| *call).chain(SOCKETCALL);
@@ -231,7 +217,7 @@ fn our_programs(bed: &Bed) {
 fn abstract_sockets_of_the_host() {
     use std::os::linux::net::SocketAddrExt;
     let bed = Bed::new("container");
-    let tools = program(&workspace().join("crates/cli/tests/it/programs/abstract.c"));
+    let tools = program("abstract");
     let volume = format!("{}:/tools:ro", tools.path().display());
     let name = format!("proa-test-{}", std::process::id());
     let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();

@@ -14,6 +14,7 @@ mod life;
 mod limits;
 mod logging;
 mod network;
+mod outside;
 mod process;
 mod restart;
 mod security;

@@ -17,6 +17,8 @@ at_both_levels!(
     a_network_in_use_stays,
     a_killed_monitor_leaves_no_port_taken,
     a_stopped_instance_changes_its_networks,
+    a_running_instance_changes_its_networks,
+    networks_that_changed_while_an_instance_ran_outlive_a_crash,
     bad_names_and_addresses_are_refused
 );
 
@@ -215,6 +217,58 @@ fn a_stopped_instance_changes_its_networks(bed: &Bed) {
     assert_eq!(bed.ok(&["start", "-a", "site"]), "eth1\nlo");
     bed.ok(&["network", "disconnect", "lan", "site"]);
     assert_eq!(bed.ok(&["start", "-a", "site"]), "lo");
+}
+
+fn a_running_instance_changes_its_networks(bed: &Bed) {
+    bed.ok(&["network", "create", "--ipv6", "lan"]);
+    let server = Server::start(bed, "site", &["--network", "lan"]);
+    bed.detach("client", &["--stop-signal", "KILL"], &["sleep", "1000"]);
+    let ask = |at: &str| bed.proa(&["exec", "client", "timeout", "5", "wget", "-qO-", at]);
+    let at = format!("http://{}:8000/", server.address(bed));
+    assert_ne!(ask(&at).code, 0);
+    let links = || bed.ok(&["exec", "client", "ls", "/sys/class/net"]).replace('\n', " ");
+    for _ in 0..2 {
+        bed.ok(&["network", "connect", "--alias", "other", "lan", "client"]);
+        assert_eq!((ask(&at).stdout, links()), ("served".into(), "eth0 eth1 lo".into()));
+        let shown =
+            "{{.NetworkSettings.Networks.lan.IPAddress}} {{.NetworkSettings.Networks.lan.MacAddress}}";
+        let shown = bed.ok(&["inspect", "-f", shown, "client"]);
+        let seen = bed.ok(&["exec", "client", "ip", "addr", "show", "eth1"]);
+        assert!(shown.split(' ').all(|part| seen.contains(part)), "{shown}: {seen}");
+        assert!(seen.contains("inet6 fd"), "{seen}");
+        let found = bed.ok(&["exec", "site", "nslookup", "other"]);
+        assert!(found.contains(shown.split(' ').next().unwrap()), "{found}");
+        assert_eq!(ask("http://site:8000/").stdout, "served");
+        let hosts = bed.ok(&["exec", "client", "cat", "/etc/hosts"]);
+        assert!(hosts.contains(shown.split(' ').next().unwrap()), "{hosts}");
+        assert!(bed.ok(&["network", "inspect", "lan"]).contains("client"));
+        bed.ok(&["network", "disconnect", "lan", "client"]);
+        assert_ne!(ask(&at).code, 0);
+        assert_eq!(links(), "eth0 lo");
+        assert!(!bed.ok(&["network", "inspect", "lan"]).contains("client"));
+    }
+    bed.ok(&["network", "disconnect", "bridge", "client"]);
+    assert_eq!(links(), "lo");
+    bed.ok(&["network", "connect", "lan", "client"]);
+    assert_eq!(ask("http://site:8000/").stdout, "served");
+}
+
+fn networks_that_changed_while_an_instance_ran_outlive_a_crash(bed: &Bed) {
+    for network in ["lan", "wan"] {
+        bed.ok(&["network", "create", network]);
+    }
+    bed.detach("site", &["--network", "wan", "--stop-signal", "KILL"], &["sleep", "1000"]);
+    bed.ok(&["network", "connect", "lan", "site"]);
+    bed.ok(&["network", "disconnect", "wan", "site"]);
+    let address = || bed.ok(&["inspect", "-f", "{{.NetworkSettings.Networks.lan.IPAddress}}", "site"]);
+    let before = address();
+    bed.proa.monitors().iter().for_each(|pid| crate::network::kill(*pid));
+    bed.proa.wait_for("the end", || bed.ok(&["ps", "-q"]).is_empty());
+    assert_eq!(bed.proa(&["system", "check"]).code, 0);
+    bed.ok(&["start", "site"]);
+    assert_eq!(address(), before);
+    let seen = bed.ok(&["exec", "site", "ip", "addr", "show", "eth1"]);
+    assert!(seen.contains(&before), "{seen}");
 }
 
 fn bad_names_and_addresses_are_refused(bed: &Bed) {

@@ -51,15 +51,25 @@ struct Record {
     rest: u64,
 }
 
+/// Whether an image is there and as long as it says itself. What it takes on disk does not tell, since it has holes.
+pub fn is_whole(path: &Path) -> bool {
+    File::open(path).is_ok_and(|file| superblock(&file).is_ok())
+}
+
+fn superblock(file: &File) -> Checked<Super> {
+    let mut block = vec![0; BLOCK as usize];
+    file.read_exact_at(&mut block, 0).map_err(|error| format!("superblock: {error}"))?;
+    let sb = Super::decode(&block).ok_or("bad superblock")?;
+    let len = file.metadata().map_err(|error| error.to_string())?.len();
+    if len != u64::from(sb.blocks) * BLOCK || sb.meta >= sb.blocks {
+        return Err("its length is not what the superblock says".into());
+    }
+    Ok(sb)
+}
+
 impl Checker {
     fn new(file: File) -> Checked<Self> {
-        let mut block = vec![0; BLOCK as usize];
-        file.read_exact_at(&mut block, 0).map_err(|error| format!("superblock: {error}"))?;
-        let sb = Super::decode(&block).ok_or("bad superblock")?;
-        let len = file.metadata().map_err(|error| error.to_string())?.len();
-        if len != u64::from(sb.blocks) * BLOCK || sb.meta >= sb.blocks {
-            return Err("its length is not what the superblock says".into());
-        }
+        let sb = superblock(&file)?;
         Ok(Self {
             file,
             sb,

@@ -32,7 +32,7 @@ use super::tar::{Archive, Entry, Segment};
 use super::tree::{NodeId, Tree, Xattrs};
 use super::{LayerError, LeftOut};
 
-pub use check::{Summary, check};
+pub use check::{Summary, check, is_whole};
 
 /// Longest tail that stands behind its inode.
 const MAX_TAIL: u64 = 2048;
