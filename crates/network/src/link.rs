@@ -122,6 +122,7 @@ impl Links {
             Some(index) => index,
             None => self.make_bridge(network)?,
         };
+        speak_at_once(name)?;
         let mut requests: Vec<Request> = network
             .subnets
             .iter()
@@ -319,6 +320,13 @@ fn switch_on_forwarding(network: &Network) -> Result<(), Error> {
         forward_version_6()?;
     }
     Ok(())
+}
+
+/// An interface looks for a second or two whether others have its link-local address, and asks for no neighbour meanwhile:
+/// what is forwarded to a fresh one is late, and is lost on those who are impatient. Ours is made of a MAC of our own.
+pub(crate) fn speak_at_once(interface: &str) -> Result<(), Error> {
+    let path = format!("{SYSCTL}/ipv6/conf/{interface}/accept_dad");
+    if Path::new(&path).exists() { set(&path, "0") } else { Ok(()) }
 }
 
 /// A host that forwards takes no more advertisements of routers, and with them loses its own way out, unless told to.

@@ -99,7 +99,8 @@ fn greet(listener: TcpListener) -> std::thread::JoinHandle<IpAddr> {
         let (mut stream, client) = listener.accept().unwrap();
         let mut request = [0; 1024];
         let _ = stream.read(&mut request).unwrap();
-        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nhello").unwrap();
+        // With its length: the oldest pasta does not always tell a client the end that has ended its own side before.
+        stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello").unwrap();
         client.ip()
     })
 }

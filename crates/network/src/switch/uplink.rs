@@ -18,7 +18,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Switch;
 use crate::Error;
-use crate::link::Links;
+use crate::link::{Links, speak_at_once};
 
 const PROGRAMS: [&str; 3] = ["/usr/bin/pasta", "/usr/local/bin/pasta", "/bin/pasta"];
 const INTERFACE: &str = "uplink";
@@ -174,6 +174,7 @@ fn configure(is_both: bool) -> Result<bool, Error> {
         interface.addresses.extend(own.parse().ok().and_then(|own| IpNet::new(own, length).ok()));
         interface.gateways.extend(gateway.parse::<std::net::IpAddr>());
     }
+    speak_at_once(INTERFACE)?;
     links.configure(index, &interface)?;
     Ok(true)
 }
