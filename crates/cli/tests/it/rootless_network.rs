@@ -96,9 +96,14 @@ impl Drop for Hosts {
 /// pasta of Debian 12.)
 fn greet(listener: TcpListener) -> std::thread::JoinHandle<IpAddr> {
     std::thread::spawn(move || {
-        let (mut stream, client) = listener.accept().unwrap();
-        let mut request = [0; 1024];
-        let _ = stream.read(&mut request).unwrap();
+        // As servers do, it goes on where one asks for nothing: the oldest pasta gives a connection up whose client it
+        // hears from twice before it has answered, and makes another.
+        let (mut stream, client) = loop {
+            let (mut stream, client) = listener.accept().unwrap();
+            if stream.read(&mut [0; 1024]).is_ok_and(|length| length > 0) {
+                break (stream, client);
+            }
+        };
         // With its length: the oldest pasta does not always tell a client the end that has ended its own side before.
         stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello").unwrap();
         client.ip()
