@@ -9,14 +9,16 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use proa_protocol::instance::{LOCK_FILE, SOCKET_FILE};
+use proa_protocol::kernel::{ADD_ARGUMENT, AddKernel};
 use proa_protocol::machine::{DiskImport, DiskImported, IMPORT_ARGUMENT};
 use proa_sys::seal::Sealed;
 use proa_sys::sockets::in_directory;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use serde::Serialize;
 
 use crate::channel::Channel;
 use crate::error::{Error, Result};
@@ -127,11 +129,9 @@ pub fn repair(programs: &Programs, paths: &Paths, id: &str) -> Result<()> {
     let sealed = seal(programs)?;
     let mut command = command(programs, paths, &sealed).map_err(failed)?;
     let output = command.args(["--id", id, "--repair"]).stderr(Stdio::piped()).output().map_err(failed)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Error::conflict(format!("cannot repair instance {}: {complaint}", names::short(id)), ""))
+    answer(output).map(drop).map_err(|complaint| {
+        Error::conflict(format!("cannot repair instance {}: {complaint}", names::short(id)), "")
+    })
 }
 
 /// Has a disk image made a disk of ours, and waits for that.
@@ -139,17 +139,39 @@ pub fn repair(programs: &Programs, paths: &Paths, id: &str) -> Result<()> {
 /// # Errors
 /// The image cannot be read, or is refused.
 pub fn import_disk(programs: &Programs, import: &DiskImport) -> Result<DiskImported> {
+    let imported = errand(programs, IMPORT_ARGUMENT, import)?
+        .map_err(|complaint| Error::invalid(format!("cannot use the disk {complaint}")))?;
+    serde_json::from_slice(&imported)
+        .map_err(|error| Error::io("run", &programs.monitor, std::io::Error::other(error)))
+}
+
+/// Has a kernel kept under a name, and waits for that.
+///
+/// # Errors
+/// The name is taken, or it is no kernel that guests can boot.
+pub fn add_kernel(programs: &Programs, kernel: &AddKernel) -> Result<()> {
+    errand(programs, ADD_ARGUMENT, kernel)?.map(drop).map_err(Error::invalid)
+}
+
+/// Runs the monitor's program for what the engine links no hypervisor for; what it printed, or its complaint.
+fn errand(
+    programs: &Programs,
+    argument: &str,
+    wanted: &impl Serialize,
+) -> Result<std::result::Result<Vec<u8>, String>> {
     let failed = |error| Error::io("run", &programs.monitor, error);
     let sealed = seal(programs)?;
-    let json = serde_json::to_string(import).map_err(|error| failed(std::io::Error::other(error)))?;
+    let json = serde_json::to_string(wanted).map_err(|error| failed(std::io::Error::other(error)))?;
     let mut command = Command::new(sealed.path());
-    command.arg0("proa-monitor").args([IMPORT_ARGUMENT, &json]).stdin(Stdio::null());
-    let output = command.output().map_err(failed)?;
+    command.arg0("proa-monitor").args([argument, &json]).stdin(Stdio::null());
+    Ok(answer(command.output().map_err(failed)?))
+}
+
+fn answer(output: Output) -> std::result::Result<Vec<u8>, String> {
     if output.status.success() {
-        return serde_json::from_slice(&output.stdout).map_err(|error| failed(std::io::Error::other(error)));
+        return Ok(output.stdout);
     }
-    let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Error::invalid(format!("cannot use the disk {complaint}")))
+    Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
 }
 
 /// Connects to the monitor of an instance; `None` where there is none.

@@ -167,6 +167,11 @@ pub fn fresh_name(attempt: u32) -> Result<String> {
 /// # Errors
 /// It has other characters.
 pub fn check_name(name: &str) -> Result<()> {
+    check("instance", name)
+}
+
+/// The same of the name of something else.
+pub(crate) fn check(what: &str, name: &str) -> Result<()> {
     let mut characters = name.chars();
     let first = characters.next().is_some_and(|c| c.is_ascii_alphanumeric());
     let mut count = 0;
@@ -178,7 +183,7 @@ pub fn check_name(name: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::Invalid {
-        message: format!("invalid instance name {name:?}"),
+        message: format!("invalid {what} name {name:?}"),
         hint: "two or more of a-z A-Z 0-9 _ . -, the first a letter or a digit".into(),
     })
 }

@@ -1,12 +1,10 @@
 //! A container's terminal: handed to an engine over its socket, or served here between it and our own.
 
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use proa_sys::sockets::send_with;
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
 use crate::error::{Failure, Result};
@@ -21,13 +19,7 @@ const MASTER: &[u8] = b"/dev/ptmx";
 pub fn send(socket: &Path, master: BorrowedFd) -> Result<()> {
     let failed = |error: std::io::Error| Failure::at(socket, error).context("--console-socket");
     let stream = UnixStream::connect(socket).map_err(failed)?;
-    let fds = [master];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    sendmsg(&stream, &[IoSlice::new(MASTER)], &mut control, SendFlags::NOSIGNAL)
-        .map(drop)
-        .map_err(|errno| failed(errno.into()))
+    send_with(&stream, MASTER, master).map(drop).map_err(|errno| failed(errno.into()))
 }
 
 /// Our own terminal in raw mode, until dropped.

@@ -10,19 +10,16 @@
 //!   parent:          Handover::complete ─────────────────────────▶ answers
 //! ```
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::process::{Insn, install_filter_with_listener};
+use crate::sockets::{receive_with, send_with};
 
 const LOAD: u16 = 0x20;
 const JUMP_IF_EQUAL: u16 = 0x15;
@@ -134,24 +131,12 @@ fn answer(listener: &OwnedFd, file: BorrowedFd) -> io::Result<()> {
 /// In the child, before it runs its program; allocates nothing. The caller has set `no_new_privs`.
 pub(crate) fn prepare_child(channel: BorrowedFd) -> io::Result<()> {
     let listener = install_filter_with_listener(&FILTER, 0)?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [listener.as_fd()];
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    rustix::net::sendmsg(channel, &[IoSlice::new(b"l")], &mut control, SendFlags::empty())?;
-    Ok(())
+    Ok(send_with(channel, b"l", listener.as_fd()).map(drop)?)
 }
 
 fn receive(socket: &OwnedFd) -> io::Result<OwnedFd> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
-    rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let mut fds = control.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    fds.next().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    let (_, listener) = receive_with(socket, &mut [0])?;
+    listener.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 /// Until the program asks; an error when it has ended, or does not ask in time.

@@ -25,17 +25,16 @@ pub fn in_directory<T>(
     run(Path::new(&format!("/proc/self/fd/{}/{name}", directory.as_raw_fd())))
 }
 
-/// Sends bytes, of which there must be one, and a descriptor.
+/// Sends bytes, of which there must be one, and a descriptor; how many were taken. Allocates nothing.
 ///
 /// # Errors
 /// Nobody reads.
-pub fn send_with(socket: impl AsFd, bytes: &[u8], descriptor: BorrowedFd) -> io::Result<()> {
+pub fn send_with(socket: impl AsFd, bytes: &[u8], descriptor: BorrowedFd) -> rustix::io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let descriptors = [descriptor];
     ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-    sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
-    Ok(())
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
 }
 
 /// Receives bytes, and the descriptor that came with them.

@@ -5,13 +5,13 @@
 //! become of that guest.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use proa_sys::sockets::send_with;
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::SendFlags;
 use serde_json::{Value, json};
 
 /// Longest line: a description of all a machine has is some ten KiB.
@@ -142,13 +142,10 @@ fn parse(line: &[u8]) -> Option<Said> {
 }
 
 fn send_line(stream: &UnixStream, line: &[u8], fd: Option<&OwnedFd>) -> Result<usize, Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds: Vec<BorrowedFd> = fd.map(AsFd::as_fd).into_iter().collect();
-    if !fds.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(&fds));
+    match fd {
+        Some(fd) => send_with(stream, line, fd.as_fd()),
+        None => rustix::net::send(stream, line, SendFlags::NOSIGNAL),
     }
-    rustix::net::sendmsg(stream, &[IoSlice::new(line)], &mut control, SendFlags::NOSIGNAL)
 }
 
 #[cfg(test)]

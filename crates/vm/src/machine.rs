@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::time::Duration;
-use std::{fs, io};
+use std::{fmt, fs, io};
 
 use proa_sys::bounded_log::BoundedLog;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -179,6 +179,15 @@ pub enum VmExit {
     Code(i32),
     /// By this signal.
     Signal(i32),
+}
+
+impl fmt::Display for VmExit {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(out, "exit code {code}"),
+            Self::Signal(signal) => write!(out, "killed by signal {signal}"),
+        }
+    }
 }
 
 impl From<ExitStatus> for VmExit {
@@ -392,8 +401,7 @@ impl Vm {
     pub fn died(&self, exit: VmExit) -> VmError {
         let status = match exit {
             VmExit::Code(0) => "the guest restarted or powered off".to_owned(),
-            VmExit::Code(code) => format!("exit code {code}"),
-            VmExit::Signal(signal) => format!("killed by signal {signal}"),
+            exit => exit.to_string(),
         };
         VmError::Died { status, detail: self.logs.detail() }
     }

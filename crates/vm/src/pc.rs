@@ -129,11 +129,7 @@ impl Pc {
 
     /// The error to report for a VMM that ended by itself.
     pub fn died(&self, exit: VmExit) -> VmError {
-        let status = match exit {
-            VmExit::Code(code) => format!("exit code {code}"),
-            VmExit::Signal(signal) => format!("killed by signal {signal}"),
-        };
-        self.logs.explain(status)
+        self.logs.explain(exit.to_string())
     }
 }
 

@@ -1,13 +1,12 @@
 //! QEMU's control protocol, as much of it as saving a machine and wiring its network devices need: a command is a line,
 //! and so is its answer. What QEMU says is limited in length and time: a guest may have taken it over.
 
-use std::io::{BufRead, BufReader, ErrorKind, IoSlice, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::fd::{BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use proa_sys::sockets::send_with;
 use serde_json::{Value, json};
 
 use crate::VmError;
@@ -95,14 +94,8 @@ impl Qmp {
     fn give(&mut self, fd: BorrowedFd, name: &str) -> Result<(), VmError> {
         self.settle()?;
         let line = line("getfd", json!({"fdname": name}));
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds = [fd];
-        control.push(SendAncillaryMessage::ScmRights(&fds));
-        let socket = self.stream.get_ref().as_fd();
         // A line this short is taken whole by an empty socket.
-        rustix::net::sendmsg(socket, &[IoSlice::new(&line)], &mut control, SendFlags::empty())
-            .map_err(|errno| failed(errno.into()))?;
+        send_with(self.stream.get_ref(), &line, fd).map_err(|errno| failed(errno.into()))?;
         self.answer("getfd", Instant::now() + ANSWER_LIMIT).map(drop)
     }
 
@@ -216,6 +209,7 @@ fn refused(command: &str, why: &Value) -> VmError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     /// A QEMU that says these lines, whatever it is asked; what it was asked.
     fn scripted(lines: &[&str], talk: impl FnOnce(Qmp)) -> String {

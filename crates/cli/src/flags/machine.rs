@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use proa_engine::config::{ContainerConfig, HostConfig, RestartPolicy};
-use proa_engine::machine::{DiskSource, Seed};
+use proa_engine::machine::{DiskSource, MachineRequest, Seed};
 use proa_engine::parse;
 use proa_protocol::machine::{Chipset, DiskBus, DiskFormat, Firmware, MachineConfig, NicModel};
 
@@ -85,29 +85,12 @@ struct SeedFlags {
     user_data: Option<PathBuf>,
 }
 
-/// What the options ask for.
-#[derive(Debug)]
-pub struct MachineWanted {
-    /// Its disks.
-    pub disks: Vec<DiskSource>,
-    /// Bytes of the first.
-    pub disk_size: Option<i64>,
-    /// What it is made of.
-    pub machine: MachineConfig,
-    /// What cloud-init is to do.
-    pub seed: Option<Seed>,
-    /// Labels, ports, time to stop.
-    pub config: ContainerConfig,
-    /// Networks, limits, policy.
-    pub host_config: HostConfig,
-}
-
 impl MachineFlags {
-    /// Reads all of them.
+    /// Reads all of them, for a machine of this name; what holds where nobody says otherwise is for the caller to add.
     ///
     /// # Errors
     /// One makes no sense.
-    pub fn read(&self) -> Result<MachineWanted, Failure> {
+    pub fn read(&self, name: &str) -> Result<MachineRequest, Failure> {
         let mut config = ContainerConfig { stop_timeout: self.stop_timeout, ..ContainerConfig::default() };
         for text in &self.label {
             let (key, value) = text.split_once('=').unwrap_or((text, ""));
@@ -124,13 +107,15 @@ impl MachineFlags {
         host.log_config.kind = self.log_driver.clone().unwrap_or_default();
         host.log_config.config = pairs("--log-opt", &self.log_opt)?.into_iter().collect();
         self.network.apply(&mut config, &mut host)?;
-        Ok(MachineWanted {
+        Ok(MachineRequest {
+            name: name.to_owned(),
             disks: self.disks()?,
             disk_size: self.disk_size.as_deref().map(parse::bytes).transpose().map_err(usage)?,
             machine: self.machine()?,
             seed: self.seed.read()?,
             config,
             host_config: host,
+            ..MachineRequest::default()
         })
     }
 

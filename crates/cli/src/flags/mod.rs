@@ -20,7 +20,7 @@ use crate::error::Failure;
 use crate::terminal;
 
 pub use limits::UpdateFlags;
-pub use machine::{MachineFlags, MachineWanted};
+pub use machine::MachineFlags;
 pub use process::environment;
 
 /// Options that `run` and `create` share.

@@ -122,10 +122,8 @@ impl Proa {
         let from = proa.binary.parent().unwrap().to_owned();
         for program in ["proa", "proa-monitor", "proa-resolver", "proa-agent"] {
             let to = proa.root.path().join("bin").join(program);
-            // On one file system a second name will do.
-            fs::hard_link(from.join(program), &to)
-                .or_else(|_| fs::copy(from.join(program), &to).map(drop))
-                .unwrap();
+            // A second name would change the agent's identity for other tests, and what is made of it.
+            fs::copy(from.join(program), &to).unwrap();
         }
         proa.binary = proa.root.path().join("bin/proa");
         for directory in ["", "home", "run"] {

@@ -14,14 +14,13 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use proa_protocol::kernel::{ADD_ARGUMENT, AddKernel, DEFAULT, DIRECTORY, NAMED, NamedKernel, name_of};
+use proa_protocol::kernel::{AddKernel, DEFAULT, DIRECTORY, NAMED, NamedKernel, name_of};
 use proa_protocol::template::STORE;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::names;
+use crate::{monitor, names};
 
 pub use build::KernelSource;
 
@@ -89,7 +88,7 @@ impl Engine {
     /// # Errors
     /// The name is taken or none, or it is no kernel that guests can boot.
     pub fn add_kernel(&self, name: &str, image: &Path, modules: Option<&Path>) -> Result<()> {
-        names::check_name(name)?;
+        names::check("kernel", name)?;
         if name == AUTO {
             return Err(Error::invalid("auto means the newest kernel at hand, and is no name"));
         }
@@ -100,15 +99,7 @@ impl Engine {
             image: absolute(image)?,
             modules: modules.map(absolute).transpose()?,
         };
-        let text = serde_json::to_string(&wanted).map_err(|error| Error::invalid(error.to_string()))?;
-        let program = &self.programs.monitor;
-        let mut command = Command::new(program);
-        command.arg(ADD_ARGUMENT).arg(text).stdin(Stdio::null()).stdout(Stdio::null());
-        let output = command.output().map_err(|error| Error::io("run", program, error))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(Error::invalid(String::from_utf8_lossy(&output.stderr).trim()))
+        monitor::add_kernel(&self.programs, &wanted)
     }
 
     /// Makes a kernel the one of guests that name none; [`AUTO`] takes the newest at hand again.
@@ -157,7 +148,7 @@ impl Engine {
     /// # Errors
     /// Nothing is.
     pub(crate) fn check_kernel(&self, name: &str) -> Result<NamedKernel> {
-        let found = names::check_name(name).ok().and_then(|()| self.named_kernel(name));
+        let found = names::check("kernel", name).ok().and_then(|()| self.named_kernel(name));
         found.ok_or_else(|| Error::Invalid {
             message: format!("no kernel is called {name}"),
             hint: "`proa kernel ls` lists them; a file is named with a slash in its path, as ./FILE".into(),

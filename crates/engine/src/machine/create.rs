@@ -50,7 +50,7 @@ impl DiskSource {
 }
 
 /// What to make.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct MachineRequest {
     /// Its name.
     pub name: String,

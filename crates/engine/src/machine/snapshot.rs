@@ -64,7 +64,7 @@ impl Engine {
     /// # Errors
     /// The machine runs, or the name is taken.
     pub fn make_snapshot(&self, instance: &Instance, name: &str) -> Result<()> {
-        names::check_name(name)?;
+        names::check("snapshot", name)?;
         let work = begin(self, instance)?;
         let target = work.snapshots.join(name);
         if target.exists() {

@@ -88,7 +88,8 @@ impl Keeper {
     fn welcome(&mut self, visitor: UnixStream) -> Result<(), Error> {
         let Some(namespace) = self.switch.namespace() else { return Err(Error::NoSwitch) };
         let answer = format!("+{}", self.uplink.notice());
-        send_with(&visitor, answer.as_bytes(), namespace).map_err(Error::file("answer at", &self.socket))?;
+        let failed = |errno: rustix::io::Errno| Error::file("answer at", &self.socket)(errno.into());
+        send_with(&visitor, answer.as_bytes(), namespace).map_err(failed)?;
         self.watch(visitor.as_fd())?;
         self.visitors.push(visitor);
         Ok(())

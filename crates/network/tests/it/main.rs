@@ -6,6 +6,7 @@
 mod frames;
 mod lab;
 
+mod bridge;
 mod changes;
 mod floods;
 mod isolation;

@@ -1,15 +1,11 @@
 //! The system call filter, as late as can be: without `no_new_privs` installing it needs `CAP_SYS_ADMIN`, so it
 //! comes before the last capabilities go; with it, after them. Either way only what starts the program follows.
 
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
 use proa_sys::process::{install_filter, install_filter_with_listener};
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType, sendmsg, socket_with,
-};
+use proa_sys::sockets::send_with;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
 use super::{Init, Job, Place};
 use crate::channel::Go;
@@ -33,12 +29,8 @@ fn install(init: &mut Init) -> Result<()> {
         return install_filter(program, *flags).map_err(fail);
     };
     let notifications = install_filter_with_listener(program, *flags).map_err(fail)?;
-    let fds = [notifications.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&fds));
     // From here on a call may wait for the listener, which has all it needs with this one.
-    sendmsg(&listener, &[IoSlice::new(message.as_bytes())], &mut control, SendFlags::NOSIGNAL)
+    send_with(&listener, message.as_bytes(), notifications.as_fd())
         .map(drop)
         .map_err(|errno| Error::call("seccomp listener", errno))
 }

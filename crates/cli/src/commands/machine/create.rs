@@ -7,7 +7,7 @@ use proa_oci::reference::Reference;
 use crate::commands::image::pull;
 use crate::context::{self, Context};
 use crate::error::{Failure, Outcome};
-use crate::flags::{MachineFlags, MachineWanted};
+use crate::flags::MachineFlags;
 
 /// Make a machine that boots a disk
 #[derive(Debug, clap::Args)]
@@ -20,19 +20,10 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(context: &Context, args: &Args) -> Outcome {
-    let MachineWanted { disks, disk_size, machine, seed, config, host_config } = args.flags.read()?;
-    disks.iter().try_for_each(|disk| ensure_here(context, disk))?;
-    let request = MachineRequest {
-        name: args.name.clone(),
-        disks,
-        disk_size,
-        machine,
-        seed,
-        config,
-        host_config,
-        network: context.network_settings()?,
-        log: context.log_settings()?,
-    };
+    let request = args.flags.read(&args.name)?;
+    request.disks.iter().try_for_each(|disk| ensure_here(context, disk))?;
+    let (network, log) = (context.network_settings()?, context.log_settings()?);
+    let request = MachineRequest { network, log, ..request };
     let created = context.engine()?.create_machine(request).map_err(|error| Failure::from(error).of_run())?;
     created.warnings.iter().for_each(|line| context::notice(line));
     println!("{}", created.record.id);

@@ -1,25 +1,45 @@
 //! `proa machine snapshot`: copies of the disks of a machine that does not run.
 
+use proa_engine::{Engine, Instance};
+
+use crate::context::Context;
+use crate::error::Outcome;
+
+/// A snapshot of a machine.
+#[derive(Debug, clap::Args)]
+struct Which {
+    /// Name or id of the machine, which must not run
+    machine: String,
+    /// Name of the snapshot
+    snapshot: String,
+}
+
+/// Does something with it, and prints its name.
+fn with(
+    context: &Context,
+    which: &Which,
+    act: impl FnOnce(&Engine, &Instance, &str) -> proa_engine::error::Result<()>,
+) -> Outcome {
+    let engine = context.engine()?;
+    act(engine, &engine.find(&which.machine)?, &which.snapshot)?;
+    println!("{}", which.snapshot);
+    Ok(0)
+}
+
 /// `proa machine snapshot create`
 pub mod create {
-    use crate::context::Context;
-    use crate::error::Outcome;
+    use super::{Context, Engine, Outcome, Which, with};
 
     /// Keep what is on a machine's disks now
     #[derive(Debug, clap::Args)]
     pub struct Args {
-        /// Name or id of the machine, which must not run
-        machine: String,
-        /// Name of the snapshot
-        snapshot: String,
+        #[command(flatten)]
+        which: Which,
     }
 
     /// Runs the command.
     pub fn run(context: &Context, args: &Args) -> Outcome {
-        let engine = context.engine()?;
-        engine.make_snapshot(&engine.find(&args.machine)?, &args.snapshot)?;
-        println!("{}", args.snapshot);
-        Ok(0)
+        with(context, &args.which, Engine::make_snapshot)
     }
 }
 
@@ -65,24 +85,18 @@ pub mod ls {
 
 /// `proa machine snapshot restore`
 pub mod restore {
-    use crate::context::Context;
-    use crate::error::Outcome;
+    use super::{Context, Engine, Outcome, Which, with};
 
     /// Make a machine's disks what they were
     #[derive(Debug, clap::Args)]
     pub struct Args {
-        /// Name or id of the machine, which must not run
-        machine: String,
-        /// Name of the snapshot
-        snapshot: String,
+        #[command(flatten)]
+        which: Which,
     }
 
     /// Runs the command.
     pub fn run(context: &Context, args: &Args) -> Outcome {
-        let engine = context.engine()?;
-        engine.restore_snapshot(&engine.find(&args.machine)?, &args.snapshot)?;
-        println!("{}", args.snapshot);
-        Ok(0)
+        with(context, &args.which, Engine::restore_snapshot)
     }
 }
 
