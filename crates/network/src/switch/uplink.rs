@@ -59,6 +59,7 @@ impl Uplink {
     /// Starts pasta for the namespace that is mounted at `file`, and gives the namespace its way out.
     pub fn start(switch: &Switch, file: &Path) -> Result<Self, Error> {
         let program = PROGRAMS.into_iter().find(|path| Path::new(path).exists()).ok_or(Error::NoPasta)?;
+        await_end_of_another(switch)?;
         let is_both = has_default_route_6();
         let mut command = Command::new(program);
         command.args(arguments(is_both)).arg("--netns").arg(file).current_dir("/");
@@ -160,6 +161,16 @@ fn arguments(is_both: bool) -> Vec<&'static str> {
         line.push("--ipv4-only");
     }
     line
+}
+
+/// The pasta of a resolver that was killed dies with it, but not at once, and its interface is not to be taken for that of
+/// the next.
+fn await_end_of_another(switch: &Switch) -> Result<(), Error> {
+    let since = Instant::now();
+    while switch.inside(|| Ok(Links::here()?.index(INTERFACE)?.is_some()))? && since.elapsed() < START {
+        let _ = poll(&mut [], Some(&LOOK));
+    }
+    Ok(())
 }
 
 /// Gives pasta's interface its addresses and makes it the way out; false where it is not there yet.

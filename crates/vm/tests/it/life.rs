@@ -105,7 +105,7 @@ fn a_kernel_that_panics_ends_its_vmm_and_leaves_its_last_words() {
 #[test]
 fn orphans_are_reaped() {
     let script = "for n in 1 2 3 4 5; do (busybox sleep 0 &); done; busybox sleep 1; \
-                  for p in /proc/[0-9]*; do busybox grep -H '^State:.Z' $p/status; done; echo end";
+                  for p in /proc/[0-9]*; do busybox grep -sH '^State:.Z' $p/status; done; echo end";
     let mut setup = Setup::new(script);
     // In the guest's own pid namespace the orphans are the agent's children.
     let kinds = &mut setup.config.linux_mut().namespaces;
