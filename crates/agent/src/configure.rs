@@ -46,10 +46,12 @@ pub struct Prepared {
     places: Vec<PathBuf>,
     /// The writable disk is mounted.
     mounted: bool,
+    /// Serves the instance, whose container is made but for what runs in it.
+    supervisor: Option<Supervisor>,
 }
 
 /// Makes the guest ready to be saved.
-pub fn prepare(mount: bool, interfaces: usize) -> Result<Prepared, Error> {
+pub fn prepare(mount: bool, interfaces: usize, kind: Option<GuestConfig>) -> Result<Prepared, Error> {
     let writable = disk(WRITABLE_DISK)?;
     let mut names: Vec<(usize, String)> = disks()
         .filter_map(|name| Some((serial_of(&name)?.strip_prefix(PLACE)?.parse().ok()?, name)))
@@ -64,8 +66,24 @@ pub fn prepare(mount: bool, interfaces: usize) -> Result<Prepared, Error> {
     places.iter().try_for_each(|place| forget(place))?;
     make_network().at("make a network namespace at", NETWORK)?;
     move_devices(interfaces)?;
+    let supervisor = kind.map(prepare_container).transpose()?;
     rustix::fs::sync();
-    Ok(Prepared { writable, places, mounted: mount })
+    Ok(Prepared { writable, places, mounted: mount, supervisor })
+}
+
+/// Makes the container of instances of this kind, whose layers are there and whose writable disk is mounted.
+fn prepare_container(mut kind: GuestConfig) -> Result<Supervisor, Error> {
+    // Names a cgroup that nobody sees.
+    kind.id = "instance".to_owned();
+    // Nothing of it is run: another comes before that.
+    if let Some(process) = &mut kind.spec.process {
+        process.args.push("/".to_owned());
+    }
+    let (_, layers) = find_disks(kind.layers)?;
+    let lowers = mount_layers(&layers)?;
+    let mut supervisor = supervise(kind, lowers)?;
+    supervisor.prepare().map_err(|error| Error::Container(error.to_string()))?;
+    Ok(supervisor)
 }
 
 /// Drops what the kernel has read of a disk when it looked for partitions.
@@ -163,23 +181,30 @@ fn use_network(spec: &mut Spec) {
 }
 
 /// Does all of it and gives the supervisor that serves the instance.
-pub fn apply(mut config: GuestConfig, prepared: Option<&Prepared>) -> Result<Supervisor, Error> {
+pub fn apply(config: GuestConfig, prepared: Option<Prepared>) -> Result<Supervisor, Error> {
     seed(&config.entropy)?;
     set_clock(config.time_ns)?;
-    let (writable, layers) = match prepared {
-        Some(prepared) => prepared.disks(config.layers)?,
-        None => find_disks(config.layers)?,
-    };
-    let mount_numbered = |(number, node): (usize, &PathBuf)| mount_layer(number, node);
-    let lowers = layers.iter().enumerate().map(mount_numbered).collect::<Result<Vec<_>, _>>()?;
-    if !prepared.is_some_and(|prepared| prepared.mounted) {
-        mount_writable(&writable)?;
-    }
     make_interfaces(&config.interfaces, prepared.is_some())?;
+    let (writable, layers) = match prepared {
+        Some(Prepared { supervisor: Some(mut supervisor), .. }) => {
+            supervisor.cast(config.id, config.spec, config.launch);
+            return Ok(supervisor);
+        }
+        Some(prepared) => {
+            let (writable, layers) = prepared.disks(config.layers)?;
+            ((!prepared.mounted).then_some(writable), layers)
+        }
+        None => find_disks(config.layers).map(|(writable, layers)| (Some(writable), layers))?,
+    };
+    let lowers = mount_layers(&layers)?;
+    writable.map_or(Ok(()), |writable| mount_writable(&writable))?;
+    config.shares.iter().try_for_each(|tag| mount_share(tag))?;
+    supervise(config, lowers)
+}
+
+/// The supervisor of an instance whose layers and writable disk are mounted.
+fn supervise(mut config: GuestConfig, lowers: Vec<PathBuf>) -> Result<Supervisor, Error> {
     use_network(&mut config.spec);
-    for tag in &config.shares {
-        mount_share(tag)?;
-    }
     let (upper, work) = (format!("{WRITABLE}/upper"), format!("{WRITABLE}/work"));
     make(&upper)?;
     make(&work)?;
@@ -192,6 +217,10 @@ pub fn apply(mut config: GuestConfig, prepared: Option<&Prepared>) -> Result<Sup
         cgroup: CgroupPolicy::Auto,
         interfaces: None,
     }))
+}
+
+fn mount_layers(layers: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
+    layers.iter().enumerate().map(|(number, node)| mount_layer(number, node)).collect()
 }
 
 fn seed(entropy: &[u8]) -> Result<(), Error> {

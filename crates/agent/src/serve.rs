@@ -115,13 +115,14 @@ fn dispatch(
             link.send(&Response::Ok.frame(AGENT));
             true
         }
-        Ok(Request::Prepare { mount, interfaces }) if supervisor.is_none() => {
-            let answer = answer(configure::prepare(mount, interfaces).map(|done| *prepared = Some(done)));
+        Ok(Request::Prepare { mount, interfaces, kind }) if supervisor.is_none() => {
+            let done = configure::prepare(mount, interfaces, kind.map(|kind| *kind));
+            let answer = answer(done.map(|done| *prepared = Some(done)));
             link.send(&answer.frame(AGENT));
             false
         }
         Ok(Request::Configure(config)) if supervisor.is_none() => {
-            let configured = configure::apply(*config, prepared.as_ref());
+            let configured = configure::apply(*config, prepared.take());
             let answer = answer(configured.map(|configured| *supervisor = Some(configured)));
             link.send(&answer.frame(AGENT));
             false

@@ -24,6 +24,9 @@ use serde::{Deserialize, Serialize};
 use crate::frame::{Frame, Kind, MAX_MESSAGE};
 use crate::network::{Endpoint, Interface};
 
+/// How the request that configures a guest begins.
+const CONFIGURE: &[u8] = br#"{"op":"configure","#;
+
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
@@ -34,6 +37,10 @@ pub enum Request {
         mount: bool,
         /// Number of network devices that are for the instance; the others are spare.
         interfaces: usize,
+        /// What its clones will be but for what [`GuestConfig::kind`] leaves out: the container is made, and waits for
+        /// that. Its layers are there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kind: Option<Box<GuestConfig>>,
     },
     /// To a guest agent, once, first: what the guest is to be.
     Configure(Box<GuestConfig>),
@@ -153,6 +160,45 @@ pub struct GuestConfig {
     pub entropy: Vec<u8>,
     /// Host time, nanoseconds since the epoch.
     pub time_ns: i64,
+}
+
+impl GuestConfig {
+    /// What instances have in common that differ in nothing but id, program, user, host name, and the texts of files
+    /// they are given: what a guest can do of this before it knows the rest.
+    #[must_use]
+    pub fn kind(&self) -> Self {
+        let process = |process: &Process| Process {
+            terminal: process.terminal,
+            cwd: process.cwd.clone(),
+            ..Process::default()
+        };
+        let files = self.launch.files.keys().map(|path| (path.clone(), String::new()));
+        let launch = LaunchConfig { user: String::new(), files: files.collect(), ..self.launch.clone() };
+        Self {
+            id: String::new(),
+            spec: Spec {
+                process: self.spec.process.as_ref().map(process),
+                hostname: self.spec.hostname.as_ref().map(|_| String::new()),
+                ..self.spec.clone()
+            },
+            launch,
+            interfaces: Vec::new(),
+            entropy: Vec::new(),
+            time_ns: 0,
+            ..self.clone()
+        }
+    }
+
+    /// What [`GuestConfig::kind`] leaves out.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        let spec = Spec {
+            process: self.spec.process.clone(),
+            hostname: self.spec.hostname.clone(),
+            ..Spec::default()
+        };
+        Self { spec, ..self.clone() }
+    }
 }
 
 /// What the runtime spec has no field for.
@@ -409,6 +455,11 @@ impl Request {
     /// # Errors
     /// The payload is not a request.
     pub fn parse(payload: &[u8]) -> Result<Self, serde_json::Error> {
+        if payload.starts_with(CONFIGURE) {
+            // The rest is read twice where the sort of a request is only known when all of it has been read, by code
+            // that nothing else in a guest needs: an emulated one pays for each line of it.
+            return serde_json::from_slice(payload).map(|config| Self::Configure(Box::new(config)));
+        }
         serde_json::from_slice(payload)
     }
 }

@@ -8,6 +8,7 @@
 //!     ├─ HooksDone ──────────────────▶│
 //!     │◀── Ready (warnings, terminal) ┤   or Failed
 //!     ├─ Go (seccomp program) ───────▶│
+//!     ├─ Part (JSON) ────────────────▶│   in a prepared container: what its process is; then Ready once more
 //!     │◀─────────────── end of stream ┤   the exec happened; or Failed
 //! ```
 //!
@@ -27,6 +28,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
 };
 
+use crate::container::Part;
 use crate::seccomp::Filter;
 use crate::{Error, Result};
 
@@ -193,6 +195,23 @@ impl Channel {
         let end = GO_HEAD.saturating_add(number(8)? as usize);
         let message = String::from_utf8_lossy(bytes.get(GO_HEAD..end).ok_or_else(broken)?).into_owned();
         Ok(Go { flags: number(0)?, message, program: bytes[end..].chunks_exact(8).map(insn).collect() })
+    }
+
+    /// Parent: this is what a prepared container's process is.
+    pub(crate) fn send_part(&self, part: &Part) -> Result<(), Errno> {
+        // Strings and numbers always serialize.
+        self.send(b"P", &serde_json::to_vec(part).unwrap_or_default(), None)
+    }
+
+    /// Child: waits for that. Ends the process where the parent has gone.
+    pub(crate) fn receive_part(&self) -> Result<Part> {
+        match self.receive()? {
+            Some((b'P', bytes, None)) => {
+                serde_json::from_slice(&bytes).map_err(|error| Error::internal(error.to_string()))
+            }
+            Some(_) => Err(Error::internal("unexpected message from the runtime")),
+            None => proa_sys::clone::exit_now(125),
+        }
     }
 
     /// Child: all is set up.

@@ -25,8 +25,10 @@ use crate::seccomp::Filter;
 use crate::{Error, Result, hostroot, netdev, processes, rootfs, sources};
 
 mod detached;
+mod prepared;
 
 pub use detached::{Detach, Existing};
+pub use prepared::Part;
 
 /// Where the root file system comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -220,13 +222,24 @@ enum State {
     Started,
 }
 
+/// How far the making of a container goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Aim {
+    /// Its first process waits just before `exec`.
+    Create,
+    /// Its program runs.
+    Run,
+    /// Its first process waits for its [`Part`].
+    Prepare,
+}
+
 impl Container {
     /// Makes the container; its first process waits just before `exec`.
     ///
     /// # Errors
     /// Names the step that failed. Nothing is left behind.
     pub fn create(create: Create) -> Result<(Self, Handles)> {
-        Self::make(&create, None, false, |_| Ok(()))
+        Self::make(&create, None, Aim::Create, |_| Ok(()))
     }
 
     /// Makes the container and runs its program: [`Container::create`] and [`Container::start`] without a stop
@@ -235,14 +248,14 @@ impl Container {
     /// # Errors
     /// Those of both. Nothing is left behind.
     pub fn run(create: Create) -> Result<(Self, Handles)> {
-        Self::make(&create, None, true, |_| Ok(()))
+        Self::make(&create, None, Aim::Run, |_| Ok(()))
     }
 
     /// `forked` is called as soon as there is a first process.
     fn make(
         create: &Create,
         detach: Option<&Detach>,
-        run: bool,
+        aim: Aim,
         forked: impl FnOnce(&Self) -> Result<()>,
     ) -> Result<(Self, Handles)> {
         let none = Linux::default();
@@ -268,7 +281,7 @@ impl Container {
         if create.nodev || !cgroup.holds_at_start() {
             plan.bind_devices();
         }
-        let (first, handles) = fork_first(create, &plan, &cgroup, detach).inspect_err(|_| {
+        let (first, handles) = fork_first(create, &plan, &cgroup, aim, detach).inspect_err(|_| {
             // The error that counts is the first.
             let _ = cgroup.remove();
         })?;
@@ -291,12 +304,13 @@ impl Container {
         };
         let started = forked(&container).and_then(|()| container.start_scope());
         let made = started.and_then(|()| {
-            let made = container.set_up(create, &plan, handles, run);
+            let made = container.set_up(create, &plan, handles, aim != Aim::Create);
             // Where the process is gone, what is done to it fails as well.
             made.map_err(|error| {
                 container.channel().map_or_else(|other| other, |channel| channel.cause_of(error))
             })
         });
+        let run = aim == Aim::Run;
         match made.and_then(|handles| if run { container.started().map(|()| handles) } else { Ok(handles) }) {
             Ok(handles) => Ok((container, handles)),
             Err(error) => {
@@ -306,7 +320,7 @@ impl Container {
         }
     }
 
-    /// The parent's part, beside what the first process does.
+    /// The parent's part, beside what the first process does. With `run` it gets the word to go on.
     fn set_up(&mut self, create: &Create, plan: &Plan, mut handles: Handles, run: bool) -> Result<Handles> {
         let channel = self.channel()?;
         if plan.namespaces.new_user() {
@@ -404,7 +418,8 @@ impl Container {
             listener: self.filter.listener.as_ref().map(|listener| listener.path.as_str()),
             common: &self.common,
         };
-        let job = Job { process: &plan, user, stdio, init: None, scoped: self.scoped, place, detach };
+        let scoped = self.scoped;
+        let job = Job { process: &plan, user, stdio, init: None, scoped, place, open: false, detach };
         let join_pid = (self.namespaces & namespaces::PID != 0).then(|| self.pidfd.as_fd());
         let below = detach.map_or(Ok(None), |detach| self.cgroup.below(&detach.sub_cgroups))?;
         let target = match &below {

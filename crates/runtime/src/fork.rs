@@ -19,7 +19,7 @@ use rustix::thread::{
 
 use crate::cgroup::Cgroup;
 use crate::channel::{self, Channel, Report};
-use crate::container::{Create, Detach, Handles};
+use crate::container::{Aim, Create, Detach, Handles};
 use crate::init::{self, Job, Place};
 use crate::plan::{CapabilityPlan, Plan};
 use crate::seccomp::Filter;
@@ -38,6 +38,7 @@ pub(crate) fn fork_first(
     create: &Create,
     plan: &Plan,
     cgroup: &Cgroup,
+    aim: Aim,
     detach: Option<&Detach>,
 ) -> Result<(Forked, Handles)> {
     let view = cgroup.view();
@@ -45,8 +46,8 @@ pub(crate) fn fork_first(
         create.init.then(Sealed::own).transpose().map_err(|error| Error::call("seal the init", error))?;
     let place = Place::New { plan, rootfs: &create.rootfs, cgroups: &view };
     let scoped = is_scoped(create.spec);
-    let job =
-        Job { process: &plan.process, user: create.user, stdio: create.stdio, init, scoped, place, detach };
+    let (process, user, stdio, open) = (&plan.process, create.user, create.stdio, aim == Aim::Prepare);
+    let job = Job { process, user, stdio, init, scoped, place, open, detach };
     let target = cgroup.fork_target()?;
     if plan.namespaces.join_between() || plan.namespaces.join_pid().is_some() && !userns::is_initial() {
         let join = || init::namespaces::join(&plan.namespaces).map_err(|error| error.context("namespaces"));

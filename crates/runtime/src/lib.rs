@@ -72,8 +72,8 @@ pub use cgroup::{
     OomWatch, SubCgroup, cgroup_path, make_cgroup, remove_leftovers, signal_leftovers, update_scope,
 };
 pub use container::{
-    CgroupPolicy, Child, Container, Create, Detach, Existing, Handles, Interfaces, Owners, Rootfs, Stdio,
-    signal_number,
+    CgroupPolicy, Child, Container, Create, Detach, Existing, Handles, Interfaces, Owners, Part, Rootfs,
+    Stdio, signal_number,
 };
 pub use error::{Error, Result};
 pub use hostroot::{mount_before, unmount_root};

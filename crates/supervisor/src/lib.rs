@@ -11,6 +11,9 @@
 //!       (root mounted, nothing runs)
 //! ```
 //!
+//! In a guest that is to be saved, Ready becomes Prepared: the container is made but for what runs in it, which
+//! [`Supervisor::cast`] tells. From there it goes on as from Ready, in less time.
+//!
 //! The owner moves frames: [`Supervisor::handle`] takes what clients sent, [`Supervisor::pop`] gives what they
 //! are to get. It polls what [`Supervisor::poll_fds`] names, passes readiness to [`Supervisor::ready`], and calls
 //! [`Supervisor::tick`] after each round. Nothing here blocks, but for creating a container and the kernel calls
@@ -39,7 +42,9 @@ use std::time::{Duration, Instant};
 use proa_oci::runtime::{ConsoleSize, NamespaceKind, Spec};
 use proa_protocol::frame::{Frame, Kind};
 use proa_protocol::message::{ErrorKind, ExitStatus, Happening, LaunchConfig, Request, Response};
-use proa_runtime::{CgroupPolicy, Container, Create, Error, Handles, Interfaces, OomWatch, Rootfs, Stdio};
+use proa_runtime::{
+    CgroupPolicy, Container, Create, Error, Handles, Interfaces, OomWatch, Part, Rootfs, Stdio,
+};
 use rustix::event::PollFlags;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
@@ -146,9 +151,28 @@ impl Processes {
 
 enum State {
     Ready(Box<SupervisorConfig>),
+    Prepared(Box<Prepared>),
     Live(Box<Live>),
     Ended(ExitStatus, Box<Live>),
     Deleted,
+}
+
+/// A container whose first process waits for its part.
+struct Prepared {
+    config: Box<SupervisorConfig>,
+    live: Live,
+    handles: Handles,
+}
+
+/// How far a container is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aim {
+    /// Its program runs.
+    Run,
+    /// Its root is there to be worked on.
+    Hold,
+    /// It waits for the part of its first process.
+    Prepare,
 }
 
 /// Keeps the mounts of a container that was deleted. The kernel takes milliseconds to undo them, which nobody need
@@ -302,7 +326,7 @@ impl Supervisor {
     /// Where the container is in its life.
     pub fn status(&self) -> Status {
         match &self.state {
-            State::Ready(_) | State::Deleted => Status::Ready,
+            State::Ready(_) | State::Prepared(_) | State::Deleted => Status::Ready,
             State::Live(live) if live.held => Status::Held,
             State::Live(live) if live.paused => Status::Paused(live.container.pid()),
             State::Live(live) => Status::Running(live.container.pid()),
@@ -318,13 +342,33 @@ impl Supervisor {
     /// Whether a child of this process is the supervisor's to reap. PID 1 of a guest reaps all others.
     pub fn owns(&self, pid: u32) -> bool {
         self.live().is_some_and(|live| live.owns(pid))
+            || matches!(&self.state, State::Prepared(prepared) if prepared.live.owns(pid))
             || self.processes.execs.values().any(|exec| exec.pid == pid)
             || self.jobs.values().any(|job| job.pid == pid)
     }
 
     /// Makes the container without running its program, so that its files can be worked on.
     fn hold(&mut self) -> Result<(), Error> {
-        self.create(false)
+        self.create(Aim::Hold)
+    }
+
+    /// Makes the container but for what runs in it.
+    ///
+    /// # Errors
+    /// It cannot be made, or not without its program.
+    pub fn prepare(&mut self) -> Result<(), Error> {
+        self.create(Aim::Prepare)
+    }
+
+    /// Tells a supervisor whose container is prepared whose it is: id, first process, host name, and the texts of the
+    /// files that it was given. All else must be as it was prepared for.
+    pub fn cast(&mut self, id: String, spec: Spec, launch: LaunchConfig) {
+        let State::Prepared(prepared) = &mut self.state else { return };
+        let config = &mut prepared.config;
+        config.id = id;
+        config.spec.process = spec.process;
+        config.spec.hostname = spec.hostname;
+        config.launch = launch;
     }
 
     /// Kills what runs and removes the container, but for its mounts, which are returned. Clients are told no more.
@@ -340,6 +384,7 @@ impl Supervisor {
                 let Live { container, mounts, .. } = *live;
                 container.delete().map(|()| Some(mounts))
             }
+            State::Prepared(prepared) => prepared.live.container.delete().map(|()| None),
             State::Ready(_) | State::Deleted => Ok(None),
         }
     }
@@ -347,7 +392,7 @@ impl Supervisor {
     fn live(&self) -> Option<&Live> {
         match &self.state {
             State::Live(live) => Some(live),
-            State::Ready(_) | State::Ended(..) | State::Deleted => None,
+            State::Ready(_) | State::Prepared(_) | State::Ended(..) | State::Deleted => None,
         }
     }
 
@@ -356,74 +401,126 @@ impl Supervisor {
         self.next_key - 1
     }
 
-    /// Makes the container, and unless it is only to be held, runs its program.
-    fn create(&mut self, run: bool) -> Result<(), Error> {
+    fn create(&mut self, aim: Aim) -> Result<(), Error> {
         match std::mem::replace(&mut self.state, State::Deleted) {
-            State::Ready(mut config) => match self.make(&mut config, run) {
-                Ok(live) => self.state = State::Live(Box::new(live)),
-                Err(error) => {
-                    self.state = State::Ready(config);
-                    return Err(error);
-                }
-            },
+            State::Ready(config) => self.create_from(config, aim),
+            State::Prepared(prepared) if aim == Aim::Run => self.play(*prepared),
+            State::Prepared(prepared) => {
+                // Its first process is no holder of a root: another container is made.
+                prepared.live.container.delete()?;
+                self.create_from(prepared.config, aim)
+            }
             other => {
                 self.state = other;
-                return Err(Error::new(ErrorKind::Conflict, "the instance was started already"));
+                Err(Error::new(ErrorKind::Conflict, "the instance was started already"))
+            }
+        }
+    }
+
+    fn create_from(&mut self, mut config: Box<SupervisorConfig>, aim: Aim) -> Result<(), Error> {
+        let made = match self.make(&mut config, aim) {
+            Ok((live, handles)) if aim == Aim::Prepare => {
+                self.state = State::Prepared(Box::new(Prepared { config, live, handles }));
+                return Ok(());
+            }
+            Ok((live, _)) if aim == Aim::Hold => Ok(live),
+            Ok((live, handles)) => self.begin(&config.launch, live, handles),
+            Err(error) => Err(error),
+        };
+        match made {
+            Ok(live) => self.state = State::Live(Box::new(live)),
+            Err(error) => {
+                self.state = State::Ready(config);
+                return Err(error);
             }
         }
         Ok(())
     }
 
-    fn make(&mut self, config: &mut SupervisorConfig, run: bool) -> Result<Live, Error> {
+    /// Runs the program of a prepared container.
+    fn play(&mut self, prepared: Prepared) -> Result<(), Error> {
+        let Prepared { config, mut live, mut handles } = prepared;
+        let process = config.spec.process.clone().unwrap_or_default();
+        let part = Part {
+            size: self.size.or(process.console_size).unwrap_or_default(),
+            process,
+            user: config.launch.user.clone(),
+            hostname: config.spec.hostname.clone(),
+        };
+        let played = live.files.rewrite(config.launch.files.clone());
+        let begun = match played.and_then(|()| live.container.play(&part, &mut handles)) {
+            Ok(()) => self.begin(&config.launch, live, handles),
+            Err(error) => {
+                let _ = live.container.delete();
+                Err(error)
+            }
+        };
+        begun.map(|live| self.state = State::Live(Box::new(live))).inspect_err(|_| {
+            self.state = State::Ready(config);
+        })
+    }
+
+    fn make(&mut self, config: &mut SupervisorConfig, aim: Aim) -> Result<(Live, Handles), Error> {
         let files = files::bind(&config.launch.files, &config.scratch, &mut config.spec)?;
         if config.launch.all_devices {
             devices::add_all(&mut config.spec)?;
         }
         let SupervisorConfig { id, spec, launch, rootfs, .. } = config;
-        let stdio = if run { self.stdio(spec, launch) } else { Stdio::Null };
+        let holds = aim == Aim::Hold;
         let create = Create {
             id,
             spec,
             rootfs: rootfs.clone(),
             // A root that is only held needs no user, and shall not fail for one that its image lacks.
-            user: if run { &launch.user } else { "" },
-            stdio,
-            init: run && launch.init,
+            user: if holds { "" } else { &launch.user },
+            stdio: if holds { Stdio::Null } else { self.stdio(spec, launch) },
+            init: !holds && launch.init,
             cgroup: config.cgroup,
             // What only holds a root talks to nobody.
-            interfaces: config.interfaces.as_deref().filter(|_| run),
+            interfaces: config.interfaces.as_deref().filter(|_| !holds),
             bundle: &config.scratch,
             nodev: true,
         };
-        let (container, handles) = if run { Container::run(create)? } else { Container::create(create)? };
-        let own_pids = has_own_pids(spec);
-        let begun = Mounts::of(&container).and_then(|mounts| {
-            let first = if run { Some(first_process(&container, handles, own_pids)?) } else { None };
-            Ok((mounts, first))
-        });
-        let (mounts, first) = match begun {
-            Ok(begun) => begun,
+        let (container, handles) = match aim {
+            Aim::Run => Container::run(create)?,
+            Aim::Hold => Container::create(create)?,
+            Aim::Prepare => Container::prepare(create)?,
+        };
+        let mounts = match Mounts::of(&container) {
+            Ok(mounts) => mounts,
             Err(error) => {
                 // Why the start failed says more than what is then left behind.
                 let _ = container.delete();
                 return Err(error);
             }
         };
-        self.processes.first = first.map(|first| first.with_input_once(launch.stdin_once));
-        let memory = container.watch_oom();
-        Ok(Live {
-            memory,
+        let live = Live {
+            memory: container.watch_oom(),
             container,
             mounts,
             rootfs: rootfs.clone(),
             mountpoints: spec.mounts.iter().map(|mount| mount.destination.clone()).collect(),
             files,
-            own_pids,
-            held: !run,
+            own_pids: has_own_pids(spec),
+            held: holds,
             paused: false,
-            late_join: run.then(|| Instant::now() + LATE_JOIN),
+            late_join: None,
             joiner: None,
-        })
+        };
+        Ok((live, handles))
+    }
+
+    /// Looks after a first process whose program runs.
+    fn begin(&mut self, launch: &LaunchConfig, mut live: Live, handles: Handles) -> Result<Live, Error> {
+        match first_process(&live.container, handles, live.own_pids) {
+            Ok(first) => self.processes.first = Some(first.with_input_once(launch.stdin_once)),
+            Err(error) => {
+                let _ = live.container.delete();
+                return Err(error);
+            }
+        }
+        live.late_join = Some(Instant::now() + LATE_JOIN);
+        Ok(live)
     }
 
     fn stdio(&self, spec: &Spec, launch: &LaunchConfig) -> Stdio {

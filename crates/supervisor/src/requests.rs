@@ -10,7 +10,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use crate::channel::{Key, Role};
 use crate::job::{Job, Root, Task};
 use crate::process::Process;
-use crate::{FIRST, LATE_JOIN, Live, State, Status, Supervisor, internal};
+use crate::{Aim, FIRST, LATE_JOIN, Live, State, Status, Supervisor, internal};
 
 const KILL: i32 = Signal::KILL.as_raw();
 
@@ -71,7 +71,7 @@ impl Supervisor {
     }
 
     fn start(&mut self, channel: u32) {
-        let result = self.create(true);
+        let result = self.create(Aim::Run);
         for message in self.warnings() {
             self.channels.respond(channel, &Response::Notice { message });
         }
@@ -233,7 +233,7 @@ impl Supervisor {
     }
 
     fn start_job(&mut self, channel: u32, request: Request) -> Result<(), Error> {
-        if let State::Ready(_) = self.state {
+        if let State::Ready(_) | State::Prepared(_) = self.state {
             // Whoever lets clients work on files before the start wants the container for that alone.
             self.hold()?;
         }

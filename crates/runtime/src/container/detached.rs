@@ -21,7 +21,7 @@ use rustix::fs::Timespec;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::{CgroupPolicy, Child, Container, Create, Handles, State, Stdio, must_join_at_once};
+use super::{Aim, CgroupPolicy, Child, Container, Create, Handles, State, Stdio, must_join_at_once};
 use crate::cgroup::{Cgroup, SubCgroup, Wanted};
 use crate::fork::{go, is_running, is_scoped};
 use crate::hooks::{self, HookKind};
@@ -76,7 +76,7 @@ impl Container {
         detach: &Detach,
         forked: impl FnOnce(&Self) -> Result<()>,
     ) -> Result<(Self, Handles)> {
-        Self::make(create, Some(detach), false, forked)
+        Self::make(create, Some(detach), Aim::Create, forked)
     }
 
     /// The first process no longer needs this one, and goes on to the gate.

@@ -11,6 +11,9 @@
 //!     │◀───────────────────────  Ready ───┤
 //!     ├ start ─────────────────── Go ────▶│ last steps: filter, capabilities, program
 //! ```
+//! In a prepared container (`Job::open`) the steps of the process wait for another message, after Go: the [`crate::Part`] that
+//! says what the process is. Until then it has the rights of the runtime, and runs nothing of the container's.
+//!
 //! It dies with its parent, before its program runs and after; but for a detached one (`Job::detach`), which
 //! needs its parent until Go, and may then wait at a [`crate::gate`] for the last steps.
 
@@ -70,12 +73,14 @@ pub(crate) struct Job<'a> {
     pub scoped: bool,
     /// Where it runs.
     pub place: Place<'a>,
+    /// What the process is comes later, when the container is set up: a [`crate::Part`] replaces `process` and `user`.
+    pub open: bool,
     /// Set for a process that outlives its creator.
     pub detach: Option<&'a Detach>,
 }
 
 /// Where the process runs.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Place<'a> {
     /// In a container that it sets up.
     New {
@@ -258,6 +263,9 @@ fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
         hooks_channel,
         warnings: job.process.warnings.clone(),
     };
+    if job.open {
+        return take_part(init, channel);
+    }
     // Who joins a user namespace gets streams that belong to the root inside only when the parent has seen to that,
     // before it says go; until then they cannot be given to another user.
     let joins_users = matches!(job.place, Place::Existing { .. }) && init.in_user_namespace();
@@ -273,17 +281,7 @@ fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
     if job.detach.is_some_and(|detach| detach.gate.is_some()) {
         program::look_up(job.process)?;
     }
-    use std::os::fd::AsFd;
-    let terminal = init.terminal.take();
-    if job.detach.is_none() {
-        // After the change of user, which would undo it. A parent that died before is seen at the channel.
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-            .map_err(|errno| Error::call("prctl", errno))?;
-    }
-    channel
-        .send_ready(&init.warnings, terminal.as_ref().map(AsFd::as_fd))
-        .map_err(|errno| Error::call("sendmsg", errno))?;
-    drop(terminal);
+    report_ready(&mut init, channel)?;
     if !joins_users {
         init.go = channel.receive_go()?;
     }
@@ -296,6 +294,44 @@ fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
     // (CVE-2024-21626). Before the filter, which need not allow it.
     let first = job.detach.and_then(|detach| detach.preserve_fds.last()).map_or(3, |last| last + 1);
     proa_sys::process::close_on_exec_from(first).map_err(|error| Error::call("close_range", error))?;
+    init.steps(&[Phase::Last])?;
+    Err(Error::internal("the program was not run"))
+}
+
+/// Tells the parent that all steps but the last are done, and hands it the terminal.
+fn report_ready(init: &mut Init, channel: &Channel) -> Result<()> {
+    use std::os::fd::AsFd;
+    let terminal = init.terminal.take();
+    if init.job.detach.is_none() {
+        // After the change of user, which would undo it. A parent that died before is seen at the channel.
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+            .map_err(|errno| Error::call("prctl", errno))?;
+    }
+    channel
+        .send_ready(&init.warnings, terminal.as_ref().map(AsFd::as_fd))
+        .map_err(|errno| Error::call("sendmsg", errno))
+}
+
+/// The rest of the work in a prepared container.
+fn take_part(mut init: Init, channel: &Channel) -> Result<Never> {
+    init.steps(&[Phase::Container])?;
+    report_ready(&mut init, channel)?;
+    init.go = channel.receive_go()?;
+    let part = channel.receive_part()?;
+    if let Some(name) = &part.hostname {
+        rustix::system::sethostname(name.as_bytes()).map_err(|errno| Error::call(name, errno))?;
+    }
+    let process = ProcessPlan::new(&part.process)?;
+    let Job { stdio, scoped, place, .. } = *init.job;
+    let stdio = if let Stdio::Terminal(_) = stdio { Stdio::Terminal(part.size) } else { stdio };
+    let job =
+        Job { process: &process, user: &part.user, stdio, init: None, scoped, place, open: false, detach: None };
+    let mut init = Init { job: &job, warnings: process.warnings.clone(), ..init };
+    init.steps(&[Phase::Process])?;
+    report_ready(&mut init, channel)?;
+    init.steps(&[Phase::Released])?;
+    // As in `work`.
+    proa_sys::process::close_on_exec_from(3).map_err(|error| Error::call("close_range", error))?;
     init.steps(&[Phase::Last])?;
     Err(Error::internal("the program was not run"))
 }
