@@ -92,8 +92,23 @@ impl Guest {
         let places = Places::prepare(args, &config.networks)?;
         let shares = plan_shares(&mut config.spec)?;
         let tags = shares.iter().map(|share| share.tag.clone()).collect();
-        let spec = VmSpec {
+        // What is only held for work on its files has no devices for them.
+        let taps = places.taps()?;
+        let endpoints = config.networks.iter().take(taps.len());
+        let interfaces = endpoints.clone().map(|endpoint| endpoint.interface.clone()).collect();
+        let devices = Devices::new(endpoints);
+        let configure = GuestConfig {
             id: config.id.clone(),
+            spec: config.spec,
+            launch: config.launch,
+            layers: config.layers.len(),
+            shares: tags,
+            interfaces,
+            entropy: entropy(),
+            time_ns: now_ns(),
+        };
+        let spec = VmSpec {
+            id: config.id,
             kernel: config.vm.kernel,
             agent: args.agent.clone().unwrap_or_default(),
             store: args.root.join(STORE),
@@ -105,15 +120,11 @@ impl Guest {
             rw_size: config.vm.disk_size,
             shares,
             templates: !config.vm.no_template,
-            taps: places.taps()?,
+            taps,
+            kind: Some(Box::new(configure.kind())),
             extras: Extras { words: config.vm.kernel_args, ..Extras::default() },
         };
-        // What is only held for work on its files has no devices for them.
-        let endpoints = config.networks.iter().take(spec.taps.len());
-        let interfaces = endpoints.clone().map(|endpoint| endpoint.interface.clone()).collect();
-        let devices = Devices::new(endpoints);
         let vm = Vm::start(&spec, notice)?;
-        let layers = spec.layers.len();
         let mut guest = Self {
             phase: Phase::Booting { until: Instant::now() + vm.answer_timeout() },
             retry: None,
@@ -126,17 +137,8 @@ impl Guest {
             places,
             devices,
         };
-        let configure = GuestConfig {
-            id: config.id,
-            spec: config.spec,
-            launch: config.launch,
-            layers,
-            shares: tags,
-            interfaces,
-            entropy: entropy(),
-            time_ns: now_ns(),
-        };
-        guest.send(&Request::Configure(Box::new(configure.clone())).frame(AGENT));
+        let told = if guest.vm.has_container() { configure.part() } else { configure.clone() };
+        guest.send(&Request::Configure(Box::new(told)).frame(AGENT));
         if guest.vm.is_clone() {
             guest.retry = Some(Box::new(Retry { spec, config: configure, told: Vec::new() }));
         }

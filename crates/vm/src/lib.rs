@@ -38,6 +38,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use proa_protocol::message::GuestConfig;
+
 pub use control::{Control, Said};
 pub use error::VmError;
 pub use kernel::add_kernel;
@@ -86,6 +88,8 @@ pub struct VmSpec {
     pub taps: Vec<Arc<OwnedFd>>,
     /// Start from a template where there is one, and want one where there is none.
     pub templates: bool,
+    /// What the instance has in common with others of its kind, for a template of that kind.
+    pub kind: Option<Box<GuestConfig>>,
     /// What a guest that is not an instance boots with on top.
     pub extras: Extras,
 }

@@ -100,6 +100,12 @@ impl Disk {
         Self { file, serial: "rw".to_owned(), readonly: false }
     }
 
+    /// A layer, from the lowest upwards.
+    pub fn layer(number: usize, path: &Path) -> Result<Self, VmError> {
+        let file = fs::File::open(path).map_err(VmError::io(path))?;
+        Ok(Self { file: Some(file.into()), serial: format!("layer{number}"), readonly: true })
+    }
+
     /// A place for a layer.
     pub fn place(number: usize) -> Self {
         Self { file: None, serial: format!("none{number}"), readonly: true }
@@ -252,20 +258,23 @@ pub struct Vm {
     vmm: Helper,
     servers: Vec<Helper>,
     logs: Logs,
-    template: TemplateUse,
+    /// Of which template it is a clone.
+    clone: Option<CloneOf>,
+    /// What would make a template that fits it better than what it has come from.
+    wanted: Option<TemplateRequest>,
     control: Qmp,
     /// Network devices that it was started with; what follows them is spare.
     wired: usize,
 }
 
-/// What a machine has to do with templates.
-enum TemplateUse {
-    /// Nothing: none would fit it, or there was trouble with them.
-    None,
-    /// It booted since there is none, and this would make one.
-    Wanted(TemplateRequest),
-    /// It is a clone of the one in this directory, with a writable disk of its own from there if `disk` names that.
-    Clone { directory: PathBuf, disk: Option<PathBuf> },
+/// Where a clone has come from.
+struct CloneOf {
+    /// The template's.
+    directory: PathBuf,
+    /// Its writable disk, where that is the template's copy.
+    disk: Option<PathBuf>,
+    /// The container of its instance is made already.
+    of_kind: bool,
 }
 
 impl Vm {
@@ -281,22 +290,22 @@ impl Vm {
         if !may_be_cloned(spec) {
             return parts.boot(spec);
         }
-        let mounted = template::mounts(spec);
-        let shape = Shape::new(&parts, &TemplateRequest::of(spec))?;
-        match Template::find(&shape, notice) {
-            Some(template) => {
-                let (directory, disk) = (template.directory.clone(), mounted.then_some(&*spec.rw_disk));
-                parts.restore(spec, template).or_else(|error| {
-                    give_up_clone(&error, &directory, disk, notice)?;
+        let mut wanted = None;
+        for request in TemplateRequest::fitting(spec) {
+            let shape = Shape::new(&parts, &request)?;
+            if let Some(template) = Template::find(&shape, notice) {
+                let (directory, mounted) = (template.directory.clone(), template.disk.is_some());
+                let started = parts.restore(spec, template, request.kind.is_some()).or_else(|error| {
+                    give_up_clone(&error, &directory, mounted.then_some(&*spec.rw_disk), notice)?;
                     parts.boot(spec)
-                })
+                })?;
+                return Ok(Self { wanted, ..started });
             }
-            None if template::is_wanted(&shape) => {
-                let request = TemplateRequest::of(spec);
-                Ok(Self { template: TemplateUse::Wanted(request), ..parts.boot(spec)? })
+            if shape.is_worth_it() && template::is_wanted(&shape) {
+                wanted = Some(request);
             }
-            None => parts.boot(spec),
         }
+        Ok(Self { wanted, ..parts.boot(spec)? })
     }
 
     /// Ends a clone that failed, removes its template, and boots a machine in its place. `notice` is told why.
@@ -311,7 +320,7 @@ impl Vm {
     ) -> Result<(), VmError> {
         self.kill();
         self.wait()?;
-        if let TemplateUse::Clone { directory, disk, .. } = &self.template {
+        if let Some(CloneOf { directory, disk, .. }) = &self.clone {
             give_up_clone(why, directory, disk.as_deref(), notice)?;
         }
         *self = Parts::find(spec, &mut |_| {})?.boot(spec)?;
@@ -320,18 +329,19 @@ impl Vm {
 
     /// Whether it goes on from a template; then [`Vm::boot_instead`] is the answer to its failure.
     pub fn is_clone(&self) -> bool {
-        matches!(self.template, TemplateUse::Clone { .. })
+        self.clone.is_some()
+    }
+
+    /// Whether its container is made already: then its agent is to be told [`GuestConfig::part`] alone.
+    ///
+    /// [`GuestConfig::part`]: proa_protocol::message::GuestConfig::part
+    pub fn has_container(&self) -> bool {
+        self.clone.as_ref().is_some_and(|clone| clone.of_kind)
     }
 
     /// What would make a template for the next one of this kind; given once.
     pub fn take_template_request(&mut self) -> Option<TemplateRequest> {
-        match std::mem::replace(&mut self.template, TemplateUse::None) {
-            TemplateUse::Wanted(request) => Some(request),
-            other => {
-                self.template = other;
-                None
-            }
-        }
+        self.wanted.take()
     }
 
     /// The connection to the guest's agent, non-blocking; carries frames.
@@ -464,10 +474,10 @@ impl Parts {
     fn boot(&self, spec: &VmSpec) -> Result<Vm, VmError> {
         let size = or_default(spec.rw_size, DEFAULT_DISK);
         let writable = disk::open(&self.store, &spec.rw_disk, size)?;
-        self.launch(spec, Origin::Boot, open_disks(spec, writable)?, TemplateUse::None)
+        self.launch(spec, Origin::Boot, open_disks(spec, writable)?, None)
     }
 
-    fn restore(&self, spec: &VmSpec, template: Template) -> Result<Vm, VmError> {
+    fn restore(&self, spec: &VmSpec, template: Template, of_kind: bool) -> Result<Vm, VmError> {
         let writable = match &template.disk {
             Some(disk) => disk::open_copy(disk, &spec.rw_disk)?,
             None => disk::open(&self.store, &spec.rw_disk, or_default(spec.rw_size, DEFAULT_DISK))?,
@@ -476,8 +486,8 @@ impl Parts {
         disks.extend((disks.len()..=template.places).map(Disk::place));
         let origin = Origin::Clone { memory: template.memory.into(), state: template.state.into() };
         let disk = template.disk.map(|_| spec.rw_disk.clone());
-        let using = TemplateUse::Clone { directory: template.directory, disk };
-        self.launch(spec, origin, disks, using)
+        let clone = CloneOf { directory: template.directory, disk, of_kind };
+        self.launch(spec, origin, disks, Some(clone))
     }
 
     fn launch(
@@ -485,7 +495,7 @@ impl Parts {
         spec: &VmSpec,
         origin: Origin,
         disks: Vec<Disk>,
-        template: TemplateUse,
+        clone: Option<CloneOf>,
     ) -> Result<Vm, VmError> {
         let logs = Logs::new()?;
         let (shares, servers) = start_servers(spec, &logs.errors)?;
@@ -514,7 +524,7 @@ impl Parts {
             origin,
         };
         let vmm = self.qemu.launch(&machine).map_err(|error| logs.add_to(error))?;
-        Ok(Vm { stream, vmm, servers, logs, template, control, wired: spec.taps.len() })
+        Ok(Vm { stream, vmm, servers, logs, clone, wanted: None, control, wired: spec.taps.len() })
     }
 }
 
@@ -548,8 +558,7 @@ fn check_shape(spec: &VmSpec) -> Result<(), VmError> {
 fn open_disks(spec: &VmSpec, writable: fs::File) -> Result<Vec<Disk>, VmError> {
     let mut disks = vec![Disk::writable(Some(writable.into()))];
     for (number, path) in spec.layers.iter().enumerate() {
-        let file = fs::File::open(path).map_err(VmError::io(path))?;
-        disks.push(Disk { file: Some(file.into()), serial: format!("layer{number}"), readonly: true });
+        disks.push(Disk::layer(number, path)?);
     }
     Ok(disks)
 }

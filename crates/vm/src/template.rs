@@ -16,8 +16,13 @@
 //! disk was saved with the memory, and the instance gets a copy. An instance that is started again has its own, and
 //! a template of another kind, in which that place is empty too.
 //!
+//! There are two sorts. One fits all images. One is for a kind of instances: those of one image, that differ in nothing
+//! but what [`GuestConfig::kind`] leaves out. It has the image's layers as its disks, and in its guest the container is
+//! made already, but for what runs in it. It starts in half of the time, and is made when the second instance of its
+//! kind starts.
+//!
 //! Its name is made of all that it depends on: kernel, first files (the agent among them), QEMU, accelerator, the
-//! host's CPU, memory, CPUs and places for disks. So a change of any of these makes another template.
+//! host's CPU, memory, CPUs and places for disks, or kind and layers. So a change of any of these makes another template.
 //!
 //! Invariants:
 //! 1. A clone cannot change the template: it never has a descriptor that its memory could be written by.
@@ -35,7 +40,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use proa_protocol::frame::{Decoder, Frame, Kind};
-use proa_protocol::message::{Request, Response};
+use proa_protocol::message::{GuestConfig, Request, Response};
 use proa_protocol::template::{DIRECTORY, INFO_FILE, LOCK_FILE, TemplateInfo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FlockOperation;
@@ -51,12 +56,14 @@ use crate::store::{Store, hex, identity, key_of, publish};
 use crate::{DEFAULT_DISK, SPARE_DEVICES, VmError, VmSpec, disk, user};
 
 /// Changes when templates made before shall not be used any more.
-const FORMAT: &str = "5";
+const FORMAT: &str = "6";
 const MEMORY: &str = "memory";
 const STATE: &str = "state";
 const DISK: &str = "disk";
 /// Beside the templates: why one could not be made, on this boot of the host.
 const FAILED: &str = ".failed";
+/// Beside the templates: an instance of this kind has started.
+const SEEN: &str = ".seen";
 /// Templates kept, and for how long one is kept that nobody uses.
 const KEPT: usize = 12;
 const UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -72,7 +79,7 @@ const FEWEST_PLACES: usize = 4;
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
 
 /// What a template is made for; plain data, to be handed to the process that makes it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TemplateRequest {
     /// As in [`VmSpec`].
     pub kernel: Option<PathBuf>,
@@ -86,11 +93,23 @@ pub struct TemplateRequest {
     pub cpus: u32,
     /// Number of layers that it shall have places for.
     pub layers: usize,
+    /// For instances of this kind alone.
+    #[serde(default)]
+    pub kind: Option<Box<InstanceKind>>,
     /// Whether its guest has the writable disk mounted.
     pub mounted: bool,
     /// Number of network devices.
     #[serde(default)]
     pub interfaces: usize,
+}
+
+/// What instances of a kind have in common.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstanceKind {
+    /// As from [`GuestConfig::kind`].
+    pub config: GuestConfig,
+    /// As in [`VmSpec`].
+    pub layers: Vec<PathBuf>,
 }
 
 /// A template that is there and fits, ready to be cloned.
@@ -115,6 +134,7 @@ pub(crate) struct Shape<'a> {
     places: usize,
     mounted: bool,
     interfaces: usize,
+    kind: Option<&'a InstanceKind>,
 }
 
 /// Whether a guest of this kind wants its writable disk mounted already: that is a new one of the usual size.
@@ -132,10 +152,10 @@ pub(crate) fn places(layers: usize, interfaces: usize) -> usize {
 
 impl<'a> Shape<'a> {
     /// What a guest needs for which this is wanted, made of these parts.
-    pub fn new(parts: &'a Parts, wanted: &TemplateRequest) -> Result<Self, VmError> {
+    pub fn new(parts: &'a Parts, wanted: &'a TemplateRequest) -> Result<Self, VmError> {
         let TemplateRequest { mounted, interfaces, .. } = *wanted;
-        let (memory, cpus) = (guest_memory(wanted.memory), wanted.cpus.max(1));
-        let places = places(wanted.layers, interfaces);
+        let (memory, cpus, kind) = (guest_memory(wanted.memory), wanted.cpus.max(1), wanted.kind.as_deref());
+        let places = if kind.is_some() { wanted.layers } else { places(wanted.layers, interfaces) };
         let program = parts.qemu.program();
         let qemu = fs::metadata(program).map(|metadata| identity(program, &metadata));
         let key = key_of(&[
@@ -150,8 +170,9 @@ impl<'a> Shape<'a> {
             },
             describe_cpu(),
             format!("{memory} {cpus} {places} {mounted} {interfaces}"),
+            kind.map(InstanceKind::describe).transpose()?.unwrap_or_default(),
         ]);
-        Ok(Self { parts, key, memory, cpus, places, mounted, interfaces })
+        Ok(Self { parts, key, memory, cpus, places, mounted, interfaces, kind })
     }
 
     fn directory(&self) -> PathBuf {
@@ -163,11 +184,30 @@ impl<'a> Shape<'a> {
         self.parts.store.path(DIRECTORY).join(format!("{}{FAILED}", self.key))
     }
 
+    /// Whether a template is worth its making: one for all images always; that of a kind when this is not the first
+    /// of its instances.
+    pub fn is_worth_it(&self) -> bool {
+        let seen = self.parts.store.path(DIRECTORY).join(format!("{}{SEEN}", self.key));
+        // Where that cannot be noted, all are as the first.
+        self.kind.is_none() || File::options().write(true).create_new(true).open(&seen).is_err() && seen.exists()
+    }
+
     fn tsc_khz(&self) -> u64 {
         match self.parts.accelerator {
             Accelerator::Kvm { .. } => 0,
             Accelerator::Emulation { tsc_khz } => tsc_khz,
         }
+    }
+}
+
+impl InstanceKind {
+    fn describe(&self) -> Result<String, VmError> {
+        let mut text = serde_json::to_string(&self.config).map_err(|error| VmError::io("kind")(error.into()))?;
+        for layer in &self.layers {
+            let metadata = fs::metadata(layer).map_err(VmError::io(layer))?;
+            text.push_str(&identity(layer, &metadata));
+        }
+        Ok(text)
     }
 }
 
@@ -251,9 +291,19 @@ fn is_of_this_boot(failure: &Path) -> bool {
 }
 
 impl TemplateRequest {
-    /// What would fit a guest of this kind.
-    pub(crate) fn of(spec: &VmSpec) -> Self {
+    /// What would fit this guest, the closest first.
+    pub(crate) fn fitting(spec: &VmSpec) -> Vec<Self> {
+        let for_all = Self::for_all(spec);
+        let config = spec.kind.as_ref().filter(|_| for_all.mounted).map(|config| (**config).clone());
+        let layers = || spec.layers.iter().map(|path| fs::canonicalize(path).unwrap_or_else(|_| path.clone()));
+        let kind = config.map(|config| Box::new(InstanceKind { config, layers: layers().collect() }));
+        let of_kind = kind.map(|kind| Self { kind: Some(kind), ..for_all.clone() });
+        of_kind.into_iter().chain([for_all]).collect()
+    }
+
+    fn for_all(spec: &VmSpec) -> Self {
         Self {
+            kind: None,
             kernel: spec.kernel.clone(),
             agent: spec.agent.clone(),
             store: fs::canonicalize(&spec.store).unwrap_or_else(|_| spec.store.clone()),
@@ -378,7 +428,14 @@ fn save(shape: &Shape, directory: &Path) -> Result<String, VmError> {
     let (mut control, control_end) = Qmp::pair()?;
     let logs = Logs::new()?;
     let mut disks = vec![Disk::writable(disk.map(OwnedFd::from))];
-    disks.extend((1..=shape.places).map(Disk::place));
+    match shape.kind {
+        Some(kind) => {
+            for layer in kind.layers.iter().enumerate().map(|(number, path)| Disk::layer(number, path)) {
+                disks.push(layer?);
+            }
+        }
+        None => disks.extend((1..=shape.places).map(Disk::place)),
+    }
     // What a device of the guest can do depends on what it is wired to.
     let taps = (0..shape.interfaces).map(|_| proa_sys::tap::open_detached().map(Arc::new));
     let origin = Origin::Template { memory };
@@ -417,7 +474,8 @@ fn save(shape: &Shape, directory: &Path) -> Result<String, VmError> {
 /// Until the agent of a guest that boots has answered that it is prepared; else why it has not.
 fn prepare(mut stream: &UnixStream, shape: &Shape) -> Result<(), String> {
     let told = |error: io::Error| error.to_string();
-    Request::Prepare { mount: shape.mounted, interfaces: shape.interfaces }
+    let kind = shape.kind.map(|kind| Box::new(kind.config.clone()));
+    Request::Prepare { mount: shape.mounted, interfaces: shape.interfaces, kind }
         .frame(0)
         .write_to(&mut stream)
         .map_err(told)?;
@@ -463,6 +521,12 @@ fn remove_surplus(store: &Store) {
     let Ok(entries) = fs::read_dir(store.path(DIRECTORY)) else { return };
     let paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     let is_failure = |path: &&PathBuf| path.to_string_lossy().ends_with(FAILED);
+    let is_old = |path: &&PathBuf| {
+        let changed = fs::metadata(path).and_then(|metadata| metadata.modified());
+        changed.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > UNUSED))
+    };
+    let marks = paths.iter().filter(|path| path.to_string_lossy().ends_with(SEEN));
+    marks.filter(is_old).for_each(|mark| _ = fs::remove_file(mark));
     for failure in paths.iter().filter(is_failure).filter(|path| !is_of_this_boot(path)) {
         // What cannot be removed now is tried again with the next template.
         let _ = fs::remove_file(failure);
