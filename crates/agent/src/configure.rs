@@ -51,7 +51,11 @@ pub struct Prepared {
 }
 
 /// Makes the guest ready to be saved.
-pub fn prepare(mount: bool, interfaces: usize, kind: Option<GuestConfig>) -> Result<Prepared, Error> {
+pub fn prepare(
+    mount: bool,
+    interfaces: usize,
+    kind: Option<(GuestConfig, &[String])>,
+) -> Result<Prepared, Error> {
     let writable = disk(WRITABLE_DISK)?;
     let mut names: Vec<(usize, String)> = disks()
         .filter_map(|name| Some((serial_of(&name)?.strip_prefix(PLACE)?.parse().ok()?, name)))
@@ -66,13 +70,13 @@ pub fn prepare(mount: bool, interfaces: usize, kind: Option<GuestConfig>) -> Res
     places.iter().try_for_each(|place| forget(place))?;
     make_network().at("make a network namespace at", NETWORK)?;
     move_devices(interfaces)?;
-    let supervisor = kind.map(prepare_container).transpose()?;
+    let supervisor = kind.map(|(kind, programs)| prepare_container(kind, programs)).transpose()?;
     rustix::fs::sync();
     Ok(Prepared { writable, places, mounted: mount, supervisor })
 }
 
 /// Makes the container of instances of this kind, whose layers are there and whose writable disk is mounted.
-fn prepare_container(mut kind: GuestConfig) -> Result<Supervisor, Error> {
+fn prepare_container(mut kind: GuestConfig, programs: &[String]) -> Result<Supervisor, Error> {
     // Names a cgroup that nobody sees.
     kind.id = "instance".to_owned();
     // Nothing of it is run: another comes before that.
@@ -82,7 +86,7 @@ fn prepare_container(mut kind: GuestConfig) -> Result<Supervisor, Error> {
     let (_, layers) = find_disks(kind.layers)?;
     let lowers = mount_layers(&layers)?;
     let mut supervisor = supervise(kind, lowers)?;
-    supervisor.prepare().map_err(|error| Error::Container(error.to_string()))?;
+    supervisor.prepare(programs).map_err(|error| Error::Container(error.to_string()))?;
     Ok(supervisor)
 }
 

@@ -115,8 +115,9 @@ fn dispatch(
             link.send(&Response::Ok.frame(AGENT));
             true
         }
-        Ok(Request::Prepare { mount, interfaces, kind }) if supervisor.is_none() => {
-            let done = configure::prepare(mount, interfaces, kind.map(|kind| *kind));
+        Ok(Request::Prepare { mount, interfaces, kind, programs }) if supervisor.is_none() => {
+            let kind = kind.map(|kind| (*kind, &programs[..]));
+            let done = configure::prepare(mount, interfaces, kind);
             let answer = answer(done.map(|done| *prepared = Some(done)));
             link.send(&answer.frame(AGENT));
             false

@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use proa_oci::runtime::Process;
 use proa_protocol::frame::{Decoder, Frame, Kind, MAX_STREAM, WINDOW};
 use proa_protocol::instance::InstanceConfig;
 use proa_protocol::message::{ErrorKind, GuestConfig, Request, Response};
@@ -122,6 +123,7 @@ impl Guest {
             templates: !config.vm.no_template,
             taps,
             kind: Some(Box::new(configure.kind())),
+            programs: configure.spec.process.as_ref().map(Process::candidates).unwrap_or_default(),
             extras: Extras { words: config.vm.kernel_args, ..Extras::default() },
         };
         let vm = Vm::start(&spec, notice)?;

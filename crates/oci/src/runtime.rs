@@ -89,6 +89,23 @@ pub struct Process {
     pub exec_cpu_affinity: Option<CpuAffinity>,
 }
 
+impl Process {
+    /// Where the program may be: itself if it has a slash, else the absolute directories of its `PATH`.
+    #[must_use]
+    pub fn candidates(&self) -> Vec<String> {
+        let Some(name) = self.args.first() else { return Vec::new() };
+        if name.contains('/') {
+            return vec![name.clone()];
+        }
+        let path = self.env.iter().rev().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or_default();
+        // A relative directory would run what lies in the working directory.
+        path.split(':')
+            .filter(|dir| dir.starts_with('/'))
+            .map(|dir| format!("{}/{name}", dir.trim_end_matches('/')))
+            .collect()
+    }
+}
+
 /// CPUs of a process that joins a container, as `0-3,7`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -737,6 +754,17 @@ impl Spec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_absolute_directories_are_searched() {
+        let candidates = |name: &str, path: &str| {
+            Process { args: vec![name.into()], env: vec![format!("PATH={path}")], ..Process::default() }
+                .candidates()
+        };
+        assert_eq!(candidates("ls", "/bin/:.::usr:/usr/bin"), ["/bin/ls", "/usr/bin/ls"]);
+        assert_eq!(candidates("./ls", "/bin"), ["./ls"]);
+        assert!(Process { args: vec!["ls".into()], ..Process::default() }.candidates().is_empty());
+    }
 
     #[test]
     fn empty_document_is_the_default_spec() {

@@ -41,6 +41,9 @@ pub enum Request {
         /// that. Its layers are there.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kind: Option<Box<GuestConfig>>,
+        /// Files one of which is likely to be run.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        programs: Vec<String>,
     },
     /// To a guest agent, once, first: what the guest is to be.
     Configure(Box<GuestConfig>),

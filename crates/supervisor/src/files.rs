@@ -18,6 +18,17 @@ const SELINUX: &str = "security.selinux";
 pub(crate) struct Written(BTreeMap<String, (PathBuf, String)>);
 
 impl Written {
+    /// Gives them their texts, before anybody could have changed them.
+    pub fn fill(&mut self, files: &BTreeMap<String, String>) -> Result<(), Error> {
+        for (destination, (source, text)) in &mut self.0 {
+            if let Some(new) = files.get(destination).filter(|new| *new != text) {
+                fs::write(&*source, new).map_err(|error| at(source, &error))?;
+                text.clone_from(new);
+            }
+        }
+        Ok(())
+    }
+
     /// Gives those of them that are still as they were written another text, in place: they are mounted.
     pub fn rewrite(&mut self, files: BTreeMap<String, String>) -> Result<(), Error> {
         for (destination, new) in files {

@@ -352,12 +352,16 @@ impl Supervisor {
         self.create(Aim::Hold)
     }
 
-    /// Makes the container but for what runs in it.
+    /// Makes the container but for what runs in it, which is likely to be one of these files.
     ///
     /// # Errors
     /// It cannot be made, or not without its program.
-    pub fn prepare(&mut self) -> Result<(), Error> {
-        self.create(Aim::Prepare)
+    pub fn prepare(&mut self, programs: &[String]) -> Result<(), Error> {
+        self.create(Aim::Prepare)?;
+        if let State::Prepared(prepared) = &self.state {
+            prepared.live.container.read_ahead(programs);
+        }
+        Ok(())
     }
 
     /// Tells a supervisor whose container is prepared whose it is: id, first process, host name, and the texts of the
@@ -447,7 +451,7 @@ impl Supervisor {
             user: config.launch.user.clone(),
             hostname: config.spec.hostname.clone(),
         };
-        let played = live.files.rewrite(config.launch.files.clone());
+        let played = live.files.fill(&config.launch.files);
         let begun = match played.and_then(|()| live.container.play(&part, &mut handles)) {
             Ok(()) => self.begin(&config.launch, live, handles),
             Err(error) => {

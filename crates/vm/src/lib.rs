@@ -90,6 +90,8 @@ pub struct VmSpec {
     pub templates: bool,
     /// What the instance has in common with others of its kind, for a template of that kind.
     pub kind: Option<Box<GuestConfig>>,
+    /// Files of the image one of which is the program, for such a template.
+    pub programs: Vec<String>,
     /// What a guest that is not an instance boots with on top.
     pub extras: Extras,
 }

@@ -110,6 +110,8 @@ pub struct InstanceKind {
     pub config: GuestConfig,
     /// As in [`VmSpec`].
     pub layers: Vec<PathBuf>,
+    /// As in [`VmSpec`]; the kind is the same with others.
+    pub programs: Vec<String>,
 }
 
 /// A template that is there and fits, ready to be cloned.
@@ -296,7 +298,7 @@ impl TemplateRequest {
         let for_all = Self::for_all(spec);
         let config = spec.kind.as_ref().filter(|_| for_all.mounted).map(|config| (**config).clone());
         let layers = || spec.layers.iter().map(|path| fs::canonicalize(path).unwrap_or_else(|_| path.clone()));
-        let kind = config.map(|config| Box::new(InstanceKind { config, layers: layers().collect() }));
+        let kind = config.map(|config| Box::new(InstanceKind { config, layers: layers().collect(), programs: spec.programs.clone() }));
         let of_kind = kind.map(|kind| Self { kind: Some(kind), ..for_all.clone() });
         of_kind.into_iter().chain([for_all]).collect()
     }
@@ -475,7 +477,8 @@ fn save(shape: &Shape, directory: &Path) -> Result<String, VmError> {
 fn prepare(mut stream: &UnixStream, shape: &Shape) -> Result<(), String> {
     let told = |error: io::Error| error.to_string();
     let kind = shape.kind.map(|kind| Box::new(kind.config.clone()));
-    Request::Prepare { mount: shape.mounted, interfaces: shape.interfaces, kind }
+    let programs = shape.kind.map(|kind| kind.programs.clone()).unwrap_or_default();
+    Request::Prepare { mount: shape.mounted, interfaces: shape.interfaces, kind, programs }
         .frame(0)
         .write_to(&mut stream)
         .map_err(told)?;

@@ -7,12 +7,18 @@
 //! A guest that is saved as a template has such a container, so that its clones have little left to do. Until it plays
 //! its part the first process has run nothing of the container's.
 
+use std::os::fd::AsFd;
+
 use proa_oci::runtime::{ConsoleSize, Process};
+use rustix::fs::{OFlags, ResolveFlags};
 use serde::{Deserialize, Serialize};
 
 use super::{Aim, Container, Create, Handles};
 use crate::fork::wait_ready;
-use crate::{Error, Result};
+use crate::{Error, Result, inroot};
+
+/// Bytes of a program that are read before it runs.
+const READ_AHEAD: usize = 8 << 20;
 
 /// What of a container can be told when all else is set up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,6 +45,22 @@ impl Container {
             return Err(Error::unsupported("a container with an init, hooks or a listener cannot be prepared"));
         }
         Self::make(&create, None, Aim::Prepare, |_| Ok(()))
+    }
+
+    /// Reads the first of these files that is there, so that the kernel has it in memory: a program that is likely to
+    /// be run. Of a longer one than some MiB it reads the beginning.
+    pub fn read_ahead(&self, candidates: &[String]) {
+        let Ok(root) = self.root() else { return };
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let open = |path: &String| inroot::open(root.as_fd(), path, flags, ResolveFlags::empty()).ok();
+        let Some(file) = candidates.iter().find_map(open) else { return };
+        let mut buffer = [0; 16 << 10];
+        for _ in 0..READ_AHEAD / buffer.len() {
+            // What cannot be read now is read when it is run.
+            if !rustix::io::read(&file, &mut buffer).is_ok_and(|count| count > 0) {
+                break;
+            }
+        }
     }
 
     /// Runs a program in a prepared container.
