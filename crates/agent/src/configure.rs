@@ -86,7 +86,7 @@ fn prepare_container(mut kind: GuestConfig, programs: &[String]) -> Result<Super
     let (_, layers) = find_disks(kind.layers)?;
     let lowers = mount_layers(&layers)?;
     let mut supervisor = supervise(kind, lowers)?;
-    supervisor.prepare(programs).map_err(|error| Error::Container(error.to_string()))?;
+    supervisor.prepare(programs)?;
     Ok(supervisor)
 }
 
@@ -227,7 +227,7 @@ fn mount_layers(layers: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
     layers.iter().enumerate().map(|(number, node)| mount_layer(number, node)).collect()
 }
 
-fn seed(entropy: &[u8]) -> Result<(), Error> {
+pub fn seed(entropy: &[u8]) -> Result<(), Error> {
     let path = "/dev/urandom";
     let random = OpenOptions::new().write(true).open(path).at("open", path)?;
     proa_sys::guest::add_entropy(&random, entropy).at("seed", path)?;
@@ -235,7 +235,7 @@ fn seed(entropy: &[u8]) -> Result<(), Error> {
     proa_sys::guest::reseed(&random).at("seed", path)
 }
 
-fn set_clock(time_ns: i64) -> Result<(), Error> {
+pub fn set_clock(time_ns: i64) -> Result<(), Error> {
     let second = 1_000_000_000;
     let time = Timespec { tv_sec: time_ns.div_euclid(second), tv_nsec: time_ns.rem_euclid(second) };
     rustix::time::clock_settime(ClockId::Realtime, time).at("set", "CLOCK_REALTIME")

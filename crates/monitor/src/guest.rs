@@ -6,6 +6,8 @@
 //!   Booting from a template ─ silent, dead or not to be trusted: a Notice on MONITOR ─▶ Booting without
 //! ```
 //!
+//! One that goes on from a snapshot ([`snapshot`]) has no other way to begin: where that fails, so does the start.
+//!
 //! What is sent to a clone of a template before its first answer is kept, to be said again to the guest that boots
 //! in its place. A guest that booted and for which a template is wanted has that made by a process of its own, which
 //! nobody waits for.
@@ -14,15 +16,18 @@
 //! written by a guest and is trusted in nothing: the stream ends at the first byte that is no frame.
 
 mod network;
+mod snapshot;
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use proa_oci::runtime::Process;
 use proa_protocol::frame::{Decoder, Frame, Kind, MAX_STREAM, WINDOW};
 use proa_protocol::instance::InstanceConfig;
 use proa_protocol::message::{ErrorKind, GuestConfig, Request, Response};
+use proa_protocol::snapshot::Resume;
 use proa_protocol::template::STORE;
 use proa_supervisor::PollSet;
 use proa_vm::{Extras, Vm, VmError, VmSpec, plan_shares};
@@ -30,6 +35,7 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 
 use self::network::Devices;
+use self::snapshot::{Freezing, take_resume};
 use crate::args::Args;
 use crate::backend::{MONITOR, Stop};
 use crate::clock::now_ns;
@@ -80,6 +86,9 @@ pub struct Guest {
     open: bool,
     places: Places,
     devices: Devices,
+    /// The writable disk.
+    disk: PathBuf,
+    freezing: Option<Box<Freezing>>,
 }
 
 impl Guest {
@@ -126,7 +135,11 @@ impl Guest {
             programs: configure.spec.process.as_ref().map(Process::candidates).unwrap_or_default(),
             extras: Extras { words: config.vm.kernel_args, ..Extras::default() },
         };
-        let vm = Vm::start(&spec, notice)?;
+        let resume = take_resume(record)?;
+        let vm = match &resume {
+            Some(resume) => Vm::resume(&spec, &resume.snapshot, notice)?,
+            None => Vm::start(&spec, notice)?,
+        };
         let mut guest = Self {
             phase: Phase::Booting { until: Instant::now() + vm.answer_timeout() },
             retry: None,
@@ -138,9 +151,16 @@ impl Guest {
             open: true,
             places,
             devices,
+            disk: spec.rw_disk.clone(),
+            freezing: None,
         };
         let told = if guest.vm.has_container() { configure.part() } else { configure.clone() };
-        guest.send(&Request::Configure(Box::new(told)).frame(AGENT));
+        let config = Box::new(told);
+        let first = match resume {
+            Some(Resume { is_fork, .. }) => Request::Adopt { config, is_fork },
+            None => Request::Configure(config),
+        };
+        guest.send(&first.frame(AGENT));
         if guest.vm.is_clone() {
             guest.retry = Some(Box::new(Retry { spec, config: configure, told: Vec::new() }));
         }
@@ -151,6 +171,9 @@ impl Guest {
     pub fn send(&mut self, frame: &Frame) {
         if matches!(self.phase, Phase::Gone) {
             return;
+        }
+        if let Some(freezing) = &mut self.freezing {
+            return frame.encode(&mut freezing.held);
         }
         if let Some(retry) = &mut self.retry {
             frame.encode(&mut retry.told);
@@ -209,7 +232,7 @@ impl Guest {
     pub fn timeout(&self) -> Option<Duration> {
         let until = match self.phase {
             Phase::Booting { until } | Phase::Stopping { until } => Some(until),
-            Phase::Serving => self.devices.deadline(),
+            Phase::Serving => self.devices.deadline().or(self.freeze_deadline()),
             Phase::Gone => None,
         };
         until.map(|until| until.saturating_duration_since(Instant::now()))
@@ -226,7 +249,10 @@ impl Guest {
                 self.vm.kill();
                 self.phase = Phase::Gone;
             }
-            Phase::Serving => self.tick_change(),
+            Phase::Serving => {
+                self.tick_change();
+                self.tick_freeze();
+            }
             _ => {}
         }
     }

@@ -42,7 +42,9 @@ impl Container {
         let seccomp = create.spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref());
         let has_listener = seccomp.is_some_and(|seccomp| seccomp.listener_path.is_some());
         if create.init || create.spec.hooks.is_some() || has_listener {
-            return Err(Error::unsupported("a container with an init, hooks or a listener cannot be prepared"));
+            return Err(Error::unsupported(
+                "a container with an init, hooks or a listener cannot be prepared",
+            ));
         }
         Self::make(&create, None, Aim::Prepare, |_| Ok(()))
     }

@@ -324,8 +324,16 @@ fn take_part(mut init: Init, channel: &Channel) -> Result<Never> {
     let process = ProcessPlan::new(&part.process)?;
     let Job { stdio, scoped, place, .. } = *init.job;
     let stdio = if let Stdio::Terminal(_) = stdio { Stdio::Terminal(part.size) } else { stdio };
-    let job =
-        Job { process: &process, user: &part.user, stdio, init: None, scoped, place, open: false, detach: None };
+    let job = Job {
+        process: &process,
+        user: &part.user,
+        stdio,
+        init: None,
+        scoped,
+        place,
+        open: false,
+        detach: None,
+    };
     let mut init = Init { job: &job, warnings: process.warnings.clone(), ..init };
     init.steps(&[Phase::Process])?;
     report_ready(&mut init, channel)?;
