@@ -5,7 +5,7 @@ use proa_protocol::message::GuestConfig;
 use proa_protocol::network::Interface;
 use proa_supervisor::Supervisor;
 
-use crate::configure::{plug, seed, set_clock, unplug};
+use crate::configure::{plug, random, seed, set_clock, unplug};
 use crate::error::Error;
 
 /// Does all of it; `interfaces` are those it had, and become those it has.
@@ -15,7 +15,7 @@ pub fn adopt(
     is_fork: bool,
     interfaces: &mut Vec<Interface>,
 ) -> Result<(), Error> {
-    seed(&config.entropy)?;
+    seed(&random()?, &config.entropy)?;
     set_clock(config.time_ns)?;
     if interfaces.len() != config.interfaces.len() {
         return Err(Error::Configuration(format!(

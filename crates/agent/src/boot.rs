@@ -36,6 +36,9 @@ pub fn prepare() -> Result<(), Error> {
     // cost an emulated guest a tenth of its boot.
     mount_remount("/", MountFlags::BIND | MountFlags::RDONLY, "").at("remount", "/")?;
     raise_limits()?;
+    // An idle guest need not be woken twice a second to look whether its memory is in pieces. Where the kernel has no
+    // such thing there is nothing to switch off.
+    let _ = fs::write("/proc/sys/vm/compaction_proactiveness", "0");
     load_modules()?;
     mount_at("tmpfs", NEW_ROOT, MountFlags::NOSUID | MountFlags::NODEV, "mode=755")?;
     for (kind, name, data) in [("sysfs", "sys", ""), ("devtmpfs", "dev", "mode=755")] {

@@ -32,6 +32,7 @@ const WRITABLE_DISK: &str = "rw";
 const PLACE: &str = "none";
 const OWN_NETWORK: &str = "/proc/self/ns/net";
 const NETWORK: &str = "/run/network";
+const RANDOM: &str = "/dev/urandom";
 const NETWORK_DEVICES: &str = "/sys/class/net";
 /// Names of spare network devices begin so; their place on the bus follows.
 const SPARE: &str = "eth";
@@ -46,6 +47,8 @@ pub struct Prepared {
     places: Vec<PathBuf>,
     /// The writable disk is mounted.
     mounted: bool,
+    /// The random device, to be seeded.
+    random: File,
     /// Serves the instance, whose container is made but for what runs in it.
     supervisor: Option<Supervisor>,
 }
@@ -72,7 +75,7 @@ pub fn prepare(
     move_devices(interfaces)?;
     let supervisor = kind.map(|(kind, programs)| prepare_container(kind, programs)).transpose()?;
     rustix::fs::sync();
-    Ok(Prepared { writable, places, mounted: mount, supervisor })
+    Ok(Prepared { writable, places, mounted: mount, random: random()?, supervisor })
 }
 
 /// Makes the container of instances of this kind, whose layers are there and whose writable disk is mounted.
@@ -186,7 +189,10 @@ fn use_network(spec: &mut Spec) {
 
 /// Does all of it and gives the supervisor that serves the instance.
 pub fn apply(config: GuestConfig, prepared: Option<Prepared>) -> Result<Supervisor, Error> {
-    seed(&config.entropy)?;
+    match &prepared {
+        Some(prepared) => seed(&prepared.random, &config.entropy)?,
+        None => seed(&random()?, &config.entropy)?,
+    }
     set_clock(config.time_ns)?;
     make_interfaces(&config.interfaces, prepared.is_some())?;
     let (writable, layers) = match prepared {
@@ -227,12 +233,15 @@ fn mount_layers(layers: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
     layers.iter().enumerate().map(|(number, node)| mount_layer(number, node)).collect()
 }
 
-pub fn seed(entropy: &[u8]) -> Result<(), Error> {
-    let path = "/dev/urandom";
-    let random = OpenOptions::new().write(true).open(path).at("open", path)?;
-    proa_sys::guest::add_entropy(&random, entropy).at("seed", path)?;
+/// The random device, to be seeded.
+pub fn random() -> Result<File, Error> {
+    OpenOptions::new().write(true).open(RANDOM).at("open", RANDOM)
+}
+
+pub fn seed(random: &File, entropy: &[u8]) -> Result<(), Error> {
+    proa_sys::guest::add_entropy(random, entropy).at("seed", RANDOM)?;
     // Clones of a template have the same generator until it takes up what is new.
-    proa_sys::guest::reseed(&random).at("seed", path)
+    proa_sys::guest::reseed(random).at("seed", RANDOM)
 }
 
 pub fn set_clock(time_ns: i64) -> Result<(), Error> {

@@ -16,6 +16,7 @@
 use std::fs::File;
 use std::io::{ErrorKind as IoKind, Read, Write};
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use proa_protocol::frame::{Decoder, Frame, Kind};
 use proa_protocol::message::{ErrorKind, Request, Response};
@@ -37,6 +38,9 @@ const CONGESTED: usize = 1024 * 1024;
 const PAGE: usize = 4096;
 const READS: usize = 16;
 
+/// How long orphans that have ended are left.
+const LATE: Duration = Duration::from_millis(20);
+
 const PORT_TOKEN: u64 = HOST_TOKENS;
 const CHILD_TOKEN: u64 = HOST_TOKENS + 1;
 
@@ -57,9 +61,25 @@ struct Guest {
     /// The instance's, in the order of their devices.
     interfaces: Vec<Interface>,
     frozen: bool,
+    /// When orphans that have ended are reaped, if any may have.
+    orphans: Option<Instant>,
 }
 
 impl Guest {
+    /// Somebody's child has ended. If it was nobody's, it waits a moment: whoever waits for the end of the instance's
+    /// program comes first.
+    fn child_ended(&mut self, children: &SignalFd) {
+        while let Ok(Some(_)) = children.next_signal() {}
+        self.orphans.get_or_insert(Instant::now() + LATE);
+    }
+
+    /// Reaps orphans when that is due.
+    fn reap_late(&mut self) {
+        if self.orphans.take_if(|due| *due <= Instant::now()).is_some() {
+            reap(self.supervisor.as_ref());
+        }
+    }
+
     /// The supervisor, where it has something to say.
     fn speaker(&mut self) -> Option<&mut Supervisor> {
         self.supervisor.as_mut().filter(|_| !self.frozen)
@@ -73,11 +93,11 @@ pub fn run(port: File) -> Result<(), Error> {
     let mut link = Link { port, decoder: Decoder::new(), outgoing: Vec::new(), sent: 0, ended: false };
     let mut guest = Guest::default();
     while !link.ended {
-        let events = wait(&link, &children, guest.speaker().as_deref())?;
+        let events = wait(&link, &children, &guest)?;
         for (token, flags) in events {
             match (token, guest.speaker()) {
                 (PORT_TOKEN, _) => link.exchange(flags),
-                (CHILD_TOKEN, _) => reap(&children, guest.supervisor.as_ref()),
+                (CHILD_TOKEN, _) => guest.child_ended(&children),
                 (token, Some(supervisor)) => supervisor.ready(token),
                 (_, None) => {}
             }
@@ -87,6 +107,7 @@ pub fn run(port: File) -> Result<(), Error> {
                 return link.flush();
             }
         }
+        guest.reap_late();
         if let Some(supervisor) = guest.speaker() {
             supervisor.tick();
             while link.waiting() < CONGESTED {
@@ -99,11 +120,9 @@ pub fn run(port: File) -> Result<(), Error> {
     Ok(())
 }
 
-fn wait(
-    link: &Link,
-    children: &SignalFd,
-    supervisor: Option<&Supervisor>,
-) -> Result<Vec<(u64, PollFlags)>, Error> {
+fn wait(link: &Link, children: &SignalFd, guest: &Guest) -> Result<Vec<(u64, PollFlags)>, Error> {
+    let late = guest.orphans.map(|due| due.saturating_duration_since(Instant::now()));
+    let supervisor = guest.supervisor.as_ref().filter(|_| !guest.frozen);
     let mut set = PollSet::new();
     let writes = if link.waiting() > 0 { PollFlags::OUT } else { PollFlags::empty() };
     set.add(PORT_TOKEN, link.port.as_fd(), PollFlags::IN | writes);
@@ -111,7 +130,8 @@ fn wait(
     if let Some(supervisor) = supervisor {
         supervisor.poll_fds(&mut set);
     }
-    set.wait(supervisor.and_then(Supervisor::timeout)).at("poll", "the port")
+    let timeout = supervisor.and_then(Supervisor::timeout).into_iter().chain(late).min();
+    set.wait(timeout).at("poll", "the port")
 }
 
 /// Handles one frame; true when the guest shall end.
@@ -197,8 +217,7 @@ fn answer(result: Result<(), Error>) -> Response {
 }
 
 /// Reaps what became an orphan in the guest; what the supervisor started is the supervisor's to reap.
-fn reap(children: &SignalFd, supervisor: Option<&Supervisor>) {
-    while let Ok(Some(_)) = children.next_signal() {}
+fn reap(supervisor: Option<&Supervisor>) {
     let list = std::fs::read_to_string("/proc/self/task/1/children").unwrap_or_default();
     for pid in list.split_whitespace().filter_map(|text| text.parse::<i32>().ok()) {
         if !supervisor.is_some_and(|supervisor| supervisor.owns(pid as u32)) {

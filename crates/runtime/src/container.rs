@@ -194,6 +194,8 @@ pub struct Container {
     pidfd: OwnedFd,
     /// Set once it is set up.
     mount_namespace: Option<OwnedFd>,
+    /// Held so that its end comes later than that of the last process, which the kernel would delay for it.
+    ipc: Option<OwnedFd>,
     state: State,
     cgroup: Cgroup,
     /// Namespaces of its own, as flags of `setns`.
@@ -290,6 +292,7 @@ impl Container {
             pid,
             pidfd: first.pidfd,
             mount_namespace: None,
+            ipc: None,
             state: State::Created(first.channel),
             cgroup,
             namespaces: plan.namespaces.all,

@@ -51,8 +51,9 @@ const PLACE: u64 = 8 << 40;
 /// Memory for translated code under emulation, MiB. More is not used by what runs for less than hours.
 const TRANSLATIONS: u32 = 256;
 
-/// Security modules that work without a policy, which our guests load for none. The others only cost each call.
-const MODULES: &str = "lsm=landlock,yama";
+/// Security modules that work without a policy, which our guests load for none: the others only cost each call. And no
+/// grouping of sessions, which counts for processes outside of cgroups.
+const LESS: &str = "lsm=landlock,yama noautogroup";
 
 /// The distribution's QEMU.
 pub(crate) struct Qemu {
@@ -295,7 +296,7 @@ fn kernel_command_line(machine: &Machine) -> String {
     // ends the machine, with or without ACPI.
     let quiet = "console=ttyS0 quiet loglevel=3 8250.nr_uarts=1";
     // To free the pages of the initramfs takes longer than to fill them, and the guest has no need of them.
-    let mut words = vec![format!("{quiet} panic=-1 reboot=t cryptomgr.notests retain_initrd {MODULES}")];
+    let mut words = vec![format!("{quiet} panic=-1 reboot=t cryptomgr.notests retain_initrd {LESS}")];
     if machine.cpus == 1 {
         words.push("noreplace-smp".to_owned());
     }

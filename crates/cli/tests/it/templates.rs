@@ -98,6 +98,56 @@ fn the_second_machine_starts_from_what_the_first_has_left() {
 }
 
 #[test]
+fn a_machine_of_a_known_kind_has_its_container_made_already() {
+    let proa = proa();
+    let for_all = make_template(&proa);
+    // The first of its kind booted; the second has a template of the kind made.
+    assert_eq!(run(&proa, &[], "true").code, 0);
+    proa.wait_for("a template of the kind", || templates(&proa).len() == 2);
+    let line = |name: &str| {
+        let pid = proa.run(&["inspect", "--format", "{{.State.Pid}}", name]);
+        fs::read_to_string(format!("/proc/{}/cmdline", pid.stdout.trim())).unwrap()
+    };
+    let start = |name: &str, options: &[&str], script: &str| {
+        let command = ["run", "-d", "--isolation", "vm", "--name", name];
+        let output = proa.run(&[&command[..], options, &["busybox", "sh", "-c", script]].concat());
+        assert_eq!(output.code, 0, "{output:?}");
+        // One that fits all images has places that are empty.
+        line(name).contains("-incoming") && !line(name).contains("null-co")
+    };
+    let script = "echo $$ $ONE; id -u; hostname; cat /etc/hostname; touch /file; read line; exit 7";
+    assert!(start("one", &["-e", "ONE=1", "-u", "7", "-h", "box", "-i"], script));
+    assert!(start("two", &[], "sleep 1000"));
+    // Another kind.
+    assert!(!start("three", &["--read-only"], "sleep 1000"));
+
+    proa.wait_for("its words", || proa.run(&["logs", "one"]).stdout.lines().count() == 4);
+    assert_eq!(proa.run(&["logs", "one"]).stdout, "1 1\n7\nbox\nbox\n");
+    let ask = |name: &str, script: &str| proa.run(&["exec", name, "sh", "-c", script]).stdout;
+    for script in ["head -c 16 /dev/urandom | od", "hostname", "ip address show eth0"] {
+        let answers = [ask("one", script), ask("two", script)];
+        assert!(answers[0] != answers[1] && !answers[0].is_empty(), "{script}: {answers:?}");
+    }
+    assert_eq!(proa.run(&["kill", "one"]).code, 0);
+    assert_eq!(proa.run(&["wait", "one"]).stdout.trim(), "137");
+    // Started again, it has a disk of its own, and what is on it.
+    assert_eq!(proa.run(&["start", "one"]).code, 0);
+    assert!(ask("one", "ls /file").contains("/file"));
+
+    let missing = proa.run(&["run", "--rm", "--isolation", "vm", "busybox", "/no/such"]);
+    assert_eq!(missing.code, 127, "{missing:?}");
+    let files = proa.run(&["create", "--isolation", "vm", "--name", "files", "busybox", "cat", "/given"]);
+    assert_eq!(files.code, 0, "{files:?}");
+    let given = proa.root().join("given");
+    fs::write(&given, "given\n").unwrap();
+    assert_eq!(proa.run(&["cp", given.to_str().unwrap(), "files:/given"]).code, 0);
+    assert_eq!(proa.run(&["start", "-a", "files"]).stdout, "given\n");
+    assert!(templates(&proa).contains(&for_all));
+    assert_eq!(proa.run(&["rm", "-f", "one", "two", "three", "files"]).code, 0);
+    await_makers(&proa);
+}
+
+#[test]
 fn a_broken_template_is_told_of_removed_and_costs_nothing_but_time() {
     let proa = proa();
     let template = directory(&proa, &make_template(&proa));

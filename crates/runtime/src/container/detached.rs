@@ -148,6 +148,7 @@ impl Container {
             pid: existing.pid,
             pidfd,
             mount_namespace: None,
+            ipc: None,
             state: State::Started,
             cgroup: Cgroup::reopen(&wanted)?,
             namespaces: plan.namespaces.all,

@@ -10,7 +10,7 @@
 use std::os::fd::AsFd;
 
 use proa_oci::runtime::{ConsoleSize, Process};
-use rustix::fs::{OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use serde::{Deserialize, Serialize};
 
 use super::{Aim, Container, Create, Handles};
@@ -46,7 +46,11 @@ impl Container {
                 "a container with an init, hooks or a listener cannot be prepared",
             ));
         }
-        Self::make(&create, None, Aim::Prepare, |_| Ok(()))
+        let (mut container, handles) = Self::make(&create, None, Aim::Prepare, |_| Ok(()))?;
+        let ipc = format!("/proc/{}/ns/ipc", container.pid);
+        // Only time is lost where it cannot be held.
+        container.ipc = rustix::fs::open(ipc, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok();
+        Ok((container, handles))
     }
 
     /// Reads the first of these files that is there, so that the kernel has it in memory: a program that is likely to

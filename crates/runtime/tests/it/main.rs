@@ -17,6 +17,7 @@ mod listener;
 mod lsm;
 mod mounts;
 mod netdev;
+mod prepared;
 mod process;
 mod seccomp;
 mod userns;
@@ -52,6 +53,7 @@ fn main() {
         lsm::TESTS,
         mounts::TESTS,
         netdev::TESTS,
+        prepared::TESTS,
         process::TESTS,
         seccomp::TESTS,
         userns::TESTS,

@@ -37,6 +37,7 @@ fn request(setup: &Setup) -> TemplateRequest {
         memory: setup.spec.memory,
         cpus: setup.spec.cpus,
         layers: setup.spec.layers.len(),
+        kind: None,
         interfaces: 0,
         mounted: true,
     }
