@@ -166,6 +166,8 @@ pub struct Server {
     /// Who asked for `Pause` (true) and `Resume` (false), in order.
     pauses: VecDeque<(u32, bool)>,
     reaper: Option<Reaper>,
+    /// Nobody needs its files when it has ended.
+    discards: bool,
     /// Bytes of the first process's output for which it has no credit yet.
     owed: u32,
     /// When the backend is ended if the first process has not.
@@ -199,6 +201,7 @@ impl Server {
             notices,
             pauses: VecDeque::new(),
             reaper: None,
+            discards: false,
             owed: 0,
             kill_by: None,
             trimmed: false,
@@ -219,6 +222,7 @@ impl Server {
     /// The instance is to be removed when it has ended.
     pub fn remove_at_end(&mut self, reaper: Reaper) {
         self.reaper = Some(reaper);
+        self.discards = true;
     }
 
     /// Takes the first client.
@@ -415,6 +419,10 @@ impl Server {
             "start" => self.start(channel),
             "wait" => self.wait_for_end(channel),
             "stop" => self.stay_down(channel, request.by_user),
+            "discard" => {
+                self.discards = true;
+                self.answer(channel, &Response::Ok);
+            }
             _ if self.is_restarting() => self.refuse(channel, ErrorKind::Conflict, again::RESTARTING),
             "pause" => self.pause(channel, true),
             "resume" => self.pause(channel, false),
@@ -771,7 +779,7 @@ impl Server {
         }
         if let Phase::Stopping(outcome) = &self.phase {
             let outcome = outcome.clone();
-            match self.backend.stop(self.reaper.is_some()) {
+            match self.backend.stop(self.discards) {
                 Ok(Stop::NotYet) => {}
                 Ok(Stop::Done(remains)) => self.over(&outcome, Some(remains), String::new()),
                 Err(error) => self.over(&outcome, None, error.to_string()),
