@@ -32,6 +32,7 @@
 
 mod again;
 mod health;
+mod joined;
 mod places;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -467,30 +468,6 @@ impl Server {
             "processes" => self.events.tell("top", &[]),
             _ => {}
         }
-    }
-
-    fn exec(&mut self, channel: u32, frame: Frame, request: &peek::Request) {
-        if self.clients.get(&channel).is_some_and(|client| client.joined == Joined::Nothing) {
-            self.events.exec(channel, &request.process.args);
-        }
-        if request.attach || request.stdin {
-            self.join(channel, frame, Joined::Exec);
-        } else {
-            self.backend.send(frame);
-        }
-    }
-
-    fn join(&mut self, channel: u32, frame: Frame, joined: Joined) {
-        let Some(client) = self.clients.get_mut(&channel) else { return };
-        if client.joined != Joined::Nothing {
-            return self.refuse(
-                channel,
-                ErrorKind::InvalidInput,
-                "this connection has joined something already",
-            );
-        }
-        client.joined = joined;
-        self.backend.send(frame);
     }
 
     /// A guest may be deaf: what a kill does not end in time is ended from outside.
