@@ -48,7 +48,7 @@ pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
 
 /// Runs a machine that boots and one that starts from the template made of it, and waits until there is one of their
 /// kind as well.
-fn make_templates(setup: &Setup) -> Result<()> {
+pub fn make_templates(setup: &Setup) -> Result<()> {
     for count in 1..=2 {
         setup.proa(&["run", "--rm", "--network", "none", "--isolation", "vm", "busybox", "true"])?;
         let deadline = Instant::now() + TEMPLATE_LIMIT;
