@@ -35,6 +35,7 @@ use std::{fmt, io};
 use proa_protocol::network::{Live, Network};
 use proa_sys::netlink::Netlink;
 
+pub(crate) use element::way;
 pub(crate) use nft::run as run_script;
 
 /// A failure of the firewall.
@@ -185,7 +186,7 @@ impl Firewall {
     /// Publishes an instance's ports, and binds its link to its addresses.
     ///
     /// Two things the kernel cannot redirect, and they are left out: a port on an address of an IP version that the
-    /// instance has no address of, and whatever is sent to `::1`. Whoever wants those listens and relays.
+    /// instance has no address of, and whatever is sent to `::1`. Those are forwarded ([`crate::forward`]).
     ///
     /// # Errors
     /// [`Error::NoTable`], [`Error::Taken`], or the kernel refuses; then nothing was changed.
