@@ -10,7 +10,7 @@ use std::time::Duration;
 use proa_sys::process::aside;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::harness::Proa;
+use crate::harness::{Output, Proa};
 use crate::lan::{ask, told};
 use crate::network::{Server, helpers, kill};
 use crate::parity::Bed;
@@ -401,4 +401,38 @@ fn without_a_way_out_instances_reach_each_other() {
     assert!(asked.stderr.contains("no way out") && asked.stderr.lines().count() == 1, "{asked:?}");
     assert_eq!(hosts.get(0, "127.0.0.1:18000").as_deref(), Some("served"));
     drop(server);
+}
+
+/// Runs `proa` where the host's directory of programs has no pasta.
+fn without_pasta(bed: &Bed, arguments: &[&str]) -> Output {
+    let hide = "set -e; mount -t tmpfs none \"$0\"; mkdir \"$0/upper\" \"$0/work\"; \
+                mount -t overlay -o lowerdir=/usr/bin,upperdir=\"$0/upper\",workdir=\"$0/work\" none /usr/bin; \
+                rm /usr/bin/pasta*; exec \"$@\"";
+    let inner = bed.proa.command(arguments);
+    let place = tempfile::tempdir().unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", hide]).arg(place.path());
+    command.arg(inner.get_program()).args(inner.get_args());
+    bed.proa.run_command(command, b"")
+}
+
+#[test]
+fn without_pasta_a_network_is_refused_and_none_and_host_work() {
+    let bed = Bed::rootless();
+    let run = |flags: &[&str]| {
+        without_pasta(&bed, &[&["run", "--rm"][..], flags, &["busybox", "echo", "works"]].concat())
+    };
+    for flags in [&[][..], &["-p", "8080:80"], &["-d"]] {
+        let refused = run(flags);
+        assert_eq!((refused.code, refused.stdout.as_str()), (125, ""), "{refused:?}");
+        let has = |word: &str| refused.stderr.contains(word);
+        assert!(has("pasta") && has("apt install passt") && has("--network none"), "{refused:?}");
+        assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
+    }
+    for network in ["none", "host"] {
+        let works = run(&["--network", network]);
+        assert_eq!((works.code, works.stdout.as_str()), (0, "works\n"), "{works:?}");
+    }
+    assert_eq!(bed.ok(&["ps", "-aq"]), "");
+    bed.run_ok(&[], &["true"]);
 }
