@@ -59,6 +59,7 @@ pub fn reserve(port: &PublishedPort, is_served: bool) -> Result<Reserved, Error>
         Ok(socket) => Ok(Reserved(socket)),
         Err(Errno::ADDRINUSE) => Err(Error::PortInUse { address, protocol }),
         Err(Errno::ACCESS) => Err(Error::PortReserved { address, protocol }),
+        Err(Errno::PROTONOSUPPORT) => Err(Error::NoTransport { address, protocol }),
         Err(Errno::ADDRNOTAVAIL) => Err(Error::NotOurAddress { address: port.host_ip }),
         Err(errno) => {
             Err(Error::file("reserve port", format!("{address}/{protocol}"))(io::Error::from(errno)))

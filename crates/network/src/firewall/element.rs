@@ -77,6 +77,11 @@ pub(super) fn of_link(live: &Live) -> Result<Vec<Element>, Error> {
     if is_port { of_port(live) } else { Ok(Vec::new()) }
 }
 
+/// Without what nothing comes out of a link any more.
+pub(super) fn voice(live: &Live) -> Result<Vec<Element>, Error> {
+    Ok(of_link(live)?.into_iter().filter(|element| element.set == "macs").collect())
+}
+
 /// Where the kernel sends what comes for a port; none if the instance has no address of that IP version, or the host's is
 /// `::1`.
 pub(crate) fn way(endpoint: &Endpoint, port: &PublishedPort) -> Option<IpAddr> {

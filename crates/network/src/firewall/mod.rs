@@ -216,13 +216,15 @@ impl Firewall {
         self.ask(|netlink, _| flows::forget(netlink, live))
     }
 
-    /// The first half of [`Firewall::remove_endpoint`]: nothing leads to the instance any more. Its ports and addresses
-    /// can then be others'.
+    /// The first half of [`Firewall::remove_endpoint`]: nothing leads to the instance any more, and nothing comes from it.
+    /// Its ports and addresses can then be others': the kernel says goodbye for a link that it takes down, and the bridge
+    /// would send what is for the next one with the same MAC address there.
     ///
     /// # Errors
     /// [`Error::NoTable`], or the kernel refuses.
     pub fn withdraw(&self, live: &Live) -> Result<(), Error> {
-        let elements = element::of_endpoint(&Live { link: String::new(), ..live.clone() })?;
+        let mut elements = element::of_endpoint(&Live { link: String::new(), ..live.clone() })?;
+        elements.extend(element::voice(live)?);
         self.ask(|netlink, name| transaction::remove(netlink, name, &elements))
     }
 

@@ -1,6 +1,10 @@
 //! Networks as others meet them: another host, and an instance that lies. Each test has a host of its own.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::io::Read;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketType, connect, ipproto, socket};
 
 use super::{Bed, at_both_levels};
 use crate::frames::{self, Station};
@@ -13,6 +17,7 @@ at_both_levels!(
     ports_are_reached_from_another_host,
     ports_of_the_loopback_address_are_the_hosts_alone,
     an_instance_sends_as_itself_alone,
+    ports_of_sctp_are_reached_from_another_host,
     ports_that_no_rule_leads_to_are_forwarded,
     version_6_works_like_version_4
 );
@@ -198,8 +203,47 @@ fn ports_that_no_rule_leads_to_are_forwarded(bed: &Bed) {
     assert!(sctp.code == 125 && sctp.stderr.contains("SCTP"), "{sctp:?}");
 }
 
+/// Where the host's kernel has SCTP; elsewhere it is said what is missing.
+fn ports_of_sctp_are_reached_from_another_host(bed: &Bed) {
+    let lan = Lan::enter();
+    bed.ok(&["network", "create", "--ipv6", "net"]);
+    let ports = ["-p", "0.0.0.0:8080:80/sctp", "-p", "[::]:8080:80/sctp", "-p", "127.0.0.1::80/sctp"];
+    let flags = [&["--network", "net"], &ports[..]].concat();
+    if socket(AddressFamily::INET, SocketType::STREAM, Some(ipproto::SCTP)).is_err() {
+        let refused = bed.run(&flags, &["true"]);
+        assert!(refused.code == 125 && refused.stderr.contains("modprobe sctp"), "{refused:?}");
+        assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
+        return;
+    }
+    serve(bed, "site", &flags, &["80"]);
+    for version in 0..2 {
+        let at = SocketAddr::new(HOST[version].parse().unwrap(), 8080);
+        assert_eq!(lan.run(|| asked_by_sctp(at)), NEIGHBOUR[version]);
+    }
+    let gateway = bed.ok(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "net"]);
+    let shown = bed.ok(&["port", "site", "80/sctp"]);
+    let own = shown.lines().find(|line| line.starts_with("127.0.0.1:")).unwrap();
+    assert_eq!(asked_by_sctp(own.parse().unwrap()), gateway);
+    // The port is taken, of this transport alone.
+    let taken = bed.run(&["-p", "0.0.0.0:8080:80/sctp"], &["true"]);
+    assert!(taken.code == 125 && taken.stderr.contains("in use"), "{taken:?}");
+    bed.run_ok(&["-p", "0.0.0.0:8080:80"], &["true"]);
+}
+
+/// What a server of `who.c` tells by SCTP.
+fn asked_by_sctp(at: SocketAddr) -> String {
+    let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket(family, SocketType::STREAM, Some(ipproto::SCTP)).unwrap();
+    connect(&socket, &at).unwrap_or_else(|errno| panic!("{at}: {errno}"));
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text.trim().to_owned()
+}
+
 fn told_nothing(at: &str) -> bool {
-    std::net::TcpStream::connect(at).is_err()
+    TcpStream::connect(at).is_err()
 }
 
 /// It has no capabilities, and a filter on its calls; one that is killed comes back.
