@@ -14,7 +14,7 @@ mod life;
 mod limits;
 mod logging;
 mod network;
-mod outside;
+pub mod outside;
 mod process;
 mod restart;
 mod security;
