@@ -45,13 +45,13 @@ use sha2::{Digest, Sha256};
 
 use crate::accelerator::{Accelerator, boot_id};
 use crate::machine::{Disk, Hypervisor, Logs, Machine, Origin, Parts, guest_memory};
-use crate::qemu::MAX_DEVICES;
+use crate::qemu::{MAX_DEVICES, OWN_DEVICES};
 use crate::qmp::Qmp;
 use crate::store::{Store, hex, identity, key_of, publish};
 use crate::{DEFAULT_DISK, SPARE_DEVICES, VmError, VmSpec, disk, user};
 
 /// Changes when templates made before shall not be used any more.
-const FORMAT: &str = "5";
+const FORMAT: &str = "6";
 const MEMORY: &str = "memory";
 const STATE: &str = "state";
 const DISK: &str = "disk";
@@ -125,8 +125,7 @@ pub(crate) fn mounts(spec: &VmSpec) -> bool {
 /// Places for layers in a template that fits so many, beside so many network devices; few kinds of templates fit all
 /// images.
 pub(crate) fn places(layers: usize, interfaces: usize) -> usize {
-    // The serial port and the writable disk take a place each.
-    let others = 2 + SPARE_DEVICES + interfaces;
+    let others = OWN_DEVICES + SPARE_DEVICES + interfaces;
     layers.next_power_of_two().min(MAX_DEVICES.saturating_sub(others)).max(FEWEST_PLACES).max(layers)
 }
 

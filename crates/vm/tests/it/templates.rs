@@ -16,7 +16,7 @@ const SCRIPT: &str = "head -c 16 /dev/urandom | od -An -tx1; cat /proc/sys/kerne
                       test $(($(date +%s) - 1700000000)) -lt 100 && echo on time; echo kept > /file; cat /file";
 
 /// A guest whose store has kernels and no templates.
-fn setup(script: &str) -> Setup {
+pub fn setup(script: &str) -> Setup {
     let mut setup = Setup::new(script);
     // Kernels are in the shared store as soon as a guest has booted from it.
     setup.boot().shut_down();
@@ -29,7 +29,7 @@ fn setup(script: &str) -> Setup {
     setup
 }
 
-fn request(setup: &Setup) -> TemplateRequest {
+pub fn request(setup: &Setup) -> TemplateRequest {
     TemplateRequest {
         kernel: None,
         agent: setup.spec.agent.clone(),
@@ -42,14 +42,14 @@ fn request(setup: &Setup) -> TemplateRequest {
     }
 }
 
-fn templates(setup: &Setup) -> Vec<PathBuf> {
+pub fn templates(setup: &Setup) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(setup.spec.store.join("templates")) else { return Vec::new() };
     let paths = entries.map(|entry| entry.unwrap().path());
     paths.filter(|path| path.join("template.json").exists()).collect()
 }
 
 /// Starts the guest and configures it; lines for the user.
-fn start(setup: &Setup) -> (Guest, Vec<String>) {
+pub fn start(setup: &Setup) -> (Guest, Vec<String>) {
     let mut notices = Vec::new();
     let mut guest = Guest::start_with(&setup.spec, &mut |line| notices.push(line)).unwrap();
     let answer = guest.configure(setup.config.clone(), setup.spec.layers.len(), &[]);
@@ -59,7 +59,7 @@ fn start(setup: &Setup) -> (Guest, Vec<String>) {
 }
 
 /// Another instance of the same kind.
-fn another(setup: &Setup, name: &str) -> proa_vm::VmSpec {
+pub fn another(setup: &Setup, name: &str) -> proa_vm::VmSpec {
     let directory = setup.scratch.path().join(name);
     fs::create_dir_all(directory.join("run")).unwrap();
     proa_vm::VmSpec {
@@ -70,7 +70,7 @@ fn another(setup: &Setup, name: &str) -> proa_vm::VmSpec {
     }
 }
 
-fn checksum(path: &Path) -> Vec<u8> {
+pub fn checksum(path: &Path) -> Vec<u8> {
     let mut hash = Sha256::new();
     std::io::copy(&mut fs::File::open(path).unwrap(), &mut hash).unwrap();
     hash.finalize().to_vec()
