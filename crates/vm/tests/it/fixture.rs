@@ -195,7 +195,7 @@ impl Guest {
         let config = GuestConfig {
             id: "test".to_owned(),
             spec,
-            launch: LaunchConfig::default(),
+            launch: LaunchConfig { stdin: true, ..LaunchConfig::default() },
             layers,
             shares: shares.iter().map(|share| share.tag.clone()).collect(),
             interfaces: Vec::new(),
@@ -227,7 +227,8 @@ impl Guest {
         self.follow(Some(line)).0
     }
 
-    fn follow(&mut self, until: Option<&str>) -> (String, ExitStatus) {
+    /// Collects what the running program writes, to a line or to its end.
+    pub fn follow(&mut self, until: Option<&str>) -> (String, ExitStatus) {
         let mut output = Vec::new();
         loop {
             let text = String::from_utf8_lossy(&output);

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use proa_protocol::message::Response;
+use proa_protocol::frame::{Frame, Kind};
+use proa_protocol::message::{Request, Response};
 use proa_vm::{TemplateRequest, plan_shares};
 use sha2::{Digest, Sha256};
 
@@ -242,4 +243,49 @@ fn a_template_that_cannot_be_made_is_not_tried_again_and_again() {
     let mut guest = Guest::start(&setup.spec).unwrap();
     assert!(guest.vm.take_template_request().is_some());
     assert!(guest.vm.take_template_request().is_none());
+}
+
+/// Free memory of a clone is dropped, and is then what the template has there: its kernel clears it before use.
+#[test]
+fn a_clone_gives_back_what_it_does_not_use() {
+    let mut setup = setup("true");
+    request(&setup).make().unwrap();
+    setup.script(
+        "cd /tmp; busybox dd if=/dev/urandom of=file bs=1M count=100 2> /dev/null; echo filled; read line; \
+         busybox rm file; read line; busybox dd if=/dev/zero bs=1M count=30 2> /dev/null | busybox tee zeros | \
+         busybox sha256sum; busybox sha256sum < zeros",
+    );
+    let tmpfs = proa_oci::runtime::Mount {
+        destination: "/tmp".to_owned(),
+        kind: Some("tmpfs".to_owned()),
+        source: Some("tmpfs".to_owned()),
+        ..Default::default()
+    };
+    setup.config.mounts.push(tmpfs);
+    setup.spec = another(&setup, "one");
+    let mut guest = start(&setup).0;
+    assert!(guest.vm.is_clone());
+    let pid = guest.vm.pid();
+    let before = anonymous(pid);
+    guest.send(&Request::Attach { stdin: true, stdout: false, stderr: false }.frame(3));
+    assert_eq!(guest.response(3), Response::Ok);
+    guest.run_until("filled");
+    assert!(anonymous(pid) > before + 90_000);
+    guest.send(&Frame::new(3, Kind::Stdin, b"\n".to_vec()));
+    let deadline = Instant::now() + LIMIT;
+    while anonymous(pid) > before + 40_000 {
+        assert!(Instant::now() < deadline, "{before} kB became {} kB", anonymous(pid));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    guest.send(&Frame::new(3, Kind::Stdin, b"\n".to_vec()));
+    let (sums, _) = guest.follow(None);
+    let sums: Vec<&str> = sums.lines().collect();
+    assert!(sums.len() == 2 && sums[0] == sums[1], "{sums:?}");
+}
+
+/// What a process has for itself and is in no file, kB.
+fn anonymous(pid: u32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }

@@ -37,7 +37,7 @@ pub struct Bed {
     /// `container` or `vm`.
     pub level: &'static str,
     /// Why this level has not got what the test is about.
-    lack: RefCell<Option<String>>,
+    pub lack: RefCell<Option<String>>,
 }
 
 impl Bed {
@@ -91,7 +91,7 @@ impl Bed {
 
     /// This level has not got what the test is about: the command is refused, and its hint is the table's reason.
     pub fn lacks(&self, refused: &Output) {
-        assert_eq!((refused.code, refused.stdout.as_str()), (125, ""), "{refused:?}");
+        assert!(refused.code != 0 && refused.stdout.is_empty(), "{refused:?}");
         let hint = refused.stderr.lines().find_map(|line| line.split_once("hint: "));
         let (_, reason) = hint.unwrap_or_else(|| panic!("no hint: {refused:?}"));
         *self.lack.borrow_mut() = Some(reason.to_owned());
