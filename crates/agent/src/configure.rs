@@ -194,7 +194,7 @@ pub fn apply(mut config: GuestConfig, prepared: Option<&Prepared>) -> Result<Sup
     }))
 }
 
-fn seed(entropy: &[u8]) -> Result<(), Error> {
+pub fn seed(entropy: &[u8]) -> Result<(), Error> {
     let path = "/dev/urandom";
     let random = OpenOptions::new().write(true).open(path).at("open", path)?;
     proa_sys::guest::add_entropy(&random, entropy).at("seed", path)?;
@@ -202,7 +202,7 @@ fn seed(entropy: &[u8]) -> Result<(), Error> {
     proa_sys::guest::reseed(&random).at("seed", path)
 }
 
-fn set_clock(time_ns: i64) -> Result<(), Error> {
+pub fn set_clock(time_ns: i64) -> Result<(), Error> {
     let second = 1_000_000_000;
     let time = Timespec { tv_sec: time_ns.div_euclid(second), tv_nsec: time_ns.rem_euclid(second) };
     rustix::time::clock_settime(ClockId::Realtime, time).at("set", "CLOCK_REALTIME")

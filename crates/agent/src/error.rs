@@ -23,6 +23,9 @@ pub enum Error {
     /// A network device cannot be set up.
     #[error("guest: {0}")]
     Network(#[from] proa_network::Error),
+    /// The instance cannot be stopped, or made what it is to be.
+    #[error("{0}")]
+    Instance(#[from] proa_runtime::Error),
     /// The host sent no configuration, or one that cannot be read.
     #[error("guest: {0}")]
     Configuration(String),

@@ -3,6 +3,7 @@
 //! ```text
 //!   kernel ─▶ boot: /proc, modules, devices, a root that can be pivoted ─▶ port opened
 //!          ─▶ configure: entropy, clock, layers, writable disk, shares    ─▶ Ok
+//!             or, going on from a snapshot, adopt: entropy, clock, networks, names  ─▶ Ok
 //!          ─▶ serve: frames ⇄ supervisor ─▶ Shutdown ─▶ unmount, sync, power off
 //! ```
 //!
@@ -10,6 +11,7 @@
 //! `Shutdown`); every other channel belongs to the [`proa_supervisor::Supervisor`], the same that serves a
 //! container on the host. It is single-threaded, and ends only by switching the machine off.
 
+mod adopt;
 mod boot;
 mod configure;
 mod error;

@@ -3,7 +3,12 @@
 //! ```text
 //!   Waiting ─Prepare─▶ Waiting ──Configure──▶ Serving ──Shutdown──▶ return      (the port's end, or bytes that are no frame: return)
 //!                                             Serving ─Plug, Unplug─▶ Serving: network devices of the instance come and go
+//!                                             Serving ─Freeze─▶ Frozen ─Thaw─▶ Serving
+//!                                                               Frozen ─Adopt─▶ Frozen ─Start─▶ Serving: in a copy of the guest
 //! ```
+//!
+//! Frozen, it has said all that there was to say and says nothing, so that what is on its way in either direction is
+//! nothing: a copy of the guest begins with whole frames.
 //!
 //! Output waits in one buffer; while more than [`CONGESTED`] bytes are in it, the supervisor's frames are left
 //! where they are, bounded there by its windows.
@@ -14,11 +19,13 @@ use std::os::fd::AsFd;
 
 use proa_protocol::frame::{Decoder, Frame, Kind};
 use proa_protocol::message::{ErrorKind, Request, Response};
+use proa_protocol::network::Interface;
 use proa_supervisor::{HOST_TOKENS, PollSet, Supervisor};
 use proa_sys::signalfd::SignalFd;
 use rustix::event::PollFlags;
 use rustix::process::{Pid, WaitOptions, waitpid};
 
+use crate::adopt::adopt;
 use crate::configure::{self, Prepared};
 use crate::error::{At, Error};
 
@@ -42,29 +49,45 @@ struct Link {
     ended: bool,
 }
 
+/// What the guest is.
+#[derive(Default)]
+struct Guest {
+    prepared: Option<Prepared>,
+    supervisor: Option<Supervisor>,
+    /// The instance's, in the order of their devices.
+    interfaces: Vec<Interface>,
+    frozen: bool,
+}
+
+impl Guest {
+    /// The supervisor, where it has something to say.
+    fn speaker(&mut self) -> Option<&mut Supervisor> {
+        self.supervisor.as_mut().filter(|_| !self.frozen)
+    }
+}
+
 /// Serves until the end.
 pub fn run(port: File) -> Result<(), Error> {
     let children =
         SignalFd::new(&[rustix::process::Signal::CHILD.as_raw()]).at("watch", "child processes")?;
     let mut link = Link { port, decoder: Decoder::new(), outgoing: Vec::new(), sent: 0, ended: false };
-    let mut supervisor = None;
-    let mut prepared = None;
+    let mut guest = Guest::default();
     while !link.ended {
-        let events = wait(&link, &children, supervisor.as_ref())?;
+        let events = wait(&link, &children, guest.speaker().as_deref())?;
         for (token, flags) in events {
-            match (token, &mut supervisor) {
+            match (token, guest.speaker()) {
                 (PORT_TOKEN, _) => link.exchange(flags),
-                (CHILD_TOKEN, _) => reap(&children, supervisor.as_ref()),
+                (CHILD_TOKEN, _) => reap(&children, guest.supervisor.as_ref()),
                 (token, Some(supervisor)) => supervisor.ready(token),
                 (_, None) => {}
             }
         }
         while let Some(frame) = link.decoder.next_frame()? {
-            if dispatch(frame, &mut link, &mut prepared, &mut supervisor) {
+            if dispatch(frame, &mut link, &mut guest) {
                 return link.flush();
             }
         }
-        if let Some(supervisor) = &mut supervisor {
+        if let Some(supervisor) = guest.speaker() {
             supervisor.tick();
             while link.waiting() < CONGESTED {
                 let Some(frame) = supervisor.pop() else { break };
@@ -92,15 +115,14 @@ fn wait(
 }
 
 /// Handles one frame; true when the guest shall end.
-fn dispatch(
-    frame: Frame,
-    link: &mut Link,
-    prepared: &mut Option<Prepared>,
-    supervisor: &mut Option<Supervisor>,
-) -> bool {
+fn dispatch(frame: Frame, link: &mut Link, guest: &mut Guest) -> bool {
     if frame.channel != AGENT {
-        match supervisor {
-            Some(supervisor) => supervisor.handle(frame),
+        match &mut guest.supervisor {
+            Some(supervisor) => {
+                let starts = guest.frozen && frame.kind == Kind::Request && is_start(&frame);
+                supervisor.handle(frame);
+                guest.frozen &= !starts;
+            }
             None => link.refuse(frame.channel, "the guest is not configured yet"),
         }
         return false;
@@ -111,38 +133,59 @@ fn dispatch(
     match Request::parse(&frame.payload) {
         Ok(Request::Shutdown) => {
             // What cannot be removed goes with the machine.
-            let _ = supervisor.take().map(|mut supervisor| supervisor.delete());
+            let _ = guest.supervisor.take().map(|mut supervisor| supervisor.delete());
             link.send(&Response::Ok.frame(AGENT));
-            true
+            return true;
         }
-        Ok(Request::Prepare { mount, interfaces }) if supervisor.is_none() => {
-            let answer = answer(configure::prepare(mount, interfaces).map(|done| *prepared = Some(done)));
-            link.send(&answer.frame(AGENT));
-            false
-        }
-        Ok(Request::Configure(config)) if supervisor.is_none() => {
-            let configured = configure::apply(*config, prepared.as_ref());
-            let answer = answer(configured.map(|configured| *supervisor = Some(configured)));
-            link.send(&answer.frame(AGENT));
-            false
-        }
-        Ok(Request::Plug { device, interface }) if supervisor.is_some() => {
-            link.send(&answer(configure::plug(device, &interface)).frame(AGENT));
-            false
-        }
-        Ok(Request::Unplug { device, interface }) if supervisor.is_some() => {
-            link.send(&answer(configure::unplug(device, &interface)).frame(AGENT));
-            false
-        }
-        Ok(_) => {
-            link.refuse(AGENT, "not a request for the agent");
-            false
-        }
-        Err(error) => {
-            link.refuse(AGENT, &format!("not a request: {error}"));
-            false
-        }
+        Ok(request) => request_of(request, link, guest),
+        Err(error) => link.refuse(AGENT, &format!("not a request: {error}")),
     }
+    false
+}
+
+/// Only that starts a guest again that was adopted, and of all frames for a frozen one it alone is looked into.
+fn is_start(frame: &Frame) -> bool {
+    matches!(Request::parse(&frame.payload), Ok(Request::Start))
+}
+
+/// Does what the host asks of the agent.
+fn request_of(request: Request, link: &mut Link, guest: &mut Guest) {
+    let done = match (request, &mut guest.supervisor) {
+        (Request::Prepare { mount, interfaces }, None) => {
+            configure::prepare(mount, interfaces).map(|done| guest.prepared = Some(done))
+        }
+        (Request::Configure(config), None) => {
+            guest.interfaces.clone_from(&config.interfaces);
+            let configured = configure::apply(*config, guest.prepared.as_ref());
+            configured.map(|configured| guest.supervisor = Some(configured))
+        }
+        (Request::Plug { device, interface }, Some(_)) => configure::plug(device, &interface),
+        (Request::Unplug { device, interface }, Some(_)) => configure::unplug(device, &interface),
+        (Request::Freeze, Some(supervisor)) if !guest.frozen => freeze(supervisor, link, &mut guest.frozen),
+        (Request::Thaw, Some(supervisor)) if guest.frozen => {
+            guest.frozen = false;
+            match supervisor.thaw() {
+                // It has no answer.
+                Ok(()) => return,
+                Err(error) => Err(error.into()),
+            }
+        }
+        (Request::Adopt { config, is_fork }, Some(supervisor)) if guest.frozen => {
+            adopt(supervisor, *config, is_fork, &mut guest.interfaces)
+        }
+        _ => return link.refuse(AGENT, "not a request for the agent"),
+    };
+    link.send(&answer(done).frame(AGENT));
+}
+
+/// Stops the instance; the answer, which comes after all that it has said, is the last.
+fn freeze(supervisor: &mut Supervisor, link: &mut Link, frozen: &mut bool) -> Result<(), Error> {
+    supervisor.freeze()?;
+    while let Some(frame) = supervisor.pop() {
+        link.send(&frame);
+    }
+    *frozen = true;
+    Ok(())
 }
 
 fn answer(result: Result<(), Error>) -> Response {

@@ -285,8 +285,13 @@ impl Engine {
     /// # Errors
     /// A program of ours cannot be run.
     pub fn spawn_monitor(&self, record: &Record) -> Result<Channel> {
+        self.spawn_monitor_with(record, self.notice)
+    }
+
+    /// The same, where lines for the user go elsewhere.
+    pub(crate) fn spawn_monitor_with(&self, record: &Record, notice: fn(&str)) -> Result<Channel> {
         let _switch = self.prepare_switch(&record.host_config)?;
-        let channel = monitor::spawn(&self.programs, &self.paths, &record.id, Mode::Run, self.notice)?;
+        let channel = monitor::spawn(&self.programs, &self.paths, &record.id, Mode::Run, notice)?;
         self.ensure_resolver(&record.host_config)?;
         Ok(channel)
     }

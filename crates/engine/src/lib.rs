@@ -46,6 +46,7 @@ mod restart;
 pub mod rootless;
 pub mod settings;
 pub mod signals;
+pub mod snapshots;
 pub mod spec;
 pub mod system;
 pub mod templates;

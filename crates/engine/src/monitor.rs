@@ -14,6 +14,7 @@ use std::process::{Command, Output, Stdio};
 use proa_protocol::instance::{LOCK_FILE, SOCKET_FILE};
 use proa_protocol::kernel::{ADD_ARGUMENT, AddKernel};
 use proa_protocol::machine::{DiskImport, DiskImported, IMPORT_ARGUMENT};
+use proa_protocol::snapshot::{PACK_ARGUMENT, Pack};
 use proa_sys::seal::Sealed;
 use proa_sys::sockets::in_directory;
 use rustix::fs::{FlockOperation, flock};
@@ -151,6 +152,16 @@ pub fn import_disk(programs: &Programs, import: &DiskImport) -> Result<DiskImpor
 /// The name is taken, or it is no kernel that guests can boot.
 pub fn add_kernel(programs: &Programs, kernel: &AddKernel) -> Result<()> {
     errand(programs, ADD_ARGUMENT, kernel)?.map(drop).map_err(Error::invalid)
+}
+
+/// Has raw copies of a virtual machine made a snapshot, and waits for that.
+///
+/// # Errors
+/// They cannot be read, or the snapshot cannot be written.
+pub fn pack_snapshot(programs: &Programs, pack: &Pack) -> Result<()> {
+    errand(programs, PACK_ARGUMENT, pack)?
+        .map(drop)
+        .map_err(|complaint| Error::conflict(format!("cannot make the snapshot: {complaint}"), ""))
 }
 
 /// Runs the monitor's program for what the engine links no hypervisor for; what it printed, or its complaint.

@@ -184,6 +184,18 @@ impl Backend {
         }
     }
 
+    /// Copies a virtual machine as it is at one moment. The answer is among the frames for the channel.
+    ///
+    /// # Errors
+    /// It is none, or not at rest.
+    pub fn snapshot(&mut self, channel: u32, directory: PathBuf) -> Result<(), Error> {
+        match self {
+            Self::Guest(guest) => guest.snapshot(channel, directory),
+            Self::Local(..) | Self::Machine(_) => Err(Error::NoSnapshot),
+            Self::Over => Err(Error::NotRunning),
+        }
+    }
+
     /// Ends the first process where a signal from inside could not. Its end is told as any other.
     pub fn kill(&mut self) {
         match self {

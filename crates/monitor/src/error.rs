@@ -62,8 +62,14 @@ pub enum Error {
     )]
     NoDevice,
     /// One thing after another.
-    #[error("the networks of the instance are being changed at this moment; try again when that has ended")]
+    #[error("the instance is being changed or copied at this moment; try again when that has ended")]
     Changing,
+    /// Its devices are not those that a copy would be started with.
+    #[error("its networks were changed while it runs; restart it first")]
+    OtherNetworks,
+    /// Only virtual machines are copied as they run.
+    #[error("only virtual machines are copied as they run")]
+    NoSnapshot,
     /// It shares the network of an instance that does not run.
     #[error(
         "instance {instance}, whose network this one shares, is not running: `proa start {instance}` first"
@@ -100,8 +106,9 @@ impl Error {
             | Self::NotRunning
             | Self::NotDue
             | Self::Changing
+            | Self::OtherNetworks
             | Self::VolumeBusy => ErrorKind::Conflict,
-            Self::FixedDevices | Self::NoDevice | Self::NoFiles => ErrorKind::Unsupported,
+            Self::FixedDevices | Self::NoDevice | Self::NoFiles | Self::NoSnapshot => ErrorKind::Unsupported,
             Self::Network(_)
             | Self::BadJson { .. }
             | Self::Io { .. }

@@ -6,6 +6,8 @@
 //!   Booting from a template ─ silent, dead or not to be trusted: a Notice on MONITOR ─▶ Booting without
 //! ```
 //!
+//! One that goes on from a snapshot ([`snapshot`]) has no other way to begin: where that fails, so does the start.
+//!
 //! What is sent to a clone of a template before its first answer is kept, to be said again to the guest that boots
 //! in its place. A guest that booted and for which a template is wanted has that made by a process of its own, which
 //! nobody waits for.
@@ -14,14 +16,17 @@
 //! written by a guest and is trusted in nothing: the stream ends at the first byte that is no frame.
 
 mod network;
+mod snapshot;
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use proa_protocol::frame::{Decoder, Frame, Kind, MAX_STREAM, WINDOW};
 use proa_protocol::instance::InstanceConfig;
 use proa_protocol::message::{ErrorKind, GuestConfig, Request, Response};
+use proa_protocol::snapshot::Resume;
 use proa_protocol::template::STORE;
 use proa_supervisor::PollSet;
 use proa_vm::{Extras, Vm, VmError, VmSpec, plan_shares};
@@ -29,6 +34,7 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 
 use self::network::Devices;
+use self::snapshot::{Freezing, take_resume};
 use crate::args::Args;
 use crate::backend::{MONITOR, Stop};
 use crate::clock::now_ns;
@@ -79,6 +85,9 @@ pub struct Guest {
     open: bool,
     places: Places,
     devices: Devices,
+    /// The writable disk.
+    disk: PathBuf,
+    freezing: Option<Box<Freezing>>,
 }
 
 impl Guest {
@@ -112,7 +121,11 @@ impl Guest {
         let endpoints = config.networks.iter().take(spec.taps.len());
         let interfaces = endpoints.clone().map(|endpoint| endpoint.interface.clone()).collect();
         let devices = Devices::new(endpoints);
-        let vm = Vm::start(&spec, notice)?;
+        let resume = take_resume(record)?;
+        let vm = match &resume {
+            Some(resume) => Vm::resume(&spec, &resume.snapshot, notice)?,
+            None => Vm::start(&spec, notice)?,
+        };
         let layers = spec.layers.len();
         let mut guest = Self {
             phase: Phase::Booting { until: Instant::now() + vm.answer_timeout() },
@@ -125,6 +138,8 @@ impl Guest {
             open: true,
             places,
             devices,
+            disk: spec.rw_disk.clone(),
+            freezing: None,
         };
         let configure = GuestConfig {
             id: config.id,
@@ -136,7 +151,12 @@ impl Guest {
             entropy: entropy(),
             time_ns: now_ns(),
         };
-        guest.send(&Request::Configure(Box::new(configure.clone())).frame(AGENT));
+        let config = Box::new(configure.clone());
+        let first = match resume {
+            Some(Resume { is_fork, .. }) => Request::Adopt { config, is_fork },
+            None => Request::Configure(config),
+        };
+        guest.send(&first.frame(AGENT));
         if guest.vm.is_clone() {
             guest.retry = Some(Box::new(Retry { spec, config: configure, told: Vec::new() }));
         }
@@ -147,6 +167,9 @@ impl Guest {
     pub fn send(&mut self, frame: &Frame) {
         if matches!(self.phase, Phase::Gone) {
             return;
+        }
+        if let Some(freezing) = &mut self.freezing {
+            return frame.encode(&mut freezing.held);
         }
         if let Some(retry) = &mut self.retry {
             frame.encode(&mut retry.told);
@@ -205,7 +228,7 @@ impl Guest {
     pub fn timeout(&self) -> Option<Duration> {
         let until = match self.phase {
             Phase::Booting { until } | Phase::Stopping { until } => Some(until),
-            Phase::Serving => self.devices.deadline(),
+            Phase::Serving => self.devices.deadline().or(self.freeze_deadline()),
             Phase::Gone => None,
         };
         until.map(|until| until.saturating_duration_since(Instant::now()))
@@ -222,7 +245,10 @@ impl Guest {
                 self.vm.kill();
                 self.phase = Phase::Gone;
             }
-            Phase::Serving => self.tick_change(),
+            Phase::Serving => {
+                self.tick_change();
+                self.tick_freeze();
+            }
             _ => {}
         }
     }

@@ -5,6 +5,7 @@
 //!   proa-monitor --template JSON [detach]
 //!   proa-monitor --add-kernel JSON
 //!   proa-monitor --import-disk JSON
+//!   proa-monitor --pack-snapshot JSON
 //! ```
 //!
 //! The engine starts it from a sealed executable, in a session of its own, with `/dev/null` for standard
@@ -46,8 +47,10 @@ use std::time::Duration;
 
 use proa_protocol::instance::{InstanceConfig, Status, is_id};
 use proa_protocol::kernel::ADD_ARGUMENT;
+use proa_protocol::snapshot::PACK_ARGUMENT;
 use rustix::fs::{CWD, Mode as FileMode, OFlags, openat};
 use rustix::process::Signal;
+use serde::de::DeserializeOwned;
 
 use crate::args::{Args, Mode};
 use crate::backend::Backend;
@@ -73,7 +76,10 @@ fn main() -> ExitCode {
         return maker::run(arguments);
     }
     if arguments.next_if(|first| first == ADD_ARGUMENT).is_some() {
-        return add_kernel(arguments.next().unwrap_or_default());
+        return errand(arguments, |wanted| proa_vm::add_kernel(&wanted).map(drop));
+    }
+    if arguments.next_if(|first| first == PACK_ARGUMENT).is_some() {
+        return errand(arguments, |wanted| proa_vm::pack_snapshot(&wanted));
     }
     if arguments.next_if(|first| first == proa_protocol::machine::IMPORT_ARGUMENT).is_some() {
         return import::run(arguments);
@@ -103,14 +109,20 @@ fn complain(error: &Error) {
     eprintln!("{error}");
 }
 
-/// Looking into a kernel is for who starts virtual machines; the engine asks for it.
+/// What is for who starts virtual machines, and the engine asks for.
 #[expect(clippy::print_stderr, reason = "the engine reads what is said")]
-fn add_kernel(text: OsString) -> ExitCode {
+fn errand<T: DeserializeOwned>(
+    mut arguments: impl Iterator<Item = OsString>,
+    run: impl FnOnce(T) -> Result<(), proa_vm::VmError>,
+) -> ExitCode {
+    let text = arguments.next().unwrap_or_default();
     let Ok(wanted) = serde_json::from_slice(text.as_encoded_bytes()) else {
-        return usage("--add-kernel needs a kernel");
+        return usage("an errand needs what it is about");
     };
-    match proa_vm::add_kernel(&wanted) {
-        Ok(_) => ExitCode::SUCCESS,
+    // It ends with who waits for it.
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    match run(wanted) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE

@@ -432,6 +432,7 @@ impl Server {
             }
             "exec" => self.exec(channel, frame, &request),
             "connect" | "disconnect" => self.change_network(channel, &frame),
+            "snapshot" => self.snapshot(channel, &frame),
             // Work on files would make the root, and stand in the start's way.
             "stat" | "changes" | "archive_get" | "archive_put"
                 if matches!(self.phase, Phase::Created { .. }) =>

@@ -30,6 +30,7 @@ pub mod log;
 pub mod machine;
 pub mod message;
 pub mod network;
+pub mod snapshot;
 pub mod template;
 pub mod time;
 pub mod volume;

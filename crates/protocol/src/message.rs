@@ -8,7 +8,7 @@
 //! | `Wait` | `Exited` when the first process ends | |
 //! | `Abort` | none of its own | the `Exited` of its process |
 //! | `Watch` | none of its own | `Happened`, as often as something does |
-//! | `Prepare`, `Signal`, `Stop`, `Resize`, `Pause`, `Resume`, `Update`, `Rewrite`, `Connect`, `Disconnect`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
+//! | `Prepare`, `Freeze`, `Adopt`, `Snapshot`, `Signal`, `Stop`, `Resize`, `Pause`, `Resume`, `Update`, `Rewrite`, `Connect`, `Disconnect`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
 //! | `Screenshot` | `Data` frames with a PNG, an empty one last, then `Ok` or `Error` | |
 //! | `Stats`, `Processes`, `Changes`, `Stat` | the like-named response | |
 //! | `ArchiveGet` | `Stat`, then `Data` frames with a tar stream, an empty one last, then `Ok` or `Error` | |
@@ -17,6 +17,7 @@
 //! `Notice` may come before any answer: a line for the user's standard error.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use proa_oci::runtime::{ConsoleSize, Process, Resources, Spec};
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,23 @@ pub enum Request {
     },
     /// To a guest agent, once, first: what the guest is to be.
     Configure(Box<GuestConfig>),
+    /// To a guest agent: stop the instance, say all there is to say, answer, and from then on say nothing.
+    Freeze,
+    /// To a guest agent that is frozen: go on. Has no answer.
+    Thaw,
+    /// To a guest agent that is frozen and goes on from a snapshot: what the guest is now. Clients of before are gone, and
+    /// the instance goes on with the next `Start`, which is answered as its first was.
+    Adopt {
+        /// As for `Configure`; root and shares are what they were.
+        config: Box<GuestConfig>,
+        /// It becomes another instance than it was.
+        is_fork: bool,
+    },
+    /// To a monitor: raw copies of a virtual machine as it is at one moment, into an empty directory.
+    Snapshot {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// Run the program of the instance's spec.
     Start,
     /// Join the streams of the first process; output from now on. Allowed before `Start`.

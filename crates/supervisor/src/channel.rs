@@ -99,6 +99,11 @@ impl Channels {
         Some(gone.role)
     }
 
+    /// All that are known.
+    pub fn numbers(&self) -> Vec<u32> {
+        self.map.keys().copied().collect()
+    }
+
     /// What the channel has joined.
     pub fn role(&self, channel: u32) -> Option<Role> {
         self.map.get(&channel).map(|known| known.role)

@@ -22,6 +22,7 @@
 //!
 //! [`Channels`], [`Input`] and [`Output`] keep that contract, for a machine's console as well, whose monitor uses them.
 
+mod adopt;
 mod channel;
 mod devices;
 mod files;
@@ -125,6 +126,8 @@ pub struct Supervisor {
     jobs: BTreeMap<Key, Job>,
     next_key: Key,
     size: Option<ConsoleSize>,
+    /// It runs already, and is to go on with its start.
+    adopted: bool,
 }
 
 /// The processes that run or have news to tell.
@@ -184,6 +187,7 @@ impl Supervisor {
             jobs: BTreeMap::new(),
             next_key: MEMORY + 1,
             size: None,
+            adopted: false,
         }
     }
 

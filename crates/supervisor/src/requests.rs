@@ -53,6 +53,10 @@ impl Supervisor {
             }
             Request::Prepare { .. }
             | Request::Configure(_)
+            | Request::Freeze
+            | Request::Thaw
+            | Request::Adopt { .. }
+            | Request::Snapshot { .. }
             | Request::Connect(_)
             | Request::Disconnect { .. }
             | Request::Plug { .. }
@@ -71,7 +75,7 @@ impl Supervisor {
     }
 
     fn start(&mut self, channel: u32) {
-        let result = self.create(true);
+        let result = if std::mem::take(&mut self.adopted) { self.thaw() } else { self.create(true) };
         for message in self.warnings() {
             self.channels.respond(channel, &Response::Notice { message });
         }
@@ -252,7 +256,7 @@ impl Supervisor {
     }
 
     /// The container's first process runs.
-    fn running(&mut self) -> Result<&mut Live, Error> {
+    pub(crate) fn running(&mut self) -> Result<&mut Live, Error> {
         match &mut self.state {
             State::Live(live) if !live.held => Ok(live),
             _ => Err(not_running()),
@@ -260,7 +264,7 @@ impl Supervisor {
     }
 
     /// What follows needs the cgroup that was put off, and waits for it.
-    fn join_now(&mut self) -> Result<(), Error> {
+    pub(crate) fn join_now(&mut self) -> Result<(), Error> {
         let live = self.running()?;
         if live.late_join.take().is_some() || live.joiner.is_some() {
             live.container.join_cgroup_late()?;

@@ -48,6 +48,14 @@ struct Record {
 }
 
 impl Accelerator {
+    /// Its name, as users and snapshots have it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Kvm { .. } => "kvm",
+            Self::Emulation { .. } => "emulation",
+        }
+    }
+
     /// The best that works here. That it is not the hardware is said by one line to `notice`.
     pub fn find(store: &Store, notice: &mut dyn FnMut(String)) -> Result<Self, VmError> {
         let host = describe_host();

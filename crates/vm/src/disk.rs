@@ -119,7 +119,7 @@ fn make_file_system(image: &Path, tree: &Path) -> Result<(), VmError> {
 }
 
 /// Copies the parts of a file that hold data.
-fn copy_sparse(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn copy_sparse(from: &Path, to: &Path) -> io::Result<()> {
     let source = File::open(from)?;
     let target = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to)?;
     target.set_len(source.metadata()?.len())?;

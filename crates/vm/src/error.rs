@@ -106,6 +106,19 @@ pub enum VmError {
         /// The path.
         path: PathBuf,
     },
+    /// A snapshot that cannot be used.
+    #[error("snapshot {path}: {reason}")]
+    BadSnapshot {
+        /// Its directory.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A machine of which no snapshot can be made.
+    #[error(
+        "only a virtual machine that started from a template can be captured, and this one booted (it has volumes, or there was no template yet): restart it, or run it without volumes"
+    )]
+    NoGround,
     /// Memory or CPUs that no guest can have.
     #[error("{0}")]
     BadShape(String),

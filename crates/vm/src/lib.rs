@@ -12,6 +12,8 @@
 //! A [`Pc`] is the other kind of machine: it boots disks of its own, has no agent, and is spoken to by its serial
 //! console and QEMU's control ([`Control`]). [`import::run`] makes such disks of files of other forms.
 //!
+//! A machine that runs can be captured and gone on from ([`Vm::capture`], [`pack_snapshot`], [`Vm::resume`]).
+//!
 //! Starting does not wait for the guest: the caller writes its `Configure` request at once and polls.
 //! Nothing here starts a thread or reads what a guest wrote to a disk. Dropping a [`Vm`] kills its
 //! processes; so does the death of the process that started it.
@@ -29,6 +31,7 @@ mod pc;
 mod qemu;
 mod qmp;
 mod share;
+mod snapshot;
 mod store;
 mod template;
 mod user;
@@ -44,6 +47,7 @@ pub use kernel::add_kernel;
 pub use machine::{ANSWER_TIMEOUT, Vm, VmExit};
 pub use pc::{Pc, PcSpec};
 pub use share::{Share, plan_shares};
+pub use snapshot::pack as pack_snapshot;
 pub use template::TemplateRequest;
 
 /// Guest memory where the user names none, bytes.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, fs, io};
 
+use proa_protocol::snapshot::GuestShape;
 use proa_sys::bounded_log::BoundedLog;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -18,6 +19,7 @@ use crate::kernel::Kernel;
 use crate::qemu::{MAX_DEVICES, OWN_DEVICES, Qemu};
 use crate::qmp::Qmp;
 use crate::share::Share;
+use crate::snapshot::Ground;
 use crate::store::Store;
 use crate::template::{self, Shape, Template, TemplateRequest};
 use crate::{DEFAULT_DISK, DEFAULT_MEMORY, Extras, SPARE_DEVICES, VmError, VmSpec, disk, virtiofsd};
@@ -46,10 +48,8 @@ pub(crate) struct Machine {
     pub id: String,
     /// The instance's runtime directory.
     pub run_dir: PathBuf,
-    /// Kernel image.
-    pub kernel: PathBuf,
-    /// First files.
-    pub initramfs: PathBuf,
+    /// Kernel image and first files of what boots.
+    pub boots: Option<(PathBuf, PathBuf)>,
     /// Bytes.
     pub memory: u64,
     /// Virtual CPUs.
@@ -84,6 +84,8 @@ pub(crate) enum Origin {
     Template { memory: PathBuf },
     /// It goes on where a template was saved. The memory's descriptor can only be read.
     Clone { memory: OwnedFd, state: OwnedFd },
+    /// It goes on where it was captured, when it has been given what that was. The same of the memory.
+    Resume { memory: OwnedFd },
 }
 
 /// A raw disk of a guest, named by its serial number.
@@ -253,13 +255,15 @@ pub struct Vm {
     servers: Vec<Helper>,
     logs: Logs,
     template: TemplateUse,
-    control: Qmp,
+    pub(crate) control: Qmp,
     /// Network devices that it was started with; what follows them is spare.
     wired: usize,
+    /// What it can be captured against.
+    pub(crate) ground: Option<Ground>,
 }
 
 /// What a machine has to do with templates.
-enum TemplateUse {
+pub(crate) enum TemplateUse {
     /// Nothing: none would fit it, or there was trouble with them.
     None,
     /// It booted since there is none, and this would make one.
@@ -464,7 +468,11 @@ impl Parts {
     fn boot(&self, spec: &VmSpec) -> Result<Vm, VmError> {
         let size = or_default(spec.rw_size, DEFAULT_DISK);
         let writable = disk::open(&self.store, &spec.rw_disk, size)?;
-        self.launch(spec, Origin::Boot, open_disks(spec, writable)?, TemplateUse::None)
+        let launch = Launch {
+            boots: Some((self.kernel.image(), self.initramfs.clone())),
+            ..Launch::new(spec, Origin::Boot, open_disks(spec, writable)?)
+        };
+        launch.run(&self.qemu, &self.accelerator)
     }
 
     fn restore(&self, spec: &VmSpec, template: Template) -> Result<Vm, VmError> {
@@ -474,19 +482,59 @@ impl Parts {
         };
         let mut disks = open_disks(spec, writable)?;
         disks.extend((disks.len()..=template.places).map(Disk::place));
+        let ground = Ground {
+            base: template.memory.try_clone().map_err(VmError::io(&template.directory))?.into(),
+            shape: GuestShape {
+                memory: guest_memory(spec.memory),
+                cpus: spec.cpus.max(1),
+                places: template.places,
+                interfaces: spec.taps.len(),
+                ..GuestShape::default()
+            },
+            accelerator: self.accelerator.clone(),
+        };
         let origin = Origin::Clone { memory: template.memory.into(), state: template.state.into() };
         let disk = template.disk.map(|_| spec.rw_disk.clone());
-        let using = TemplateUse::Clone { directory: template.directory, disk };
-        self.launch(spec, origin, disks, using)
+        let launch = Launch {
+            template: TemplateUse::Clone { directory: template.directory, disk },
+            ground: Some(ground),
+            ..Launch::new(spec, origin, disks)
+        };
+        launch.run(&self.qemu, &self.accelerator)
+    }
+}
+
+/// A machine that is about to be started.
+pub(crate) struct Launch<'spec> {
+    pub spec: &'spec VmSpec,
+    /// Bytes.
+    pub memory: u64,
+    pub cpus: u32,
+    /// As in [`Machine`].
+    pub boots: Option<(PathBuf, PathBuf)>,
+    pub origin: Origin,
+    pub disks: Vec<Disk>,
+    pub template: TemplateUse,
+    pub ground: Option<Ground>,
+}
+
+impl<'spec> Launch<'spec> {
+    fn new(spec: &'spec VmSpec, origin: Origin, disks: Vec<Disk>) -> Self {
+        Self {
+            spec,
+            memory: guest_memory(spec.memory),
+            cpus: spec.cpus.max(1),
+            boots: None,
+            origin,
+            disks,
+            template: TemplateUse::None,
+            ground: None,
+        }
     }
 
-    fn launch(
-        &self,
-        spec: &VmSpec,
-        origin: Origin,
-        disks: Vec<Disk>,
-        template: TemplateUse,
-    ) -> Result<Vm, VmError> {
+    /// Starts it.
+    pub fn run(self, qemu: &Qemu, accelerator: &Accelerator) -> Result<Vm, VmError> {
+        let Self { spec, memory, cpus, boots, origin, disks, template, ground } = self;
         let logs = Logs::new()?;
         let (shares, servers) = start_servers(spec, &logs.errors)?;
         let (stream, agent) = UnixStream::pair().map_err(VmError::io("socketpair"))?;
@@ -498,12 +546,11 @@ impl Parts {
         let machine = Machine {
             id: spec.id.clone(),
             run_dir: spec.run_dir.clone(),
-            kernel: self.kernel.image(),
-            initramfs: self.initramfs.clone(),
-            memory: guest_memory(spec.memory),
-            cpus: spec.cpus.max(1),
+            boots,
+            memory,
+            cpus,
             words: spec.extras.words.clone(),
-            accelerator: self.accelerator.clone(),
+            accelerator: accelerator.clone(),
             disks,
             shares,
             taps: spec.taps.clone(),
@@ -513,8 +560,8 @@ impl Parts {
             errors: logs.errors()?,
             origin,
         };
-        let vmm = self.qemu.launch(&machine).map_err(|error| logs.add_to(error))?;
-        Ok(Vm { stream, vmm, servers, logs, template, control, wired: spec.taps.len() })
+        let vmm = qemu.launch(&machine).map_err(|error| logs.add_to(error))?;
+        Ok(Vm { stream, vmm, servers, logs, template, control, wired: spec.taps.len(), ground })
     }
 }
 
@@ -544,7 +591,7 @@ fn check_shape(spec: &VmSpec) -> Result<(), VmError> {
     Ok(())
 }
 
-fn open_disks(spec: &VmSpec, writable: fs::File) -> Result<Vec<Disk>, VmError> {
+pub(crate) fn open_disks(spec: &VmSpec, writable: fs::File) -> Result<Vec<Disk>, VmError> {
     let mut disks = vec![Disk::writable(Some(writable.into()))];
     for (number, path) in spec.layers.iter().enumerate() {
         let file = fs::File::open(path).map_err(VmError::io(path))?;

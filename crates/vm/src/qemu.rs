@@ -93,9 +93,9 @@ impl Qemu {
             let target = target.trim_start_matches('/').into();
             shown.push(Entry::Bind { source: source.to_owned(), target, writable });
         };
-        if !matches!(machine.origin, Origin::Clone { .. }) {
-            show(&machine.kernel, KERNEL, false);
-            show(&machine.initramfs, INITRAMFS, false);
+        if let Some((kernel, initramfs)) = &machine.boots {
+            show(kernel, KERNEL, false);
+            show(initramfs, INITRAMFS, false);
         }
         if let Origin::Template { memory, .. } = &machine.origin {
             show(memory, MEMORY, true);
@@ -151,7 +151,7 @@ impl Hypervisor for Qemu {
         command.stdin(Stdio::null()).stdout(duplicate(&machine.console)?).stderr(duplicate(&machine.errors)?);
         let (jail, keep) = (self.jail(machine).map_err(failed)?, descriptors(machine));
         let child = match &machine.origin {
-            Origin::Clone { memory, .. } => {
+            Origin::Clone { memory, .. } | Origin::Resume { memory } => {
                 jail.spawn_with_file(command, &keep, memory.as_fd(), MEMORY_LIMIT)
             }
             Origin::Boot | Origin::Template { .. } => jail.spawn(command, &keep),
@@ -175,7 +175,7 @@ fn descriptors(machine: &Machine) -> Vec<BorrowedFd<'_>> {
     let disks = machine.disks.iter().filter_map(|disk| disk.file.as_ref()).map(AsFd::as_fd);
     let shares = machine.shares.iter().map(|share| share.socket.as_fd());
     let state = match &machine.origin {
-        Origin::Boot | Origin::Template { .. } => None,
+        Origin::Boot | Origin::Template { .. } | Origin::Resume { .. } => None,
         Origin::Clone { state, .. } => Some(state.as_fd()),
     };
     let sockets = [machine.agent.as_fd(), machine.control.as_fd()];
@@ -240,6 +240,11 @@ fn add_origin(line: &mut CommandLine, machine: &Machine) {
         Origin::Boot | Origin::Template { .. } => add_kernel(line, machine),
         // It waits to be told how to read the state.
         Origin::Clone { .. } => line.add("-incoming", "defer"),
+        Origin::Resume { .. } => {
+            line.add("-incoming", "defer");
+            // The state is that of the devices alone, without what goes before it on the way to another host.
+            line.add("-global", "migration.send-configuration=off");
+        }
     }
 }
 
@@ -255,7 +260,9 @@ fn add_board(line: &mut CommandLine, machine: &Machine) {
     let size = machine.memory;
     let backend = match &machine.origin {
         Origin::Template { .. } => Some(format!("memory-backend-file,mem-path={MEMORY},share=on")),
-        Origin::Clone { .. } => Some(format!("memory-backend-file,mem-path={MEMORY},share=off")),
+        Origin::Clone { .. } | Origin::Resume { .. } => {
+            Some(format!("memory-backend-file,mem-path={MEMORY},share=off"))
+        }
         // The servers read and write the guest's memory themselves.
         Origin::Boot if !machine.shares.is_empty() => Some("memory-backend-memfd,share=on".to_owned()),
         Origin::Boot => None,
@@ -263,6 +270,10 @@ fn add_board(line: &mut CommandLine, machine: &Machine) {
     if let Some(backend) = backend {
         line.add("-object", format!("{backend},id=memory,size={size}"));
         board.push_str(",memory-backend=memory");
+    }
+    if matches!(machine.origin, Origin::Resume { .. }) {
+        // Nor is there what comes after it.
+        board.push_str(",suppress-vmdesc=on");
     }
     line.add("-machine", board);
     line.add("-m", format!("{}K", size / 1024));
@@ -383,8 +394,7 @@ mod tests {
         Machine {
             id: "abc".into(),
             run_dir: "/run/x".into(),
-            kernel: "/k".into(),
-            initramfs: "/i".into(),
+            boots: Some(("/k".into(), "/i".into())),
             memory: 256 << 20,
             cpus,
             words: Vec::new(),

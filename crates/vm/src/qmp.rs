@@ -20,6 +20,8 @@ const SAVE_LIMIT: Duration = Duration::from_secs(60);
 const JOB_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Name of a descriptor on QEMU's side.
 const STATE: &str = "state";
+/// The number of a set of them that no disk has.
+const STATE_SET: u32 = 1_000_000;
 
 /// The longest line that QEMU may say: a description of all a machine has is some ten KiB.
 const LONGEST: usize = 64 * 1024;
@@ -70,6 +72,38 @@ impl Qmp {
         }
     }
 
+    /// Has the machine stand still, all it has written to its disks written.
+    pub fn stop(&mut self) -> Result<(), VmError> {
+        self.ask("stop", json!({})).map(drop)
+    }
+
+    /// Has it go on.
+    pub fn go_on(&mut self) -> Result<(), VmError> {
+        self.ask("cont", json!({})).map(drop)
+    }
+
+    /// Writes the state of the devices of a machine that stands still, and nothing else, to a file that is open for
+    /// writing alone. The name of the command is of who needed that first.
+    pub fn save_devices(&mut self, state: BorrowedFd) -> Result<(), VmError> {
+        self.hand_over("add-fd", json!({"fdset-id": STATE_SET}), state)?;
+        let file = format!("/dev/fdset/{STATE_SET}");
+        let saved = self.ask("xen-save-devices-state", json!({"filename": file, "live": false}));
+        self.ask("remove-fd", json!({"fdset-id": STATE_SET})).and(saved).map(drop)
+    }
+
+    /// Lets a machine that waits for its state have it; then it runs.
+    pub fn load(&mut self, state: BorrowedFd) -> Result<(), VmError> {
+        self.give(state, STATE)?;
+        self.ask("migrate-incoming", json!({"uri": format!("fd:{STATE}")})).map(drop)
+    }
+
+    /// QEMU's version.
+    pub fn version(&mut self) -> Result<String, VmError> {
+        let version = self.ask("query-version", json!({}))?;
+        let part = |name: &str| version["qemu"][name].as_u64().unwrap_or_default();
+        Ok(format!("{}.{}.{}", part("major"), part("minor"), part("micro")))
+    }
+
     /// Puts a tap at the hub of a spare network device.
     pub fn plug(&mut self, device: usize, tap: BorrowedFd) -> Result<(), VmError> {
         let (name, port) = (tap_name(device), port_name(device));
@@ -92,11 +126,16 @@ impl Qmp {
 
     /// Sends a descriptor along with the command that names it.
     fn give(&mut self, fd: BorrowedFd, name: &str) -> Result<(), VmError> {
+        self.hand_over("getfd", json!({"fdname": name}), fd)
+    }
+
+    /// The same with any command that takes one.
+    fn hand_over(&mut self, command: &str, arguments: Value, fd: BorrowedFd) -> Result<(), VmError> {
         self.settle()?;
-        let line = line("getfd", json!({"fdname": name}));
         // A line this short is taken whole by an empty socket.
+        let line = line(command, arguments);
         send_with(self.stream.get_ref(), &line, fd).map_err(|errno| failed(errno.into()))?;
-        self.answer("getfd", Instant::now() + ANSWER_LIMIT).map(drop)
+        self.answer(command, Instant::now() + ANSWER_LIMIT).map(drop)
     }
 
     /// Waits until a mirror has copied everything, and ends it there. It takes as long as there is to copy; whoever

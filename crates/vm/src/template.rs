@@ -47,6 +47,7 @@ use crate::accelerator::{Accelerator, boot_id};
 use crate::machine::{Disk, Hypervisor, Logs, Machine, Origin, Parts, guest_memory};
 use crate::qemu::{MAX_DEVICES, OWN_DEVICES};
 use crate::qmp::Qmp;
+use crate::snapshot::base_identity;
 use crate::store::{Store, hex, identity, key_of, publish};
 use crate::{DEFAULT_DISK, SPARE_DEVICES, VmError, VmSpec, disk, user};
 
@@ -144,10 +145,7 @@ impl<'a> Shape<'a> {
             // Its name is a checksum; where the store is does not matter.
             parts.initramfs.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             qemu.map_err(VmError::io(program))?,
-            match parts.accelerator {
-                Accelerator::Kvm { .. } => "kvm".to_owned(),
-                Accelerator::Emulation { .. } => "emulation".to_owned(),
-            },
+            parts.accelerator.name().to_owned(),
             describe_cpu(),
             format!("{memory} {cpus} {places} {mounted} {interfaces}"),
         ]);
@@ -172,7 +170,7 @@ impl<'a> Shape<'a> {
 }
 
 /// Model, microcode and features of the host's first CPU.
-fn describe_cpu() -> String {
+pub(crate) fn describe_cpu() -> String {
     // The kernel writes as much of it as is read; on a host with many CPUs all of it would take long.
     let mut bytes = Vec::new();
     if let Ok(file) = File::open("/proc/cpuinfo") {
@@ -208,7 +206,7 @@ impl Template {
 
     fn open(directory: &Path, info: &TemplateInfo) -> io::Result<Self> {
         let memory = File::open(directory.join(MEMORY))?;
-        if identity(Path::new(MEMORY), &memory.metadata()?) != info.memory_identity {
+        if base_identity(&memory.metadata()?) != info.memory_identity {
             return Err(io::Error::other("its memory was changed or replaced"));
         }
         let disk = info.disk_identity.as_ref().map(|_| directory.join(DISK));
@@ -320,8 +318,9 @@ fn make(shape: &Shape) -> Result<(), VmError> {
         // The room is wanted back; what stays is removed by the next.
         let _ = fs::remove_dir_all(&partial);
     })?;
-    let memory_identity = settle(&partial, MEMORY)?;
-    let disk_identity = shape.mounted.then(|| settle(&partial, DISK)).transpose()?;
+    let memory_identity = base_identity(&settle(&partial, MEMORY)?);
+    let disk = shape.mounted.then(|| settle(&partial, DISK)).transpose()?;
+    let disk_identity = disk.map(|metadata| identity(Path::new(DISK), &metadata));
     let info = TemplateInfo {
         kernel: shape.parts.kernel.name(),
         memory: shape.memory,
@@ -341,15 +340,15 @@ fn make(shape: &Shape) -> Result<(), VmError> {
     publish(&partial, &target)
 }
 
-/// Takes a file back from the VMM's user and sees it to the disk; its identity from now on.
-fn settle(directory: &Path, name: &str) -> Result<String, VmError> {
+/// Takes a file back from the VMM's user and sees it to the disk; what it is from now on.
+fn settle(directory: &Path, name: &str) -> Result<fs::Metadata, VmError> {
     let path = directory.join(name);
     let failed = VmError::io(&path);
     let settle = || {
         let file = File::open(&path)?;
         rustix::fs::fchown(&file, Some(rustix::process::geteuid()), Some(rustix::process::getegid()))?;
         file.sync_all()?;
-        Ok(identity(Path::new(name), &file.metadata()?))
+        file.metadata()
     };
     settle().map_err(failed)
 }
@@ -385,8 +384,7 @@ fn save(shape: &Shape, directory: &Path) -> Result<String, VmError> {
     let machine = Machine {
         id,
         run_dir: run_dir.clone(),
-        kernel: parts.kernel.image(),
-        initramfs: parts.initramfs.clone(),
+        boots: Some((parts.kernel.image(), parts.initramfs.clone())),
         memory: shape.memory,
         cpus: shape.cpus,
         words: Vec::new(),

@@ -26,6 +26,7 @@ pub mod rename;
 pub mod restart;
 pub mod rm;
 pub mod run;
+pub mod snapshot;
 pub mod start;
 pub mod stats;
 pub mod stop;
@@ -185,6 +186,7 @@ pub const ALL: &[Entry] = &[
     group!("network", "Work on networks", NETWORK),
     group!("policy", "Hold instances to the Pod Security Standards", POLICY),
     group!("system", "Work on all of it", SYSTEM),
+    group!("snapshot", "Keep, bring back and multiply virtual machines that run", SNAPSHOT),
     group!("template", "See what virtual machines start from", TEMPLATE),
     group!("volume", "Work on volumes", VOLUME),
     entry!(System, "events", events, "Print what happens to instances, images and volumes, as it does"),
@@ -253,6 +255,19 @@ const MACHINE: &[Entry] = &[
     entry!(Management, "save", machine::save, "Make a disk image of a machine's disk"),
     entry!(Management, "screenshot", machine::screenshot, "Write what is on a machine's screen as a PNG"),
     group!("snapshot", "Keep and bring back what is on a machine's disks", MACHINE_SNAPSHOT),
+];
+
+const SNAPSHOT: &[Entry] = &[
+    entry!(
+        Management,
+        "create",
+        snapshot::create,
+        "Keep a virtual machine as it runs: memory, devices and disk"
+    ),
+    entry!(Management, "fork", snapshot::fork, "Make instances that go on from where one is, or was"),
+    entry!(Management, "ls", snapshot::ls, "List an instance's snapshots", aliases: &["list"]),
+    entry!(Management, "restore", snapshot::restore, "Make an instance what it was, running"),
+    entry!(Management, "rm", snapshot::rm, "Remove snapshots", aliases: &["remove"]),
 ];
 
 const MACHINE_SNAPSHOT: &[Entry] = &[

@@ -70,6 +70,18 @@ impl Devices {
         self.change.as_ref().map(|change| change.until)
     }
 
+    /// Whether each leads where it led at the start.
+    pub fn are_as_at_start(&self) -> bool {
+        let is_wired = |device: &Device| matches!(device, Device::Wired { .. });
+        let (wired, spare) = self.devices.split_at(self.wired);
+        wired.iter().all(is_wired) && spare.iter().all(|device| *device == Device::Spare)
+    }
+
+    /// The agent was asked something, and the next that it says is too late an answer.
+    pub fn expect_late_answer(&mut self) {
+        self.late += 1;
+    }
+
     fn of(&self, network: &str) -> Option<usize> {
         let leads_there =
             |device: &Device| matches!(device, Device::Wired { network: id, .. } if id == network);
@@ -96,7 +108,7 @@ impl Guest {
         if !matches!(self.phase, Phase::Serving) {
             return Err(Error::NotRunning);
         }
-        if self.devices.change.is_some() {
+        if self.devices.change.is_some() || self.freezing.is_some() {
             return Err(Error::Changing);
         }
         match request {
@@ -149,6 +161,8 @@ impl Guest {
     pub(super) fn agent_has_changed(&mut self, answer: Response) {
         if self.devices.late > 0 {
             self.devices.late -= 1;
+        } else if self.freezing.is_some() {
+            self.agent_has_frozen(Some(answer));
         } else {
             self.finish_change(Some(answer));
         }
@@ -157,7 +171,7 @@ impl Guest {
     /// Gives up what has taken too long.
     pub(super) fn tick_change(&mut self) {
         if self.devices.deadline().is_some_and(|until| Instant::now() >= until) {
-            self.devices.late += 1;
+            self.devices.expect_late_answer();
             self.finish_change(None);
         }
     }

@@ -1,4 +1,4 @@
-//! What an instance has of the host beside its processes: places in networks, and volumes.
+//! What an instance has of the host beside its processes: places in networks, volumes, and copies of itself.
 
 use proa_protocol::frame::Frame;
 use proa_protocol::message::{ErrorKind, Request, Response};
@@ -18,6 +18,18 @@ impl Server {
             Err(error) => Response::error(ErrorKind::InvalidInput, error.to_string()),
         };
         self.answer(channel, &answer);
+    }
+
+    /// A copy of it as it runs.
+    pub(super) fn snapshot(&mut self, channel: u32, frame: &Frame) {
+        let asked = match Request::parse(&frame.payload) {
+            Ok(Request::Snapshot { directory }) => self.backend.snapshot(channel, directory),
+            Ok(_) => return,
+            Err(error) => return self.refuse(channel, ErrorKind::InvalidInput, error.to_string()),
+        };
+        if let Err(error) = asked {
+            self.answer(channel, &error.response());
+        }
     }
 
     /// Whoever hears of the end may remove the volumes. Those with a file system of their own can be unmounted when the
