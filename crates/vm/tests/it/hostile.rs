@@ -14,8 +14,8 @@ const OWN_MEMORY: u64 = 400 << 10;
 const RIGHTS: &[&str] =
     &["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE", "CAP_IPC_LOCK", "CAP_SYS_RAWIO", "CAP_SYS_RESOURCE"];
 
-/// Adds the driver, and has it lie to the last device of a kind.
-fn arm(setup: &mut Setup, kind: &str) {
+/// Adds the driver, and has a script use it.
+fn arm(setup: &mut Setup, script: &str) {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/programs/virtio.c");
     setup.add_layer(|root| {
         fs::create_dir(root.join("bin")).unwrap();
@@ -24,15 +24,20 @@ fn arm(setup: &mut Setup, kind: &str) {
         assert!(build.status().expect("this test needs gcc").success());
     });
     setup.grant(RIGHTS);
-    setup.script(&format!("virtio {kind} 2>&1"));
+    setup.script(script);
 }
 
 fn attack(kind: &str, last: &str) {
+    attack_by(&format!("virtio {kind} 2>&1"), last);
+}
+
+/// A neighbour lives through it.
+fn attack_by(script: &str, last: &str) {
     let mut neighbour = Setup::new("echo kept > /file; busybox sync; cat /file");
     let mut setup = Setup::new("");
     setup.spec.id.push_str("hostile");
     setup.spec.layers.clone_from(&neighbour.spec.layers);
-    arm(&mut setup, kind);
+    arm(&mut setup, script);
     let before: Vec<_> = setup.spec.layers.iter().map(|layer| templates::checksum(layer)).collect();
     let mut other = neighbour.boot();
     let mut guest = setup.boot();
@@ -68,6 +73,15 @@ fn lies_to_a_disk() {
     attack("blk", "requests beyond the end");
 }
 
+/// It takes the agent's own port, so that nothing more is heard of it: only where all was tried, it ends its machine.
+#[test]
+fn lies_to_the_agents_port() {
+    attack_by(
+        "echo begins; virtio console > /tmp/said 2>&1 && echo c > /proc/sysrq-trigger",
+        "nothing is heard",
+    );
+}
+
 #[test]
 fn lies_to_a_balloon() {
     attack("balloon", "free pages that are none");
@@ -77,7 +91,7 @@ fn lies_to_a_balloon() {
 #[test]
 fn a_clone_that_lies_to_its_balloon() {
     let mut setup = templates::setup("true");
-    arm(&mut setup, "balloon");
+    arm(&mut setup, "virtio balloon 2>&1");
     templates::request(&setup).make().unwrap();
     let [template] = &templates::templates(&setup)[..] else { panic!("one template") };
     let before = templates::checksum(&template.join("memory"));
