@@ -65,8 +65,8 @@ const UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
 const MOST_STATE: u64 = 64 << 20;
 /// Clocks of two boots of one host are measured as different as this, in parts of a million.
 const CLOCK_TOLERANCE: u64 = 500;
-/// How long a guest is left alone before it is saved, to come to rest: two seconds after the driver has come its kernel
-/// tells what memory is free, which would cost each clone ten milliseconds.
+/// How long a guest is left alone before it is saved, to come to rest: two seconds after its drivers have come, its kernel
+/// tells what memory is free, which no clone should have to do again.
 const REST: Duration = Duration::from_secs(3);
 /// The fewest places for layers.
 const FEWEST_PLACES: usize = 4;
