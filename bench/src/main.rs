@@ -1,7 +1,7 @@
 //! Proa, its peers and the physical limit, timed in one interleaved run on one machine.
 //!
 //! ```text
-//! cargo xtask dist && cargo run --release -p proa-bench -- [run|lifecycle|rootless|exec|memory|idle|pull|vm|network|starts|all] [rounds]
+//! cargo xtask dist && cargo run --release -p proa-bench -- [run|lifecycle|rootless|exec|memory|idle|pull|vm|snapshot|network|starts|all] [rounds]
 //! ```
 //!
 //! Only ratios taken in one run mean anything: machines differ, and one machine differs from hour to hour.
@@ -20,6 +20,7 @@ mod pull;
 mod rootless;
 mod run;
 mod setup;
+mod snapshot;
 mod starts;
 mod throughput;
 mod vm;
@@ -56,6 +57,7 @@ fn main() -> Result<()> {
         }
         "starts" => starts::bench(&setup, rounds.unwrap_or(100)),
         "vm" => vm::bench(&setup, rounds.unwrap_or(5)),
+        "snapshot" => snapshot::bench(&setup, rounds.unwrap_or(5)),
         "all" => {
             run::bench(&setup, rounds.unwrap_or(20))?;
             lifecycle::bench(&setup, rounds.unwrap_or(20))?;
@@ -63,11 +65,12 @@ fn main() -> Result<()> {
             exec::bench(&setup, rounds.unwrap_or(20))?;
             memory::bench(&setup, rounds.unwrap_or(20))?;
             pull::bench(&setup, rounds.unwrap_or(3))?;
-            vm::bench(&setup, rounds.unwrap_or(5))
+            vm::bench(&setup, rounds.unwrap_or(5))?;
+            snapshot::bench(&setup, rounds.unwrap_or(5))
         }
         _ => {
             bail!(
-                "usage: proa-bench [run|lifecycle|rootless|exec|memory|idle|pull|vm|network|starts|all] [rounds]"
+                "usage: proa-bench [run|lifecycle|rootless|exec|memory|idle|pull|vm|snapshot|network|starts|all] [rounds]"
             )
         }
     }

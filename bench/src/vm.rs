@@ -98,7 +98,7 @@ fn mappings(smaps: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// Runs a machine that boots, and waits until a template was made of it.
-fn make_template(setup: &Setup) -> Result<()> {
+pub fn make_template(setup: &Setup) -> Result<()> {
     setup.proa(&["run", "--rm", "--network", "none", "--isolation", "vm", "busybox", "true"])?;
     let deadline = Instant::now() + TEMPLATE_LIMIT;
     while setup.proa(&["template", "ls", "-q"])?.is_empty() {

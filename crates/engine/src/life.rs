@@ -212,6 +212,8 @@ impl Engine {
                 format!("`proa stop {name}` first, or `proa rm -f {name}`"),
             ));
         }
+        // Where that fails, it takes longer.
+        let _ = self.connect(instance).and_then(|mut channel| channel.command(Request::Discard));
         match self.kill(instance, "KILL") {
             // It has just ended, or somebody else has removed it.
             Err(Error::MonitorGone(_) | Error::NoSuchInstance(_)) => Ok(()),

@@ -14,7 +14,7 @@ use std::process::{Command, Output, Stdio};
 use proa_protocol::instance::{LOCK_FILE, SOCKET_FILE};
 use proa_protocol::kernel::{ADD_ARGUMENT, AddKernel};
 use proa_protocol::machine::{DiskImport, DiskImported, IMPORT_ARGUMENT};
-use proa_protocol::snapshot::{PACK_ARGUMENT, Pack};
+use proa_protocol::snapshot::{CHECK_ARGUMENT, Check, PACK_ARGUMENT, Pack};
 use proa_sys::seal::Sealed;
 use proa_sys::sockets::in_directory;
 use rustix::fs::{FlockOperation, flock};
@@ -162,6 +162,14 @@ pub fn pack_snapshot(programs: &Programs, pack: &Pack) -> Result<()> {
     errand(programs, PACK_ARGUMENT, pack)?
         .map(drop)
         .map_err(|complaint| Error::conflict(format!("cannot make the snapshot: {complaint}"), ""))
+}
+
+/// Has it looked whether a virtual machine can go on from a snapshot, and waits for that.
+///
+/// # Errors
+/// It cannot.
+pub fn check_snapshot(programs: &Programs, check: &Check) -> Result<()> {
+    errand(programs, CHECK_ARGUMENT, check)?.map(drop).map_err(|complaint| Error::conflict(complaint, ""))
 }
 
 /// Runs the monitor's program for what the engine links no hypervisor for; what it printed, or its complaint.

@@ -6,6 +6,7 @@
 //!   proa-monitor --add-kernel JSON
 //!   proa-monitor --import-disk JSON
 //!   proa-monitor --pack-snapshot JSON
+//!   proa-monitor --check-snapshot JSON
 //! ```
 //!
 //! The engine starts it from a sealed executable, in a session of its own, with `/dev/null` for standard
@@ -47,7 +48,7 @@ use std::time::Duration;
 
 use proa_protocol::instance::{InstanceConfig, Status, is_id};
 use proa_protocol::kernel::ADD_ARGUMENT;
-use proa_protocol::snapshot::PACK_ARGUMENT;
+use proa_protocol::snapshot::{CHECK_ARGUMENT, PACK_ARGUMENT};
 use rustix::fs::{CWD, Mode as FileMode, OFlags, openat};
 use rustix::process::Signal;
 use serde::de::DeserializeOwned;
@@ -80,6 +81,9 @@ fn main() -> ExitCode {
     }
     if arguments.next_if(|first| first == PACK_ARGUMENT).is_some() {
         return errand(arguments, |wanted| proa_vm::pack_snapshot(&wanted));
+    }
+    if arguments.next_if(|first| first == CHECK_ARGUMENT).is_some() {
+        return errand(arguments, |wanted| proa_vm::check_snapshot(&wanted));
     }
     if arguments.next_if(|first| first == proa_protocol::machine::IMPORT_ARGUMENT).is_some() {
         return import::run(arguments);

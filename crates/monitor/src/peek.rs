@@ -83,6 +83,7 @@ mod tests {
         let size = proa_oci::runtime::ConsoleSize { height: 3, width: 4 };
         let seen = super::request(&message::Request::Resize(size).frame(0).payload).unwrap();
         assert_eq!((seen.op.as_str(), seen.height, seen.width), ("resize", 3, 4));
+        assert_eq!(tag(&message::Request::Discard), "discard");
         let frame = message::Request::Signal { signal: 9, all: true }.frame(0);
         let seen = super::request(&frame.payload).unwrap();
         assert_eq!((seen.op.as_str(), seen.signal), ("signal", 9));

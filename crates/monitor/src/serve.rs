@@ -32,6 +32,7 @@
 
 mod again;
 mod health;
+mod joined;
 mod places;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -166,6 +167,8 @@ pub struct Server {
     /// Who asked for `Pause` (true) and `Resume` (false), in order.
     pauses: VecDeque<(u32, bool)>,
     reaper: Option<Reaper>,
+    /// Nobody needs its files when it has ended.
+    discards: bool,
     /// Bytes of the first process's output for which it has no credit yet.
     owed: u32,
     /// When the backend is ended if the first process has not.
@@ -199,6 +202,7 @@ impl Server {
             notices,
             pauses: VecDeque::new(),
             reaper: None,
+            discards: false,
             owed: 0,
             kill_by: None,
             trimmed: false,
@@ -219,6 +223,7 @@ impl Server {
     /// The instance is to be removed when it has ended.
     pub fn remove_at_end(&mut self, reaper: Reaper) {
         self.reaper = Some(reaper);
+        self.discards = true;
     }
 
     /// Takes the first client.
@@ -415,6 +420,10 @@ impl Server {
             "start" => self.start(channel),
             "wait" => self.wait_for_end(channel),
             "stop" => self.stay_down(channel, request.by_user),
+            "discard" => {
+                self.discards = true;
+                self.answer(channel, &Response::Ok);
+            }
             _ if self.is_restarting() => self.refuse(channel, ErrorKind::Conflict, again::RESTARTING),
             "pause" => self.pause(channel, true),
             "resume" => self.pause(channel, false),
@@ -459,30 +468,6 @@ impl Server {
             "processes" => self.events.tell("top", &[]),
             _ => {}
         }
-    }
-
-    fn exec(&mut self, channel: u32, frame: Frame, request: &peek::Request) {
-        if self.clients.get(&channel).is_some_and(|client| client.joined == Joined::Nothing) {
-            self.events.exec(channel, &request.process.args);
-        }
-        if request.attach || request.stdin {
-            self.join(channel, frame, Joined::Exec);
-        } else {
-            self.backend.send(frame);
-        }
-    }
-
-    fn join(&mut self, channel: u32, frame: Frame, joined: Joined) {
-        let Some(client) = self.clients.get_mut(&channel) else { return };
-        if client.joined != Joined::Nothing {
-            return self.refuse(
-                channel,
-                ErrorKind::InvalidInput,
-                "this connection has joined something already",
-            );
-        }
-        client.joined = joined;
-        self.backend.send(frame);
     }
 
     /// A guest may be deaf: what a kill does not end in time is ended from outside.
@@ -771,7 +756,7 @@ impl Server {
         }
         if let Phase::Stopping(outcome) = &self.phase {
             let outcome = outcome.clone();
-            match self.backend.stop(self.reaper.is_some()) {
+            match self.backend.stop(self.discards) {
                 Ok(Stop::NotYet) => {}
                 Ok(Stop::Done(remains)) => self.over(&outcome, Some(remains), String::new()),
                 Err(error) => self.over(&outcome, None, error.to_string()),

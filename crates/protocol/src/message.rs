@@ -8,7 +8,8 @@
 //! | `Wait` | `Exited` when the first process ends | |
 //! | `Abort` | none of its own | the `Exited` of its process |
 //! | `Watch` | none of its own | `Happened`, as often as something does |
-//! | `Prepare`, `Freeze`, `Adopt`, `Snapshot`, `Signal`, `Stop`, `Resize`, `Pause`, `Resume`, `Update`, `Rewrite`, `Connect`, `Disconnect`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
+//! | `Prepare`, `Freeze`, `Adopt`, `Snapshot` | `Ok` or `Error` | |
+//! | `Signal`, `Stop`, `Discard`, `Resize`, `Pause`, `Resume`, `Update`, `Rewrite`, `Connect`, `Disconnect`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
 //! | `Screenshot` | `Data` frames with a PNG, an empty one last, then `Ok` or `Error` | |
 //! | `Stats`, `Processes`, `Changes`, `Stat` | the like-named response | |
 //! | `ArchiveGet` | `Stat`, then `Data` frames with a tar stream, an empty one last, then `Ok` or `Error` | |
@@ -87,6 +88,8 @@ pub enum Request {
         /// A user wants it down; otherwise the host's next boot starts it as if nothing had been asked.
         by_user: bool,
     },
+    /// To a monitor: whatever is on the instance's disk is not needed any more, and its end need not wait for it.
+    Discard,
     /// Tell of what happens by itself, as [`Response::Happened`], from now on.
     Watch,
     /// Freeze all processes.

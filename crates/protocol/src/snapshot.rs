@@ -29,6 +29,8 @@ pub const INFO_FILE: &str = "snapshot.json";
 pub const RESUME_FILE: &str = "resume.json";
 /// How a process that packs a snapshot is called: the second word of its command line, before a [`Pack`].
 pub const PACK_ARGUMENT: &str = "--pack-snapshot";
+/// The same of one that looks whether a snapshot can be used, before a [`Check`].
+pub const CHECK_ARGUMENT: &str = "--check-snapshot";
 /// Raw copies in a snapshot that is not packed yet, beside the base: numbers of pages and the pages themselves, the
 /// writable disk, the devices, and what the monitor knows ([`GuestShape`]).
 pub const RAW_MEMORY: &str = "memory.raw";
@@ -90,6 +92,15 @@ pub struct Resume {
     pub snapshot: PathBuf,
     /// It becomes another instance than it was: what is to tell them apart is made anew.
     pub is_fork: bool,
+}
+
+/// What a process is told that looks whether a snapshot can be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// Directory of the snapshot.
+    pub snapshot: PathBuf,
+    /// Where all that virtual machines are made of is kept.
+    pub store: PathBuf,
 }
 
 /// What a process is told that packs a snapshot.

@@ -62,6 +62,7 @@ impl Supervisor {
             | Request::Plug { .. }
             | Request::Unplug { .. }
             | Request::Stop { .. }
+            | Request::Discard
             | Request::Screenshot
             | Request::Shutdown => {
                 self.channels.fail(channel, ErrorKind::Unsupported, "that is not for a supervisor to do");

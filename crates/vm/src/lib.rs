@@ -47,7 +47,7 @@ pub use kernel::add_kernel;
 pub use machine::{ANSWER_TIMEOUT, Vm, VmExit};
 pub use pc::{Pc, PcSpec};
 pub use share::{Share, plan_shares};
-pub use snapshot::pack as pack_snapshot;
+pub use snapshot::{check as check_snapshot, pack as pack_snapshot};
 pub use template::TemplateRequest;
 
 /// Guest memory where the user names none, bytes.

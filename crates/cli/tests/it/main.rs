@@ -24,6 +24,7 @@ mod rootless;
 mod rootless_network;
 mod rootless_vm;
 mod servers;
+mod snapshots;
 mod storm;
 mod streams;
 mod templates;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   create:  monitor copies ─▶ snapshots/.new ─ packed ─ renamed ─▶ snapshots/NAME
-//!   restore: ended ─ resume.json ─ started ─▶ what it was then
+//!   restore: checked ─ ended ─ resume.json ─ started ─▶ what it was then
 //!   fork:    instances made like it, each with resume.json ─ started ─▶ as many that go on
 //!   rm:      snapshots/NAME ─ renamed ─▶ snapshots/.old ─ removed
 //! ```
@@ -19,7 +19,10 @@ use std::path::{Path, PathBuf};
 
 use proa_protocol::instance::IsolationLevel;
 use proa_protocol::message::Request;
-use proa_protocol::snapshot::{BASE_FILE, INFO_FILE, Pack, RESUME_FILE, Resume, SNAPSHOTS, SnapshotInfo};
+use proa_protocol::snapshot::{
+    BASE_FILE, Check, INFO_FILE, Pack, RESUME_FILE, Resume, SNAPSHOTS, SnapshotInfo,
+};
+use proa_protocol::template::STORE;
 use proa_sys::trees;
 use rustix::fs::{FlockOperation, flock};
 
@@ -113,6 +116,12 @@ impl Engine {
                 format!("instance {} is removed when it ends, and to restore it ends it", record.name),
                 format!("`proa snapshot fork {} {name}` makes another that goes on from there", record.name),
             ));
+        }
+        // Before anything is lost.
+        let store = self.paths.root.join(STORE);
+        monitor::check_snapshot(&self.programs, &Check { snapshot: snapshot.clone(), store })?;
+        if instance.is_live() {
+            self.connect(instance)?.command(Request::Discard)?;
         }
         let kill = StopOptions { timeout: Some(0), signal: Some("KILL".into()), until_boot: false };
         self.stop(instance, &kill)?;

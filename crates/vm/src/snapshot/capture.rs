@@ -42,20 +42,20 @@ impl Vm {
 
     fn copy_raw(&mut self, disk: &Path, directory: &Path) -> Result<(), VmError> {
         let pid = self.pid();
-        let ground = self.ground.as_mut().ok_or(VmError::NoGround)?;
+        let ground = self.ground.as_ref().ok_or(VmError::NoGround)?;
         let state = directory.join(RAW_STATE);
         // QEMU takes it only if it may do with it what it means to, and no more.
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&state);
         self.control.save_devices(file.map_err(VmError::io(&state))?.as_fd())?;
-        describe_place(&mut ground.shape, &ground.accelerator, &mut self.control)?;
+        let GuestShape { accelerator, cpu, .. } = describe_place(&ground.accelerator);
+        let shape = GuestShape { accelerator, cpu, vmm: self.control.version()?, ..ground.shape.clone() };
         let base = File::from(ground.base.try_clone().map_err(VmError::io("memory"))?);
         copy_memory(pid, &base, &directory.join(RAW_MEMORY))?;
         let target = directory.join(RAW_DISK);
         copy_sparse(disk, &target).map_err(VmError::io(&target))?;
         keep_base(&base, &directory.join(BASE_FILE))?;
-        let shape = directory.join(SHAPE_FILE);
-        let text = serde_json::to_vec(&ground.shape).unwrap_or_default();
-        fs::write(&shape, text).map_err(VmError::io(&shape))
+        let path = directory.join(SHAPE_FILE);
+        fs::write(&path, serde_json::to_vec(&shape).unwrap_or_default()).map_err(VmError::io(&path))
     }
 }
 

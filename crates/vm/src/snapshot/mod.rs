@@ -37,12 +37,12 @@ use sha2::{Digest, Sha256};
 
 use crate::VmError;
 use crate::accelerator::Accelerator;
-use crate::qmp::Qmp;
 use crate::store::short_hex;
 use crate::template::describe_cpu;
 
 pub(crate) use capture::Ground;
 pub use pack::pack;
+pub use resume::check;
 
 /// Changes when snapshots made before cannot be used any more.
 const FORMAT: u32 = 2;
@@ -72,14 +72,7 @@ pub(crate) fn base_identity(metadata: &fs::Metadata) -> String {
     short_hex(hash)
 }
 
-/// Fills in what a state depends on beside the machine itself.
-fn describe_place(
-    shape: &mut GuestShape,
-    accelerator: &Accelerator,
-    control: &mut Qmp,
-) -> Result<(), VmError> {
-    accelerator.name().clone_into(&mut shape.accelerator);
-    shape.cpu = describe_cpu();
-    shape.vmm = control.version()?;
-    Ok(())
+/// What a state depends on beside the machine itself and its VMM.
+fn describe_place(accelerator: &Accelerator) -> GuestShape {
+    GuestShape { accelerator: accelerator.name().to_owned(), cpu: describe_cpu(), ..GuestShape::default() }
 }

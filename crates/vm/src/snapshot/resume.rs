@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use proa_protocol::snapshot::{BASE_FILE, INFO_FILE, SnapshotInfo};
+use proa_protocol::snapshot::{BASE_FILE, Check, GuestShape, INFO_FILE, SnapshotInfo};
 use rustix::fs::MemfdFlags;
 use sha2::{Digest, Sha256};
 
@@ -34,7 +34,8 @@ pub(super) struct Snapshot {
 
 impl Vm {
     /// Starts a virtual machine that goes on from the snapshot in `directory`. Its writable disk becomes what it was
-    /// then. Does not wait for the guest, in which the agent is frozen and waits to be told what it is now.
+    /// then, unless this fails. Does not wait for the guest, in which the agent is frozen and waits to be told what it is
+    /// now.
     ///
     /// # Errors
     /// The snapshot is damaged, or of a machine that this host cannot carry on; a part is missing or cannot be started.
@@ -44,9 +45,8 @@ impl Vm {
         let accelerator = Accelerator::find(&store, notice)?;
         let qemu = Qemu::find()?;
         snapshot.check_shape(spec)?;
-        snapshot.unpack_disk(&spec.rw_disk)?;
-        let writable = OpenOptions::new().read(true).write(true).open(&spec.rw_disk);
-        let mut disks = open_disks(spec, writable.map_err(VmError::io(&spec.rw_disk))?)?;
+        let fresh = FreshDisk::unpack(&snapshot, &spec.rw_disk)?;
+        let mut disks = open_disks(spec, fresh.open()?)?;
         disks.extend((disks.len()..=snapshot.info.shape.places).map(Disk::place));
         let memory = || snapshot.base.try_clone().map(OwnedFd::from).map_err(VmError::io(directory));
         let ground =
@@ -62,10 +62,67 @@ impl Vm {
             ground: Some(ground),
         };
         let mut vm = launch.run(&qemu, &accelerator)?;
-        snapshot.check_place(&accelerator, &mut vm)?;
+        snapshot.check_place(&GuestShape { vmm: vm.control.version()?, ..describe_place(&accelerator) })?;
         snapshot.fill_memory(vm.pid())?;
-        vm.control.load(snapshot.state()?.as_fd())?;
+        let state = snapshot.state()?;
+        fresh.publish()?;
+        vm.control.load(state.as_fd())?;
         Ok(vm)
+    }
+}
+
+/// Whether a virtual machine could go on from this snapshot, as far as that can be told without one.
+///
+/// # Errors
+/// It is damaged, or of a machine that this host cannot carry on.
+pub fn check(wanted: &Check) -> Result<(), VmError> {
+    let snapshot = Snapshot::open(&wanted.snapshot)?;
+    let accelerator = Accelerator::find(&Store::open(&wanted.store)?, &mut |_| {})?;
+    snapshot
+        .check_place(&GuestShape { vmm: snapshot.info.shape.vmm.clone(), ..describe_place(&accelerator) })?;
+    let packs = snapshot.packs()?;
+    snapshot.state()?;
+    let read = |frame: &Frame| snapshot.read_frame(&packs[frame.pack as usize], frame).map(drop);
+    snapshot.index.frames.iter().try_for_each(read)
+}
+
+/// The writable disk as it was, which has its name only when all else is done; removed where it does not come to that.
+struct FreshDisk<'path> {
+    partial: PathBuf,
+    path: &'path Path,
+}
+
+impl<'path> FreshDisk<'path> {
+    fn unpack(snapshot: &Snapshot, path: &'path Path) -> Result<Self, VmError> {
+        let fresh = Self { partial: path.with_extension("new"), path };
+        let failed = || VmError::io(&fresh.partial);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let disk = options.open(&fresh.partial).map_err(failed())?;
+        let size = snapshot.info.disk_size;
+        disk.set_len(size).map_err(failed())?;
+        snapshot.each(&snapshot.index.disk, |page, bytes| {
+            let at = page * PAGE as u64;
+            // The last page of a disk may be shorter than others.
+            let length = size.saturating_sub(at).min(bytes.len() as u64) as usize;
+            disk.write_all_at(&bytes[..length], at)
+        })?;
+        Ok(fresh)
+    }
+
+    fn open(&self) -> Result<File, VmError> {
+        OpenOptions::new().read(true).write(true).open(&self.partial).map_err(VmError::io(&self.partial))
+    }
+
+    fn publish(self) -> Result<(), VmError> {
+        publish(&self.partial, self.path)
+    }
+}
+
+impl Drop for FreshDisk<'_> {
+    fn drop(&mut self) {
+        // It has its name, or the room is wanted back.
+        let _ = fs::remove_file(&self.partial);
     }
 }
 
@@ -107,9 +164,7 @@ impl Snapshot {
     }
 
     /// Whether what it was saved by is what is here.
-    fn check_place(&self, accelerator: &Accelerator, vm: &mut Vm) -> Result<(), VmError> {
-        let mut here = self.info.shape.clone();
-        describe_place(&mut here, accelerator, &mut vm.control)?;
+    fn check_place(&self, here: &GuestShape) -> Result<(), VmError> {
         let was = &self.info.shape;
         let differs = |what: &str, was: &str, is: &str| {
             bad(
@@ -145,29 +200,6 @@ impl Snapshot {
         make().map_err(VmError::io("memfd"))
     }
 
-    /// The writable disk as it was, in place of what is there, whole or not at all.
-    fn unpack_disk(&self, path: &Path) -> Result<(), VmError> {
-        let partial = path.with_extension("new");
-        let unpack = || -> Result<(), VmError> {
-            let failed = || VmError::io(&partial);
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o600);
-            let disk = options.open(&partial).map_err(failed())?;
-            disk.set_len(self.info.disk_size).map_err(failed())?;
-            self.each(&self.index.disk, |page, bytes| {
-                let at = page * PAGE as u64;
-                // The last page of a disk may be shorter than others.
-                let length = self.info.disk_size.saturating_sub(at).min(bytes.len() as u64) as usize;
-                disk.write_all_at(&bytes[..length], at)
-            })
-        };
-        unpack().inspect_err(|_| {
-            // The room is wanted back.
-            let _ = fs::remove_file(&partial);
-        })?;
-        publish(&partial, path)
-    }
-
     fn fill_memory(&self, pid: u32) -> Result<(), VmError> {
         let failed = || VmError::io("memory of the virtual machine");
         let base = self.base.metadata().map_err(failed())?;
@@ -188,11 +220,7 @@ impl Snapshot {
                 take(run.page + u64::from(at), &NOTHING[..count * PAGE]).map_err(failed())?;
             }
         }
-        let packs = self.index.packs.iter().map(|id| {
-            let path = self.directory.join(pack_name(id));
-            File::open(&path).map_err(VmError::io(&path))
-        });
-        let packs = packs.collect::<Result<Vec<_>, _>>()?;
+        let packs = self.packs()?;
         let mut places = self.places(runs);
         places.sort_unstable();
         for places in places.chunk_by(|one, next| one.frame == next.frame) {
@@ -215,18 +243,35 @@ impl Snapshot {
         runs.iter().filter(|run| run.block != ZEROS).flat_map(of).collect()
     }
 
+    fn packs(&self) -> Result<Vec<File>, VmError> {
+        let open = |id| {
+            let path = self.directory.join(pack_name(id));
+            File::open(&path).map_err(VmError::io(&path))
+        };
+        self.index.packs.iter().map(open).collect()
+    }
+
     fn unpack_frame(&self, pack: &File, frame: &Frame) -> Result<Vec<u8>, VmError> {
-        let damaged = || bad(&self.directory, "a page of it is damaged");
         let size = frame.blocks as usize * PAGE;
-        if frame.length as usize > zstd::zstd_safe::compress_bound(size) {
-            return Err(damaged());
+        let bytes = zstd::bulk::decompress(&self.read_frame(pack, frame)?, size);
+        bytes.ok().filter(|bytes| bytes.len() == size).ok_or_else(|| self.damaged())
+    }
+
+    /// Compressed, and as it was written.
+    fn read_frame(&self, pack: &File, frame: &Frame) -> Result<Vec<u8>, VmError> {
+        if frame.length as usize > zstd::zstd_safe::compress_bound(frame.blocks as usize * PAGE) {
+            return Err(self.damaged());
         }
         let mut bytes = vec![0; frame.length as usize];
-        pack.read_exact_at(&mut bytes, frame.offset).map_err(|_| damaged())?;
+        pack.read_exact_at(&mut bytes, frame.offset).map_err(|_| self.damaged())?;
         if Sha256::digest(&bytes).as_slice() != frame.sha256 {
-            return Err(damaged());
+            return Err(self.damaged());
         }
-        zstd::bulk::decompress(&bytes, size).ok().filter(|bytes| bytes.len() == size).ok_or_else(damaged)
+        Ok(bytes)
+    }
+
+    fn damaged(&self) -> VmError {
+        bad(&self.directory, "a page of it is damaged")
     }
 }
 
