@@ -1,7 +1,7 @@
 //! Proa, its peers and the physical limit, timed in one interleaved run on one machine.
 //!
 //! ```text
-//! cargo xtask dist && cargo run --release -p proa-bench -- [run|lifecycle|rootless|exec|memory|idle|pull|vm|snapshot|network|starts|all] [rounds]
+//! cargo xtask dist && cargo run --release -p proa-bench -- [run|lifecycle|rootless|exec|memory|idle|pull|vm|snapshot|network|names|starts|all] [rounds]
 //! ```
 //!
 //! Only ratios taken in one run mean anything: machines differ, and one machine differs from hour to hour.
@@ -32,7 +32,7 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let what = arguments.first().map_or("all", String::as_str);
     isolate::hide_unified_cgroups()?;
-    if ["network", "starts"].contains(&what) {
+    if ["network", "names", "starts"].contains(&what) {
         isolate::own_network()?;
     }
     let rounds: Option<usize> = arguments.get(1).map(|text| text.parse()).transpose()?;
@@ -55,6 +55,7 @@ fn main() -> Result<()> {
             throughput::bench(&setup, rounds.unwrap_or(5).min(5))?;
             names::bench(&setup, rounds.unwrap_or(5).min(5))
         }
+        "names" => names::bench(&setup, rounds.unwrap_or(5)),
         "starts" => starts::bench(&setup, rounds.unwrap_or(100)),
         "vm" => vm::bench(&setup, rounds.unwrap_or(5)),
         "snapshot" => snapshot::bench(&setup, rounds.unwrap_or(5)),
@@ -70,7 +71,7 @@ fn main() -> Result<()> {
         }
         _ => {
             bail!(
-                "usage: proa-bench [run|lifecycle|rootless|exec|memory|idle|pull|vm|snapshot|network|starts|all] [rounds]"
+                "usage: proa-bench [run|lifecycle|rootless|exec|memory|idle|pull|vm|snapshot|network|names|starts|all] [rounds]"
             )
         }
     }

@@ -36,6 +36,13 @@ pub fn percentile(times: &[Duration], percent: usize) -> Duration {
     sorted.get(rank).copied().unwrap_or_default()
 }
 
+/// The middle one of some figures; zero for none.
+pub fn median(figures: &[f64]) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
+
 /// Runs each contender once a round, each round beginning with another one, so that a machine whose speed
 /// drifts treats all alike. A first run warms up and does not count; a peer that fails it does not work on this
 /// host and is left out, with its own words. Ours, the first, must not fail.

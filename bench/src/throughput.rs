@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context, Result};
 
 use crate::isolate::OUTSIDE;
-use crate::measure::{detach, output, run};
+use crate::measure::{detach, median, output, run};
 use crate::setup::{Docker, Setup, installed};
 
 /// Seconds of each transfer.
@@ -96,12 +96,6 @@ fn rate(argv: &[String]) -> Result<f64> {
     let text = output(&argv.iter().map(String::as_str).collect::<Vec<_>>())?;
     let value: serde_json::Value = serde_json::from_str(&text)?;
     value["end"]["sum_received"]["bits_per_second"].as_f64().context("iperf3 tells no rate")
-}
-
-fn median(rates: &[f64]) -> f64 {
-    let mut sorted = rates.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
 /// Rates, and those of ours against Docker's of the same way.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use proa_protocol::events::{Event, Journal};
 use proa_protocol::instance::{CONFIG_FILE, InstanceConfig};
 use proa_protocol::message::{ErrorKind, ExitStatus, Happening};
+use proa_protocol::network::{Driver, Endpoint};
 use proa_protocol::volume::MountPoint;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::Deserialize;
@@ -32,6 +33,7 @@ pub struct Events {
     stamp: Stamp,
     actor: BTreeMap<String, String>,
     volumes: Vec<MountPoint>,
+    networks: Vec<Place>,
     pending: Vec<Event>,
     execs: Vec<Exec>,
     /// When it was last told.
@@ -46,10 +48,18 @@ struct Exec {
     pid: Option<u32>,
 }
 
-#[derive(Deserialize)]
-struct ActorOnly {
-    #[serde(default)]
+/// A network that the instance is in.
+struct Place {
+    id: String,
+    name: String,
+    driver: Driver,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct WhatChanges {
     actor: BTreeMap<String, String>,
+    networks: Vec<Endpoint>,
 }
 
 impl Events {
@@ -63,6 +73,7 @@ impl Events {
             config: path,
             actor: config.actor.clone(),
             volumes: config.mount_points.iter().filter(|point| point.volume.is_some()).cloned().collect(),
+            networks: places(&config.networks),
             pending: Vec::new(),
             execs: Vec::new(),
             out_of_memory: None,
@@ -74,13 +85,35 @@ impl Events {
         self.refresh();
         let event = Event::instance(action, &self.id, self.actor.clone());
         let event = attributes.iter().fold(event, |event, (key, value)| event.with(key, value.clone()));
+        self.keep(event);
+    }
+
+    fn keep(&mut self, event: Event) {
         if self.pending.len() < MOST_PENDING {
             self.pending.push(event);
         }
     }
 
+    /// The instance is in its networks (`connect`), or not any more.
+    fn networks(&mut self, action: &str) {
+        self.refresh();
+        let event = |place: &Place| {
+            let event = Event::network(action, &place.id).with("container", self.id.clone());
+            event.with("name", place.name.clone()).with("type", place.driver.as_str())
+        };
+        let events: Vec<Event> = self.networks.iter().map(event).collect();
+        events.into_iter().for_each(|event| self.keep(event));
+    }
+
+    /// The instance runs.
+    pub fn started(&mut self) {
+        self.networks("connect");
+        self.volumes("mount");
+        self.tell("start", &[]);
+    }
+
     /// The instance's volumes are mounted into it (`mount`), or not any more.
-    pub fn volumes(&mut self, action: &str) {
+    fn volumes(&mut self, action: &str) {
         for point in &self.volumes {
             let event = Event::volume(action, &point.name).with("container", self.id.clone());
             let event = if action == "mount" {
@@ -147,6 +180,8 @@ impl Events {
         }
         let seconds = (status.at_ns - started_ns).max(0) / 1_000_000_000;
         self.tell("die", &[("exitCode", status.code.to_string()), ("execDuration", seconds.to_string())]);
+        self.networks("disconnect");
+        self.volumes("unmount");
     }
 
     /// Writes what has been gathered. What cannot be written is tried again with what comes next.
@@ -174,10 +209,19 @@ impl Events {
             return;
         }
         let fresh = fs::read(&self.config).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        if let Some(ActorOnly { actor }) = fresh {
-            (self.actor, self.stamp) = (actor, now);
+        if let Some(WhatChanges { actor, networks }) = fresh {
+            (self.actor, self.networks, self.stamp) = (actor, places(&networks), now);
         }
     }
+}
+
+fn places(endpoints: &[Endpoint]) -> Vec<Place> {
+    let place = |Endpoint { network, .. }: &Endpoint| Place {
+        id: network.id.clone(),
+        name: network.name.clone(),
+        driver: network.driver,
+    };
+    endpoints.iter().map(place).collect()
 }
 
 fn fresh_id() -> String {

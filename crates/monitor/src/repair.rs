@@ -66,7 +66,6 @@ pub fn finish(args: &Args, record: &Record) -> Result<InstanceState, Error> {
         let status = ExitStatus { code: LOST, oom_killed: false, at_ns: finished.finished_ns };
         let mut events = Events::new(&args.root, &record.dir, config);
         events.died(status, finished.started_ns);
-        events.volumes("unmount");
         events.flush();
     }
     Ok(finished)

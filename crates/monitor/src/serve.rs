@@ -620,10 +620,9 @@ impl Server {
             self.phase = Phase::Stopping(Outcome::Failed { kind, message });
             return;
         }
-        self.events.volumes("mount");
         self.again.back_off.started(Instant::now());
         self.health_started();
-        self.events.tell("start", &[]);
+        self.events.started();
         for channel in std::mem::take(&mut self.askers) {
             self.answer(channel, &Response::Started { pid });
         }
@@ -790,7 +789,6 @@ impl Server {
         }
         if let Outcome::Exited { status, .. } = outcome {
             self.events.died(*status, self.state.started_ns);
-            self.events.volumes("unmount");
         }
         self.events.flush();
         self.listener = None;

@@ -14,8 +14,9 @@
 //! which an instance can send what it must not. What is made has names that follow from the instance's id, so whoever
 //! finds that its monitor is dead can take all of it away ([`clean_up`]) without having been told.
 //!
-//! All of that is where the root's bridges are ([`Switch`]). In an ordinary user's, published ports are served by a
-//! process of their own ([`crate::forward`]) from when there is a link until the ports are given up.
+//! All of that is where the root's bridges are ([`Switch`]). Published ports that no rule of the host's firewall leads to
+//! the instance, so all of an ordinary user's, are served by a process of their own ([`crate::forward`]) from when there is
+//! a link until the ports are given up.
 //!
 //! A container's link goes with its network namespace, which the kernel takes milliseconds to undo; nobody waits for
 //! that but [`Attachment::finish`].
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use proa_protocol::network::{Driver, Endpoint, Live, Network, PublishedPort, table_name};
 use rustix::event::{Timespec, poll};
 use rustix::io::Errno;
@@ -71,10 +73,13 @@ impl Attachment {
         let firewall = Firewall::new(table_name(run));
         let mut endpoints = endpoints;
         let mut reserved = Vec::new();
-        for port in endpoints.iter_mut().flat_map(|endpoint| &mut endpoint.ports) {
-            let kept = reserve(port, switch.namespace().is_some())?;
-            port.host_port = kept.number()?;
-            reserved.push(kept);
+        for endpoint in &mut endpoints {
+            for number in 0..endpoint.ports.len() {
+                let is_served = is_served(&switch, endpoint, &endpoint.ports[number]);
+                let kept = reserve(&endpoint.ports[number], is_served)?;
+                endpoint.ports[number].host_port = kept.number()?;
+                reserved.push(kept);
+            }
         }
         for endpoint in &endpoints {
             ensure(run, &switch, &firewall, &endpoint.network)?;
@@ -102,15 +107,14 @@ impl Attachment {
 
     /// Serves the published ports where no firewall of the host's does.
     fn forward(&mut self) -> Result<(), Error> {
-        let Some(namespace) = self.switch.namespace() else { return Ok(()) };
         let mut reserved = self.reserved.iter();
-        let routes: Vec<Route> =
-            self.endpoints.iter().flat_map(|endpoint| routes(endpoint, &mut reserved)).collect();
+        let routes = |endpoint| routes(&self.switch, endpoint, &mut reserved);
+        let routes: Vec<Route> = self.endpoints.iter().flat_map(routes).collect();
         // The last one may be there still.
         self.forwarder = None;
         self.forwarder = match routes.is_empty() {
             true => None,
-            false => Some(Forwarder::start(namespace, &routes)?),
+            false => Some(Forwarder::start(self.switch.namespace(), &routes)?),
         };
         Ok(())
     }
@@ -315,16 +319,30 @@ impl Attachment {
     }
 }
 
-/// Where the ports of an endpoint lead to that can be reached.
-fn routes<'a>(endpoint: &Endpoint, reserved: &mut impl Iterator<Item = &'a Reserved>) -> Vec<Route<'a>> {
+/// Where the ports of an endpoint lead to that are served: to the instance's address of the same IP version if it has one.
+fn routes<'a>(
+    switch: &Switch,
+    endpoint: &Endpoint,
+    reserved: &mut impl Iterator<Item = &'a Reserved>,
+) -> Vec<Route<'a>> {
+    let first = endpoint.interface.addresses.first().map(IpNet::addr);
     let route = |(port, kept): (&PublishedPort, &'a Reserved)| {
         let is_fitting = |home: &IpAddr| home.is_ipv4() == port.host_ip.is_ipv4();
-        let home = endpoint.interface.addresses.iter().map(|home| home.addr()).find(is_fitting)?;
-        let is_reached = !endpoint.network.internal;
+        let home = endpoint.interface.addresses.iter().map(IpNet::addr).find(is_fitting).or(first)?;
         let home = SocketAddr::new(home, port.port);
-        is_reached.then(|| Route { protocol: port.protocol, socket: kept.as_fd(), home })
+        is_served(switch, endpoint, port).then(|| Route {
+            protocol: port.protocol,
+            socket: kept.as_fd(),
+            home,
+        })
     };
     endpoint.ports.iter().zip(reserved).filter_map(route).collect()
+}
+
+/// Whether a port is served by a forwarder: no rule of the host's firewall leads to the instance.
+fn is_served(switch: &Switch, endpoint: &Endpoint, port: &PublishedPort) -> bool {
+    let is_users = switch.namespace().is_some();
+    !endpoint.network.internal && (is_users || firewall::way(endpoint, port).is_none())
 }
 
 /// The caller's network namespace and a container's.

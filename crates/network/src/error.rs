@@ -70,6 +70,16 @@ pub enum Error {
         /// Transport.
         protocol: &'static str,
     },
+    /// The kernel does not know the transport.
+    #[error(
+        "port {address}/{protocol} of the host: the kernel has no such transport; load its module (`modprobe {protocol}`)"
+    )]
+    NoTransport {
+        /// Address and port.
+        address: std::net::SocketAddr,
+        /// Transport.
+        protocol: &'static str,
+    },
     /// An address to publish at is none of the host's.
     #[error("{address} is no address of this host; -p ADDRESS:PORT:PORT needs one of its own")]
     NotOurAddress {

@@ -47,36 +47,44 @@ const BACKLOG: i32 = 128;
 /// # Errors
 /// Somebody else has it, it is root's, or the address is not the host's.
 pub fn reserve(port: &PublishedPort, is_served: bool) -> Result<Reserved, Error> {
-    let (kind, protocol) = match port.protocol {
-        Protocol::Tcp => (SocketType::STREAM, ipproto::TCP),
-        Protocol::Udp => (SocketType::DGRAM, ipproto::UDP),
-        Protocol::Sctp => (SocketType::STREAM, ipproto::SCTP),
-    };
     let address = SocketAddr::new(port.host_ip, port.host_port);
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let bound = socket_with(family, kind, SocketFlags::CLOEXEC, Some(protocol)).and_then(|socket| {
-        if address.is_ipv6() {
-            // The same port of IPv4 is one of its own.
-            sockopt::set_ipv6_v6only(&socket, true)?;
-        }
-        let listens = is_served && port.protocol == Protocol::Tcp;
-        sockopt::set_socket_reuseaddr(&socket, listens)?;
-        bind(&socket, &address)?;
-        if listens {
-            listen(&socket, BACKLOG)?;
-        }
-        Ok(socket)
-    });
+    let is_tcp = port.protocol == Protocol::Tcp;
+    let bound = match bound(address, port.protocol, is_served && is_tcp) {
+        // Of a forwarder that ended connections may still be known, which keep nobody from listening.
+        Err(Errno::ADDRINUSE) if is_tcp && !is_served => bound(address, port.protocol, true),
+        other => other,
+    };
     let protocol = port.protocol.as_str();
     match bound {
         Ok(socket) => Ok(Reserved(socket)),
         Err(Errno::ADDRINUSE) => Err(Error::PortInUse { address, protocol }),
         Err(Errno::ACCESS) => Err(Error::PortReserved { address, protocol }),
+        Err(Errno::PROTONOSUPPORT) => Err(Error::NoTransport { address, protocol }),
         Err(Errno::ADDRNOTAVAIL) => Err(Error::NotOurAddress { address: port.host_ip }),
         Err(errno) => {
             Err(Error::file("reserve port", format!("{address}/{protocol}"))(io::Error::from(errno)))
         }
     }
+}
+
+fn bound(address: SocketAddr, protocol: Protocol, listens: bool) -> rustix::io::Result<OwnedFd> {
+    let (kind, protocol) = match protocol {
+        Protocol::Tcp => (SocketType::STREAM, ipproto::TCP),
+        Protocol::Udp => (SocketType::DGRAM, ipproto::UDP),
+        Protocol::Sctp => (SocketType::STREAM, ipproto::SCTP),
+    };
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, Some(protocol))?;
+    if address.is_ipv6() {
+        // The same port of IPv4 is one of its own.
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    sockopt::set_socket_reuseaddr(&socket, listens)?;
+    bind(&socket, &address)?;
+    if listens {
+        listen(&socket, BACKLOG)?;
+    }
+    Ok(socket)
 }
 
 #[cfg(test)]
@@ -101,7 +109,12 @@ mod tests {
         let served = reserve(&port, true).unwrap();
         assert!(reserve(&port, true).is_err());
         drop(served);
-        TcpListener::bind(("127.0.0.1", host_port)).unwrap();
+        let next = TcpListener::bind(("127.0.0.1", host_port)).unwrap();
+        // A connection that this side has ended is known for a minute.
+        let client = std::net::TcpStream::connect(next.local_addr().unwrap()).unwrap();
+        drop(next.accept().unwrap());
+        drop((client, next));
+        drop(reserve(&port, false).unwrap());
         let far = PublishedPort { host_ip: "192.0.2.1".parse().unwrap(), ..port };
         assert!(reserve(&far, false).unwrap_err().to_string().contains("no address of this host"));
     }

@@ -109,6 +109,11 @@ impl Event {
         Self::of("volume", action, name, attributes)
     }
 
+    /// Something of a network, of this id.
+    pub fn network(action: &str, id: &str) -> Self {
+        Self::of("network", action, id, BTreeMap::new())
+    }
+
     fn new(kind: &str, action: &str, id: &str, from: String, attributes: BTreeMap<String, String>) -> Self {
         Self {
             status: action.to_owned(),

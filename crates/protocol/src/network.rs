@@ -68,6 +68,16 @@ pub enum Driver {
     Macvlan,
 }
 
+impl Driver {
+    /// The word used on the command line and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Macvlan => "macvlan",
+        }
+    }
+}
+
 /// The addresses of a network in one IP version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subnet {

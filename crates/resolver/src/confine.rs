@@ -3,7 +3,7 @@
 
 use std::io;
 
-use proa_sys::process::{Insn, install_filter};
+use proa_sys::call_filter::keep_to;
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 use rustix::process::{
@@ -57,11 +57,6 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_writev,
 ];
 
-#[cfg(target_arch = "x86_64")]
-const ARCHITECTURE: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const ARCHITECTURE: u32 = 0xc000_00b7;
-
 /// Gives all that up, for good. `parent` is who this process must not outlive.
 ///
 /// # Errors
@@ -79,7 +74,7 @@ pub fn enter(parent: Option<rustix::process::Pid>) -> io::Result<()> {
     if getppid() != parent {
         return Err(Errno::SRCH.into());
     }
-    install_filter(&filter(), 0)
+    keep_to(CALLS, &[libc::AF_INET, libc::AF_INET6])
 }
 
 /// What the steward gives up: all but what sockets, the firewall and the server's change of user need; and in a user's
@@ -135,26 +130,4 @@ fn become_nobody() -> io::Result<()> {
 /// Whether all users are mapped to themselves.
 fn in_first_namespace() -> bool {
     std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.contains("4294967295"))
-}
-
-/// A list of calls is short enough to compare one by one; the kernel remembers which are always allowed.
-fn filter() -> Vec<Insn> {
-    const LOAD: u16 = 0x20;
-    const JUMP_EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-    const ALLOW: u32 = 0x7fff_0000;
-    const KILL: u32 = 0x8000_0000;
-    let insn = |code, jt, jf, k| Insn { code, jt, jf, k };
-    let mut program = vec![
-        insn(LOAD, 0, 0, 4),
-        insn(JUMP_EQUAL, 1, 0, ARCHITECTURE),
-        insn(RETURN, 0, 0, KILL),
-        insn(LOAD, 0, 0, 0),
-    ];
-    for call in CALLS {
-        program.push(insn(JUMP_EQUAL, 0, 1, *call as u32));
-        program.push(insn(RETURN, 0, 0, ALLOW));
-    }
-    program.push(insn(RETURN, 0, 0, KILL));
-    program
 }

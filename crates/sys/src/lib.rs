@@ -2,7 +2,9 @@
 
 pub mod bounded_log;
 pub mod bpf;
+pub mod call_filter;
 pub mod clone;
+pub mod datagram;
 pub mod device_nodes;
 pub mod exec;
 pub mod filters;

@@ -55,7 +55,7 @@ pub fn make_transparent(socket: impl AsFd, is_version_4: bool, mark: u32) -> io:
     set_number(&socket, libc::SOL_SOCKET, libc::SO_MARK, mark)
 }
 
-fn set_number(socket: impl AsFd, level: i32, name: i32, value: u32) -> io::Result<()> {
+pub(crate) fn set_number(socket: impl AsFd, level: i32, name: i32, value: u32) -> io::Result<()> {
     // SAFETY: the kernel reads four bytes, which live through the call.
     let result = unsafe {
         libc::setsockopt(

@@ -63,6 +63,7 @@ const MODULES: &[&str] = &[
     "nf_conntrack_netlink",
     "nf_conntrack_bridge",
     "nft_compat",
+    "sctp",
     "xt_mark",
     "tcp_diag",
     "udp_diag",

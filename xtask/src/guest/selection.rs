@@ -110,6 +110,7 @@ const FEATURES: &[&str] = &[
     "parity::limits::",
     "parity::network::a_published",
     "parity::network::networks_do_not",
+    "parity::outside::ports_of_sctp",
     "parity::security::",
     "parity::userns::",
 ];

@@ -206,3 +206,15 @@ fn a_place_whose_instance_is_gone_is_found_and_taken_away() {
     assert!(!place.exists());
     assert_eq!(bed.proa(&["system", "check"]).code, 0);
 }
+
+/// Processes of the test's root whose name is this.
+pub fn helpers(bed: &Bed, name: &str) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let root = bed.proa.root().to_str().unwrap();
+    let is_it = |pid: &u32| {
+        let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        read("comm").starts_with(name.as_bytes()) && String::from_utf8_lossy(&read("cmdline")).contains(root)
+    };
+    pids.filter(is_it).collect()
+}

@@ -10,9 +10,11 @@ use std::time::Duration;
 use proa_sys::process::aside;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::harness::Proa;
-use crate::network::{Server, kill};
+use crate::harness::{Output, Proa};
+use crate::lan::{ask, told};
+use crate::network::{Server, helpers, kill};
 use crate::parity::Bed;
+use crate::parity::outside::serve;
 
 const HOST: &str = "198.18.90.1";
 const FAR: &str = "198.18.90.2";
@@ -212,28 +214,115 @@ fn ports(level: &'static str) {
     assert!(listed.contains("0.0.0.0:18000->8000/tcp") && listed.contains(&own), "{listed}");
     bed.ok(&["stop", "-t", "0", "site"]);
     assert_eq!(hosts.get(0, &own), None);
-    packets(&hosts, &bed);
 }
 
-/// UDP, from here and from elsewhere.
-fn packets(hosts: &Hosts, bed: &Bed) {
-    let flags = ["-p", "0.0.0.0:18053:53/udp", "--stop-signal", "KILL"];
-    // The host's Perl: busybox has no server of UDP.
-    let echo = "use Socket; socket(S, PF_INET, SOCK_DGRAM, 0); bind(S, pack_sockaddr_in(53, INADDR_ANY)) or die; \
-                while (my $client = recv(S, my $text, 99, 0)) { send(S, $text, 0, $client) }";
-    let host = ["-v", "/usr:/usr:ro", "-v", "/usr/lib:/lib:ro", "-v", "/usr/lib64:/lib64:ro"];
-    bed.detach("echo", &[&flags[..], &host].concat(), &["/usr/bin/perl", "-e", echo]);
-    let ask = |to: &str| {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        socket.connect(to).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        let mut answer = [0; 16];
-        let _ = socket.send(b"ask");
-        socket.recv(&mut answer).is_ok_and(|count| &answer[..count] == b"ask")
+/// UDP and IPv6, from here and from elsewhere, at each address of a host that has several.
+fn everywhere(level: &'static str) {
+    let hosts = Hosts::new();
+    let more = "addr add 198.18.90.9/24 dev eth0\naddr add fd00:90::9/64 dev eth0 nodad";
+    hosts.on_host(|| crate::lan::ip(more));
+    let bed = hosts.bed(level);
+    bed.ok(&["network", "create", "--ipv6", "six"]);
+    let mut flags = vec!["--network", "six"];
+    let ports = [
+        "0.0.0.0:18000:80",
+        "[::]:18000:80",
+        "[::1]:18001:80",
+        "[fd00:90::1]:18002:80",
+        "127.0.0.1:18001:80",
+    ];
+    let udp: Vec<String> = ports.iter().map(|port| format!("{port}/udp")).collect();
+    ports.into_iter().chain(udp.iter().map(String::as_str)).for_each(|port| flags.extend(["-p", port]));
+    serve(&bed, "who", &flags, &["80"]);
+    let gateway = |number: u32| {
+        bed.ok(&[
+            "network",
+            "inspect",
+            "-f",
+            &format!("{{{{(index .IPAM.Config {number}).Gateway}}}}"),
+            "six",
+        ])
     };
-    bed.proa.wait_for("an answer", || hosts.far_away(|| ask("198.18.90.1:18053")));
-    bed.proa.wait_for("an answer", || hosts.on_host(|| ask("127.0.0.1:18053")));
-    bed.ok(&["rm", "-f", "echo"]);
+    let (gateway, gateway_6) = (gateway(0), gateway(1));
+    for udp in [false, true] {
+        for (at, from) in [
+            ("198.18.90.1:18000", FAR),
+            ("198.18.90.9:18000", FAR),
+            ("[fd00:90::1]:18000", "fd00:90::2"),
+            ("[fd00:90::9]:18000", "fd00:90::2"),
+            ("[fd00:90::1]:18002", "fd00:90::2"),
+        ] {
+            assert_eq!(hosts.far_away(|| told(udp, at)), from, "{at}");
+        }
+        for (at, from) in [
+            ("127.0.0.1:18001", &gateway),
+            ("127.0.0.7:18000", &gateway),
+            ("[::1]:18001", &gateway_6),
+            ("[::1]:18000", &gateway_6),
+        ] {
+            assert_eq!(hosts.on_host(|| told(udp, at)), *from, "{at}");
+        }
+        for at in ["198.18.90.1:18001", "[fd00:90::1]:18001", "[fd00:90::9]:18002"] {
+            let silence = Duration::from_millis(300);
+            assert!(hosts.far_away(|| ask(udp, at, silence)).is_err(), "{at}");
+        }
+    }
+    hosts.far_away(one_socket_asks_twice);
+    confined(&bed);
+}
+
+/// The answers come from where was asked, whatever the client's port; TCP from one port as well.
+fn one_socket_asks_twice() {
+    for (port, places) in
+        [(123, ["198.18.90.1:18000", "198.18.90.9:18000"]), (0, ["[fd00:90::1]:18000", "[fd00:90::1]:18002"])]
+    {
+        let places = places.map(|text| text.parse::<SocketAddr>().unwrap());
+        let everywhere = if places[0].is_ipv4() { "0.0.0.0" } else { "::" };
+        let socket = UdpSocket::bind((everywhere, port)).unwrap();
+        socket.set_read_timeout(LIMIT).unwrap();
+        let mut from: Vec<SocketAddr> = Vec::new();
+        let mut packet = [0; 64];
+        places.iter().for_each(|place| _ = socket.send_to(b"?", place).unwrap());
+        places.iter().for_each(|_| from.push(socket.recv_from(&mut packet).unwrap().1));
+        assert!(places.iter().all(|place| from.contains(place)), "{from:?}");
+    }
+    let client = "198.18.90.2:40404".parse::<SocketAddr>().unwrap();
+    let open: Vec<TcpStream> = ["198.18.90.1:18000", "198.18.90.9:18000"]
+        .map(|at| {
+            use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
+            let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+            sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+            bind(&socket, &client).unwrap();
+            connect(&socket, &at.parse::<SocketAddr>().unwrap()).unwrap();
+            TcpStream::from(socket)
+        })
+        .into();
+    for mut stream in open {
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert_eq!(text.trim(), FAR);
+    }
+}
+
+/// Who forwards, and who reads questions for names, makes few calls of the kernel's.
+fn confined(bed: &Bed) {
+    let status = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let filtered = |name: &str| {
+        let found = helpers(bed, name);
+        found.iter().filter(|pid| status(pid).contains("Seccomp:\t2")).count()
+    };
+    assert_eq!((helpers(bed, "proa-forward").len(), filtered("proa-forward")), (1, 1));
+    assert_eq!(filtered("proa-resolver"), 1);
+}
+
+#[test]
+fn a_container_is_reached_by_each_address_of_the_host() {
+    everywhere("container");
+}
+
+#[test]
+fn a_virtual_machine_is_reached_by_each_address_of_the_host() {
+    everywhere("vm");
 }
 
 #[test]
@@ -261,18 +350,6 @@ fn ports_that_a_user_cannot_have_say_why() {
     let shown = bed.ok(&["port", "many"]);
     assert!(shown.contains("12/tcp -> 127.0.0.1:18012") && shown.contains("99/tcp -> "), "{shown}");
     assert_eq!(shown.lines().count(), 4, "{shown}");
-}
-
-/// Processes of the test's root whose name is this.
-fn helpers(bed: &Bed, name: &str) -> Vec<u32> {
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let root = bed.proa.root().to_str().unwrap();
-    let is_it = |pid: &u32| {
-        let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        read("comm").starts_with(name.as_bytes()) && String::from_utf8_lossy(&read("cmdline")).contains(root)
-    };
-    pids.filter(is_it).collect()
 }
 
 #[test]
@@ -324,4 +401,38 @@ fn without_a_way_out_instances_reach_each_other() {
     assert!(asked.stderr.contains("no way out") && asked.stderr.lines().count() == 1, "{asked:?}");
     assert_eq!(hosts.get(0, "127.0.0.1:18000").as_deref(), Some("served"));
     drop(server);
+}
+
+/// Runs `proa` where the host's directory of programs has no pasta.
+fn without_pasta(bed: &Bed, arguments: &[&str]) -> Output {
+    let hide = "set -e; mount -t tmpfs none \"$0\"; mkdir \"$0/upper\" \"$0/work\"; \
+                mount -t overlay -o lowerdir=/usr/bin,upperdir=\"$0/upper\",workdir=\"$0/work\" none /usr/bin; \
+                rm /usr/bin/pasta*; exec \"$@\"";
+    let inner = bed.proa.command(arguments);
+    let place = tempfile::tempdir().unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", hide]).arg(place.path());
+    command.arg(inner.get_program()).args(inner.get_args());
+    bed.proa.run_command(command, b"")
+}
+
+#[test]
+fn without_pasta_a_network_is_refused_and_none_and_host_work() {
+    let bed = Bed::rootless();
+    let run = |flags: &[&str]| {
+        without_pasta(&bed, &[&["run", "--rm"][..], flags, &["busybox", "echo", "works"]].concat())
+    };
+    for flags in [&[][..], &["-p", "8080:80"], &["-d"]] {
+        let refused = run(flags);
+        assert_eq!((refused.code, refused.stdout.as_str()), (125, ""), "{refused:?}");
+        let has = |word: &str| refused.stderr.contains(word);
+        assert!(has("pasta") && has("apt install passt") && has("--network none"), "{refused:?}");
+        assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
+    }
+    for network in ["none", "host"] {
+        let works = run(&["--network", network]);
+        assert_eq!((works.code, works.stdout.as_str()), (0, "works\n"), "{works:?}");
+    }
+    assert_eq!(bed.ok(&["ps", "-aq"]), "");
+    bed.run_ok(&[], &["true"]);
 }

@@ -274,25 +274,27 @@ fn resolve_ports(
     Ok(all)
 }
 
+/// What no rule of the host's firewall leads to the instance is forwarded (`proa_network::forward`), TCP and UDP alone.
 fn check_binding(host_ip: IpAddr, protocol: Protocol, endpoint: &Endpoint) -> Result<()> {
-    if protocol == Protocol::Sctp && !proa_sys::userns::is_initial() {
+    if protocol != Protocol::Sctp {
+        return Ok(());
+    }
+    if !proa_sys::userns::is_initial() {
         return Err(Error::unsupported(
             "ports of SCTP cannot be published by an ordinary user: only TCP and UDP are forwarded",
             "publish TCP or UDP, or run proa as root",
         ));
     }
-    if host_ip == IpAddr::V6(std::net::Ipv6Addr::LOCALHOST) {
-        return Err(Error::unsupported(
-            "ports cannot be published at [::1]: the kernel sends nothing from there to another interface",
-            "publish at 127.0.0.1",
-        ));
-    }
     let is_same = |address: &ipnet::IpNet| address.addr().is_ipv4() == host_ip.is_ipv4();
-    if !endpoint.interface.addresses.iter().any(is_same) {
-        return Err(Error::Invalid {
-            message: format!("network {} has no IPv6, which {host_ip} is of", endpoint.network.name),
-            hint: "make one with `proa network create --ipv6 NAME`".into(),
-        });
+    let has_way = endpoint.interface.addresses.iter().any(is_same);
+    if !has_way || host_ip == IpAddr::V6(std::net::Ipv6Addr::LOCALHOST) {
+        return Err(Error::unsupported(
+            format!(
+                "ports of SCTP cannot be published at {host_ip}: the kernel has no way from there into network {}",
+                endpoint.network.name
+            ),
+            "publish at 127.0.0.1, or make a network with `proa network create --ipv6 NAME`",
+        ));
     }
     Ok(())
 }

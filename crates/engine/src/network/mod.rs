@@ -276,16 +276,8 @@ impl Engine {
     }
 
     fn tell_network(&self, record: &NetworkRecord, action: &str, more: &[(&str, String)]) {
-        let fixed = [("name", record.name.clone()), ("type", driver_word(record.driver).to_owned())];
+        let fixed = [("name", record.name.clone()), ("type", record.driver.as_str().to_owned())];
         let attributes = fixed.iter().chain(more).map(|(key, value)| ((*key).to_owned(), value.clone()));
         self.tell_of("network", action, &record.id, attributes.collect());
-    }
-}
-
-/// The word used on the command line and in JSON.
-pub fn driver_word(driver: Driver) -> &'static str {
-    match driver {
-        Driver::Bridge => "bridge",
-        Driver::Macvlan => "macvlan",
     }
 }

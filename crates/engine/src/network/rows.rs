@@ -28,6 +28,6 @@ impl NetworkFilters {
         self.0.has_labels(&record.labels)
             && self.0.any("id", |id| record.id.starts_with(id))
             && self.0.any("name", |name| record.name.contains(name))
-            && self.0.any("driver", |driver| super::driver_word(record.driver) == driver)
+            && self.0.any("driver", |driver| record.driver.as_str() == driver)
     }
 }

@@ -78,7 +78,6 @@ impl Server {
         let _ = self.record.write_state(&self.state);
         if let Outcome::Exited { status, .. } = outcome {
             self.events.died(*status, self.state.started_ns);
-            self.events.volumes("unmount");
         }
         self.events.flush();
         self.phase = Phase::Waiting { until };

@@ -77,13 +77,24 @@ pub(super) fn of_link(live: &Live) -> Result<Vec<Element>, Error> {
     if is_port { of_port(live) } else { Ok(Vec::new()) }
 }
 
-/// A published port; none if the instance has no address of that IP version, or the host's is `::1`.
-fn published(endpoint: &Endpoint, port: &PublishedPort) -> Option<Element> {
+/// Without what nothing comes out of a link any more.
+pub(super) fn voice(live: &Live) -> Result<Vec<Element>, Error> {
+    Ok(of_link(live)?.into_iter().filter(|element| element.set == "macs").collect())
+}
+
+/// Where the kernel sends what comes for a port; none if the instance has no address of that IP version, or the host's is
+/// `::1`.
+pub(crate) fn way(endpoint: &Endpoint, port: &PublishedPort) -> Option<IpAddr> {
     if port.host_ip == IpAddr::V6(Ipv6Addr::LOCALHOST) {
         return None;
     }
     let is_fitting = |home: &IpAddr| home.is_ipv4() == port.host_ip.is_ipv4();
-    let home = endpoint.interface.addresses.iter().map(|home| home.addr()).find(is_fitting)?;
+    endpoint.interface.addresses.iter().map(|home| home.addr()).find(is_fitting)
+}
+
+/// A published port that the kernel has a way for.
+fn published(endpoint: &Endpoint, port: &PublishedPort) -> Option<Element> {
+    let home = way(endpoint, port)?;
     let mut key = vec![Value::Transport(transport(port.protocol)), Value::Port(port.host_port)];
     let set = if port.host_ip.is_unspecified() {
         of_version(home, "anywhere4", "anywhere6")

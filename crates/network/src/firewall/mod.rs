@@ -35,6 +35,7 @@ use std::{fmt, io};
 use proa_protocol::network::{Live, Network};
 use proa_sys::netlink::Netlink;
 
+pub(crate) use element::way;
 pub(crate) use nft::run as run_script;
 
 /// A failure of the firewall.
@@ -185,7 +186,7 @@ impl Firewall {
     /// Publishes an instance's ports, and binds its link to its addresses.
     ///
     /// Two things the kernel cannot redirect, and they are left out: a port on an address of an IP version that the
-    /// instance has no address of, and whatever is sent to `::1`. Whoever wants those listens and relays.
+    /// instance has no address of, and whatever is sent to `::1`. Those are forwarded ([`crate::forward`]).
     ///
     /// # Errors
     /// [`Error::NoTable`], [`Error::Taken`], or the kernel refuses; then nothing was changed.
@@ -215,13 +216,15 @@ impl Firewall {
         self.ask(|netlink, _| flows::forget(netlink, live))
     }
 
-    /// The first half of [`Firewall::remove_endpoint`]: nothing leads to the instance any more. Its ports and addresses
-    /// can then be others'.
+    /// The first half of [`Firewall::remove_endpoint`]: nothing leads to the instance any more, and nothing comes from it.
+    /// Its ports and addresses can then be others': the kernel says goodbye for a link that it takes down, and the bridge
+    /// would send what is for the next one with the same MAC address there.
     ///
     /// # Errors
     /// [`Error::NoTable`], or the kernel refuses.
     pub fn withdraw(&self, live: &Live) -> Result<(), Error> {
-        let elements = element::of_endpoint(&Live { link: String::new(), ..live.clone() })?;
+        let mut elements = element::of_endpoint(&Live { link: String::new(), ..live.clone() })?;
+        elements.extend(element::voice(live)?);
         self.ask(|netlink, name| transaction::remove(netlink, name, &elements))
     }
 

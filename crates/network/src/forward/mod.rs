@@ -1,13 +1,15 @@
-//! Ports that an ordinary user publishes: a process of the instance's monitor takes what comes to the host's ports to the
-//! instance in the user's switch.
+//! Published ports that no rule of the host's firewall leads to the instance: a process of the instance's monitor takes
+//! what comes there. All of an ordinary user's are such; of root's, those that the kernel has no way for (`[::1]`, and
+//! IPv6 where the instance has IPv4 alone).
 //!
 //! ```text
-//!   client ─▶ host's port (bound by `ports`) ─▶ socket in the switch, bound to the client's address ─▶ instance
+//!   client ─▶ host's port (bound by `ports`) ─▶ socket where the bridges are, bound to the client's address ─▶ instance
 //! ```
 //!
-//! The sockets in the switch have the clients' own addresses (`IP_TRANSPARENT`, which is allowed to the root of a
+//! In a user's switch the sockets have the clients' own addresses (`IP_TRANSPARENT`, which is allowed to the root of a
 //! namespace's owner), so that instances see their clients as those of root's do; answers come back by
-//! `switch::routes`. A client of the host's loopback interface, or by a link-local address, has the bridge's.
+//! `switch::routes`. A client of the host's loopback interface, by a link-local address, or of another IP version than
+//! the instance's, has the bridge's; so has every client of root's.
 //!
 //! ```text
 //!   listening ─ accept ─▶ connecting ─▶ open ─ one side ends ─▶ half ─ the other ends ─▶ closed     (`tcp`)
@@ -15,8 +17,10 @@
 //! ```
 //!
 //! Invariants: the process parses nothing; it holds the ports' sockets, the switch and nothing else, keeps of its
-//! capabilities what such sockets need, and dies with the monitor. Everything that waits is counted.
+//! capabilities what such sockets need (`confine`), makes no call of the kernel's but those it is made of, and dies with
+//! the monitor. Everything that waits is counted.
 
+mod confine;
 mod tcp;
 mod udp;
 
@@ -32,8 +36,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::net::sockopt::set_socket_reuseaddr;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
-use rustix::process::{Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, setrlimit};
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+use rustix::process::{Signal, WaitId, WaitIdOptions};
 
 use crate::Error;
 use crate::switch::{self, MARK};
@@ -61,9 +64,9 @@ pub(crate) struct Forwarder {
 }
 
 impl Forwarder {
-    /// Starts it. The caller has one thread.
-    pub fn start(namespace: BorrowedFd, routes: &[Route]) -> Result<Self, Error> {
-        let keep: Vec<BorrowedFd> = routes.iter().map(|route| route.socket).chain([namespace]).collect();
+    /// Starts it, in a user's switch where there is one. The caller has one thread.
+    pub fn start(namespace: Option<BorrowedFd>, routes: &[Route]) -> Result<Self, Error> {
+        let keep: Vec<BorrowedFd> = routes.iter().map(|route| route.socket).chain(namespace).collect();
         let job = job::spawn(&keep, || i32::from(work(namespace, routes).is_err()));
         let job = job.map_err(Error::file("start", "the forwarder of published ports"))?;
         Ok(Self { pidfd: Arc::new(job.pidfd) })
@@ -84,21 +87,13 @@ impl Drop for Forwarder {
     }
 }
 
-fn work(namespace: BorrowedFd, routes: &[Route]) -> Result<(), Error> {
+fn work(namespace: Option<BorrowedFd>, routes: &[Route]) -> Result<(), Error> {
     let _ = rustix::thread::set_name(c"proa-forward");
-    switch::enter(namespace)?;
-    narrow().map_err(Error::call("give up privileges"))?;
-    Server::new(routes).and_then(Server::run).map_err(Error::file("forward", "published ports"))
-}
-
-/// Keeps what sockets with others' addresses need.
-fn narrow() -> rustix::io::Result<()> {
-    let most = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most })?;
-    let kept = CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW;
-    let nothing = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: nothing })?;
-    rustix::thread::set_no_new_privs(true)
+    namespace.map_or(Ok(()), switch::enter)?;
+    confine::narrow(namespace.is_some()).map_err(Error::call("give up privileges"))?;
+    let server = Server::new(routes);
+    let confined = server.and_then(|server| confine::filter().map(|()| server));
+    confined.and_then(Server::run).map_err(Error::file("forward", "published ports"))
 }
 
 /// Who has a descriptor.
@@ -187,7 +182,7 @@ impl Server {
             poller.add(&socket, Token::Port(number), EventFlags::IN)?;
             ports.push(match route.protocol {
                 Protocol::Tcp => Port::Tcp(socket.into(), route.home),
-                Protocol::Udp => Port::Udp(socket.into(), route.home),
+                Protocol::Udp => Port::Udp(packets(socket)?, route.home),
                 Protocol::Sctp => Port::Other,
             });
         }
@@ -221,7 +216,19 @@ impl Server {
     }
 }
 
-/// A socket in the switch that speaks to an instance for a client, with its address where that can be.
+/// A port of UDP, which may be at many addresses: an answer comes from the one that was asked.
+fn packets(socket: OwnedFd) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::from(socket);
+    proa_sys::datagram::tell_destination(&socket, socket.local_addr()?.is_ipv4())?;
+    Ok(socket)
+}
+
+/// The same address with any port that is free.
+fn any_port(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), 0)
+}
+
+/// A socket where the bridges are that speaks to an instance for a client, with its address where that can be.
 fn towards(home: SocketAddr, client: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
     let family = if home.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;

@@ -2,14 +2,15 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_keepalive, set_socket_linger};
-use rustix::net::{SocketType, connect};
+use rustix::net::{SocketAddrAny, SocketFlags, SocketType, acceptfrom_with, connect};
 
-use super::{Poller, Port, Token, towards};
+use super::{Poller, Port, Token, any_port, towards};
 
 /// Connections at once: each has two descriptors.
 const MOST: usize = 4096;
@@ -67,10 +68,11 @@ impl Connections {
             if self.places.len() - self.free.len() >= MOST {
                 return self.hold(poller, port, listener);
             }
-            match listener.accept() {
-                Ok((client, address)) => self.add(poller, client, address, home),
-                Err(error) if is_later(&error) => return,
-                Err(error) if is_exhausted(&error) => return self.hold(poller, port, listener),
+            match acceptfrom_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok((client, Some(address))) => self.add(poller, client.into(), address, home),
+                Ok((_, None)) => {}
+                Err(Errno::AGAIN | Errno::INTR) => return,
+                Err(errno) if is_exhausted(errno) => return self.hold(poller, port, listener),
                 // That one has left meanwhile.
                 Err(_) => {}
             }
@@ -95,9 +97,10 @@ impl Connections {
         }
     }
 
-    fn add(&mut self, poller: &Poller, client: TcpStream, address: SocketAddr, home: SocketAddr) {
+    fn add(&mut self, poller: &Poller, client: TcpStream, address: SocketAddrAny, home: SocketAddr) {
         // Without a way to the instance the client is refused: at the latest when this is dropped.
         let _ = set_socket_linger(&client, Some(Duration::ZERO));
+        let Ok(address) = SocketAddr::try_from(address) else { return };
         let Ok(connection) = Connection::open(client, address, home) else { return };
         let number = self.free.pop().unwrap_or_else(|| {
             self.places.push(None);
@@ -120,13 +123,11 @@ impl Connections {
 
 impl Connection {
     fn open(client: TcpStream, address: SocketAddr, home: SocketAddr) -> io::Result<Self> {
-        let socket = towards(home, address, SocketType::STREAM)?;
-        let is_connecting = match connect(&socket, &home) {
-            Ok(()) => false,
-            Err(Errno::INPROGRESS) => true,
-            Err(errno) => return Err(errno.into()),
-        };
-        client.set_nonblocking(true)?;
+        let (socket, is_connecting) = match begin(address, home) {
+            // The client has this port with another way to the same port of the instance.
+            Err(error) if is_taken(&error) => begin(any_port(address), home),
+            other => other,
+        }?;
         let ends = [client, TcpStream::from(socket)];
         for end in &ends {
             end.set_nodelay(true)?;
@@ -210,6 +211,16 @@ impl Connection {
     }
 }
 
+/// Begins a connection to the instance, which may take a while.
+fn begin(client: SocketAddr, home: SocketAddr) -> io::Result<(OwnedFd, bool)> {
+    let socket = towards(home, client, SocketType::STREAM)?;
+    match connect(&socket, &home) {
+        Ok(()) => Ok((socket, false)),
+        Err(Errno::INPROGRESS) => Ok((socket, true)),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 fn shut(target: &TcpStream) -> io::Result<()> {
     match target.shutdown(Shutdown::Write) {
         Err(error) if error.kind() == ErrorKind::NotConnected => Ok(()),
@@ -234,7 +245,10 @@ fn is_later(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-fn is_exhausted(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
+fn is_exhausted(errno: Errno) -> bool {
+    matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable)
 }

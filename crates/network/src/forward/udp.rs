@@ -1,13 +1,15 @@
-//! Flows of UDP: a socket in the switch for each client of a port.
+//! Flows of UDP: a socket where the bridges are for each client of a port at one of the host's addresses, from which it is
+//! answered.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use proa_sys::datagram;
 use rustix::event::epoll::EventFlags;
 use rustix::net::SocketType;
 
-use super::{Poller, Port, Token, towards};
+use super::{Poller, Port, Token, any_port, towards};
 
 /// Clients at once; then the one that was silent for longest is forgotten.
 const MOST: usize = 1024;
@@ -23,14 +25,23 @@ const PACKET: usize = 65_536;
 pub(super) struct Flows {
     places: Vec<Option<Flow>>,
     free: Vec<usize>,
-    known: HashMap<(usize, SocketAddr), usize>,
+    known: HashMap<Key, usize>,
     packet: Vec<u8>,
+}
+
+/// Who asks what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    port: usize,
+    client: SocketAddr,
+    /// The host's address that was asked.
+    asked: Option<IpAddr>,
 }
 
 #[derive(Debug)]
 struct Flow {
-    port: usize,
-    client: SocketAddr,
+    key: Key,
+    home: SocketAddr,
     socket: UdpSocket,
     last: Instant,
 }
@@ -46,8 +57,8 @@ impl Flows {
     /// Clients have sent something to a port.
     pub fn arrived(&mut self, poller: &Poller, port: usize, socket: &UdpSocket, home: SocketAddr) {
         for _ in 0..TURN {
-            let Ok((length, client)) = socket.recv_from(&mut self.packet) else { return };
-            let Some(number) = self.flow(poller, port, client, home) else { continue };
+            let Ok((length, client, asked)) = datagram::receive(socket, &mut self.packet) else { return };
+            let Some(number) = self.flow(poller, Key { port, client, asked }, home) else { continue };
             let Some(Some(flow)) = self.places.get_mut(number) else { continue };
             flow.last = Instant::now();
             // What the instance does not take is lost, as anywhere.
@@ -58,11 +69,12 @@ impl Flows {
     /// The instance has sent something to a client.
     pub fn answered(&mut self, ports: &[Port], number: usize) {
         let Some(Some(flow)) = self.places.get_mut(number) else { return };
-        let Port::Udp(socket, _) = &ports[flow.port] else { return };
+        let Key { port, client, asked } = flow.key;
+        let Port::Udp(socket, _) = &ports[port] else { return };
         flow.last = Instant::now();
         for _ in 0..TURN {
             match flow.socket.recv(&mut self.packet) {
-                Ok(length) => _ = socket.send_to(&self.packet[..length], flow.client),
+                Ok(length) => _ = datagram::send(socket, &self.packet[..length], client, asked),
                 Err(_) => return,
             }
         }
@@ -78,8 +90,8 @@ impl Flows {
         }
     }
 
-    fn flow(&mut self, poller: &Poller, port: usize, client: SocketAddr, home: SocketAddr) -> Option<usize> {
-        if let Some(number) = self.known.get(&(port, client)) {
+    fn flow(&mut self, poller: &Poller, key: Key, home: SocketAddr) -> Option<usize> {
+        if let Some(number) = self.known.get(&key) {
             return Some(*number);
         }
         if self.known.len() >= MOST {
@@ -87,7 +99,7 @@ impl Flows {
             let oldest = self.known.values().copied().min_by_key(last)?;
             self.forget(oldest);
         }
-        let socket = UdpSocket::from(towards(home, client, SocketType::DGRAM).ok()?);
+        let socket = UdpSocket::from(towards(home, self.source(key.client, home), SocketType::DGRAM).ok()?);
         socket.connect(home).ok()?;
         let number = self.free.pop().unwrap_or_else(|| {
             self.places.push(None);
@@ -97,14 +109,21 @@ impl Flows {
             self.free.push(number);
             return None;
         }
-        self.places[number] = Some(Flow { port, client, socket, last: Instant::now() });
-        self.known.insert((port, client), number);
+        self.places[number] = Some(Flow { key, home, socket, last: Instant::now() });
+        self.known.insert(key, number);
         Some(number)
+    }
+
+    /// The client's address; with another port where it speaks to the same port of the instance by another way already,
+    /// since the kernel could not tell the answers apart.
+    fn source(&self, client: SocketAddr, home: SocketAddr) -> SocketAddr {
+        let is_same = |flow: &Flow| flow.key.client == client && flow.home == home;
+        if self.places.iter().flatten().any(is_same) { any_port(client) } else { client }
     }
 
     fn forget(&mut self, number: usize) {
         if let Some(flow) = self.places[number].take() {
-            self.known.remove(&(flow.port, flow.client));
+            self.known.remove(&flow.key);
             self.free.push(number);
         }
     }

@@ -7,7 +7,7 @@ use proa_network::firewall::{Error, Firewall};
 use proa_protocol::network::Protocol::{Sctp, Tcp, Udp};
 use proa_protocol::network::{Driver, Live};
 
-use crate::lab::{HOST, NEIGHBOUR, live, network, nft, on_a_host, port, source};
+use crate::lab::{HOST, NEIGHBOUR, assert_blocked, live, network, nft, on_a_host, port, source};
 
 fn ruleset() -> String {
     nft("list ruleset")
@@ -71,6 +71,21 @@ fn sorted(ruleset: &str) -> Vec<&str> {
         .for_each(|word| *word = word.trim_start_matches("elements = {").trim_end_matches('}').trim());
     words.sort_unstable();
     words
+}
+
+/// Its addresses can be the next one's although its link is there for a moment yet, of which the kernel takes leave.
+#[test]
+fn an_instance_that_has_ended_is_not_heard_any_more() {
+    on_a_host(|lab| {
+        let network = lab.network(1, |_| {});
+        let ended = lab.instance(&network, 2, &[]);
+        let other = lab.instance(&network, 3, &[]);
+        let there = other.address(0);
+        assert_eq!(source(Tcp, &ended, (there, 80), &other, 80), ended.address(0).to_string());
+        lab.firewall.withdraw(&ended.live).unwrap();
+        assert_blocked(&ended, (there, 80), &other, 80);
+        lab.firewall.remove_link(&ended.live).unwrap();
+    });
 }
 
 #[test]

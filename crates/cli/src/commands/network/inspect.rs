@@ -1,6 +1,6 @@
 //! `proa network inspect`
 
-use proa_engine::network::{NetworkView, SubnetConfig, driver_word};
+use proa_engine::network::{NetworkView, SubnetConfig};
 use proa_protocol::network::Endpoint;
 use serde_json::{Map, Value, json};
 
@@ -64,7 +64,7 @@ fn document(view: &NetworkView) -> Value {
         "Id": record.id,
         "Created": proa_engine::parse::rfc3339_nano(record.created_ns),
         "Scope": "local",
-        "Driver": driver_word(record.driver),
+        "Driver": record.driver.as_str(),
         "EnableIPv4": true,
         "EnableIPv6": record.ipv6 || record.subnets.iter().any(|config| config.subnet.addr().is_ipv6()),
         "IPAM": {

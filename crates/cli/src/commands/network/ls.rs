@@ -1,7 +1,7 @@
 //! `proa network ls`
 
 use proa_engine::names::short;
-use proa_engine::network::{NetworkFilters, NetworkRecord, driver_word};
+use proa_engine::network::{NetworkFilters, NetworkRecord};
 use serde_json::{Value, json};
 
 use crate::context::Context;
@@ -45,7 +45,7 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
         json!({
             "ID": id(record),
             "Name": record.name,
-            "Driver": driver_word(record.driver),
+            "Driver": record.driver.as_str(),
             "Scope": "local",
             "IPv4": "true",
             "IPv6": record.ipv6.to_string(),

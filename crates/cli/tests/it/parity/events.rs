@@ -2,7 +2,7 @@
 
 use super::{Bed, at_both_levels};
 
-at_both_levels!(; a_life, out_of_memory_is_told);
+at_both_levels!(networks_and_volumes_tell_of_their_instances; a_life, out_of_memory_is_told);
 
 /// Actions since the beginning, without their arguments.
 fn actions(bed: &Bed, filter: &str) -> Vec<String> {
@@ -63,6 +63,37 @@ fn a_life(bed: &Bed) {
         followed.contains(&format!("container destroy {id} (image=busybox, name=relived, tier=one)")),
         "{followed}"
     );
+}
+
+fn networks_and_volumes_tell_of_their_instances(bed: &Bed) {
+    for network in ["lan", "wan"] {
+        bed.ok(&["network", "create", network]);
+    }
+    let id = bed.detach("told", &["--network", "lan", "-v", "kept:/kept"], &["sleep", "1000"]);
+    bed.ok(&["network", "connect", "wan", "told"]);
+    bed.ok(&["kill", "told"]);
+    bed.ok(&["wait", "told"]);
+    let told = |filters: &[&str], format: &str| {
+        let filters: Vec<&str> = filters.iter().flat_map(|filter| ["--filter", filter]).collect();
+        let ask = ["events", "--since", "1", "--until", "0s", "--format", format];
+        bed.ok(&[&ask[..], &filters].concat()).replace(&id, "ID")
+    };
+    let networks = told(
+        &["type=network", "event=connect", "event=disconnect"],
+        "{{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.type}} {{.Actor.Attributes.container}}",
+    );
+    let expected = [
+        "connect lan bridge ID",
+        "connect wan bridge ID",
+        "disconnect lan bridge ID",
+        "disconnect wan bridge ID",
+    ];
+    assert_eq!(networks.lines().collect::<Vec<_>>(), expected);
+    let volumes = told(
+        &["type=volume", "event=mount", "event=unmount"],
+        "{{.Action}} {{.Actor.ID}} {{.Actor.Attributes.container}}",
+    );
+    assert_eq!(volumes.lines().collect::<Vec<_>>(), ["mount kept ID", "unmount kept ID"]);
 }
 
 fn out_of_memory_is_told(bed: &Bed) {

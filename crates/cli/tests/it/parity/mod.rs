@@ -17,7 +17,7 @@ mod life;
 mod limits;
 mod logging;
 mod network;
-mod outside;
+pub mod outside;
 mod process;
 mod restart;
 mod security;

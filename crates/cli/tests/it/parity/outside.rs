@@ -1,6 +1,10 @@
 //! Networks as others meet them: another host, and an instance that lies. Each test has a host of its own.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::io::Read;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketType, connect, ipproto, socket};
 
 use super::{Bed, at_both_levels};
 use crate::frames::{self, Station};
@@ -13,6 +17,8 @@ at_both_levels!(
     ports_are_reached_from_another_host,
     ports_of_the_loopback_address_are_the_hosts_alone,
     an_instance_sends_as_itself_alone,
+    ports_of_sctp_are_reached_from_another_host,
+    ports_that_no_rule_leads_to_are_forwarded,
     version_6_works_like_version_4
 );
 
@@ -25,7 +31,7 @@ fn tool(bed: &Bed, name: &str, flags: &[&str], source: &str) {
 }
 
 /// One that serves `who.c` at these ports.
-fn serve(bed: &Bed, name: &str, flags: &[&str], ports: &[&str]) {
+pub fn serve(bed: &Bed, name: &str, flags: &[&str], ports: &[&str]) {
     tool(bed, name, flags, "who");
     let command = format!("exec /tool {} > /out", ports.join(" "));
     bed.ok(&["exec", "-d", name, "sh", "-c", &command]);
@@ -170,6 +176,85 @@ fn version_6_works_like_version_4(bed: &Bed) {
     let named = bed.run_ok(&["--network", "net"], &["cat", "/etc/hosts"]);
     assert!(named.contains("fd00:77::"), "{named}");
     assert_eq!(told(false, &format!("[{}]:8080", HOST[1])), HOST[1]);
-    let refused = bed.run(&["--network", "net", "-p", "[::1]:81:80"], &["true"]);
-    assert!(refused.code == 125 && refused.stderr.contains("127.0.0.1"), "{refused:?}");
+}
+
+/// What the kernel has no way for: `[::1]`, and IPv6 where the instance has IPv4 alone. Clients have the gateway's address.
+fn ports_that_no_rule_leads_to_are_forwarded(bed: &Bed) {
+    let lan = Lan::enter();
+    bed.ok(&["network", "create", "--ipv6", "six"]);
+    let ports =
+        ["-p", "[::1]:8080:80", "-p", "[::1]:8080:80/udp", "-p", "[::]:8081:81", "-p", "[::]:8081:81/udp"];
+    for (network, port) in [("bridge", 0), ("six", 1)] {
+        serve(bed, network, &[&["--network", network], &ports[..]].concat(), &["80", "81"]);
+        let subnet = format!("{{{{(index .IPAM.Config {port}).Gateway}}}}");
+        let gateway = bed.ok(&["network", "inspect", "-f", &subnet, network]);
+        for udp in [false, true] {
+            assert_eq!(told(udp, "[::1]:8080"), gateway);
+            assert_eq!(lan.seen(udp, &format!("[{}]:8081", HOST[1])), [&gateway, NEIGHBOUR[1]][port]);
+        }
+        lan.assert_blocked(&format!("[{}]:8080", HOST[1]));
+        let shown = bed.ok(&["port", network, "80/udp"]);
+        assert_eq!(shown, "[::1]:8080");
+        forwarder_is_confined(bed);
+        bed.ok(&["rm", "-f", network]);
+        assert!(told_nothing("[::1]:8080"));
+    }
+    let sctp = bed.run(&["-p", "[::1]:81:80/sctp"], &["true"]);
+    assert!(sctp.code == 125 && sctp.stderr.contains("SCTP"), "{sctp:?}");
+}
+
+/// Where the host's kernel has SCTP; elsewhere it is said what is missing.
+fn ports_of_sctp_are_reached_from_another_host(bed: &Bed) {
+    let lan = Lan::enter();
+    bed.ok(&["network", "create", "--ipv6", "net"]);
+    let ports = ["-p", "0.0.0.0:8080:80/sctp", "-p", "[::]:8080:80/sctp", "-p", "127.0.0.1::80/sctp"];
+    let flags = [&["--network", "net"], &ports[..]].concat();
+    if socket(AddressFamily::INET, SocketType::STREAM, Some(ipproto::SCTP)).is_err() {
+        let refused = bed.run(&flags, &["true"]);
+        assert!(refused.code == 125 && refused.stderr.contains("modprobe sctp"), "{refused:?}");
+        assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
+        return;
+    }
+    serve(bed, "site", &flags, &["80"]);
+    for version in 0..2 {
+        let at = SocketAddr::new(HOST[version].parse().unwrap(), 8080);
+        assert_eq!(lan.run(|| asked_by_sctp(at)), NEIGHBOUR[version]);
+    }
+    let gateway = bed.ok(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "net"]);
+    let shown = bed.ok(&["port", "site", "80/sctp"]);
+    let own = shown.lines().find(|line| line.starts_with("127.0.0.1:")).unwrap();
+    assert_eq!(asked_by_sctp(own.parse().unwrap()), gateway);
+    // The port is taken, of this transport alone.
+    let taken = bed.run(&["-p", "0.0.0.0:8080:80/sctp"], &["true"]);
+    assert!(taken.code == 125 && taken.stderr.contains("in use"), "{taken:?}");
+    bed.run_ok(&["-p", "0.0.0.0:8080:80"], &["true"]);
+}
+
+/// What a server of `who.c` tells by SCTP.
+fn asked_by_sctp(at: SocketAddr) -> String {
+    let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket(family, SocketType::STREAM, Some(ipproto::SCTP)).unwrap();
+    connect(&socket, &at).unwrap_or_else(|errno| panic!("{at}: {errno}"));
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text.trim().to_owned()
+}
+
+fn told_nothing(at: &str) -> bool {
+    TcpStream::connect(at).is_err()
+}
+
+/// It has no capabilities, and a filter on its calls; one that is killed comes back.
+fn forwarder_is_confined(bed: &Bed) {
+    let found = || crate::network::helpers(bed, "proa-forward");
+    let [forwarder] = found()[..] else { panic!("no forwarder") };
+    let status = std::fs::read_to_string(format!("/proc/{forwarder}/status")).unwrap();
+    for line in ["Seccomp:\t2", "NoNewPrivs:\t1", "CapEff:\t0000000000000000"] {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+    crate::network::kill(forwarder);
+    bed.proa.wait_for("the next forwarder", || found().first().is_some_and(|pid| *pid != forwarder));
+    assert!(told(false, "[::1]:8080").contains(['.', ':']));
 }

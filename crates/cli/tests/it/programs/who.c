@@ -1,8 +1,9 @@
-/* Tells whoever asks by TCP or UDP from which address.
+/* Tells whoever asks by TCP, UDP or, where the kernel has it, SCTP from which address.
  *
  *   who PORT [LAST]    serves these ports, of both IP versions, until it is killed
  */
 #include <arpa/inet.h>
+#include <errno.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
@@ -11,13 +12,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MOST 64
+#define MOST 96
 
-static int serve(int type, int port)
+static int serve(int type, int protocol, int port)
 {
 	struct sockaddr_in6 at = { .sin6_family = AF_INET6, .sin6_port = htons(port) };
-	int fd = socket(AF_INET6, type, 0), one = 1;
+	int fd = socket(AF_INET6, type, protocol), one = 1;
 
+	if (fd < 0 && errno == EPROTONOSUPPORT)
+		return -1;
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
 	if (fd < 0 || bind(fd, (struct sockaddr *)&at, sizeof at) ||
 	    (type == SOCK_STREAM && listen(fd, 16))) {
@@ -61,15 +64,16 @@ int main(int argc, char **argv)
 	struct pollfd fds[MOST];
 	int count = 0, first = atoi(argv[1]), last = argc > 2 ? atoi(argv[2]) : first;
 
-	for (int port = first; port <= last && count + 1 < MOST; port++) {
-		fds[count++] = (struct pollfd){ serve(SOCK_STREAM, port), POLLIN, 0 };
-		fds[count++] = (struct pollfd){ serve(SOCK_DGRAM, port), POLLIN, 0 };
+	for (int port = first; port <= last && count + 2 < MOST; port++) {
+		fds[count++] = (struct pollfd){ serve(SOCK_DGRAM, 0, port), POLLIN, 0 };
+		fds[count++] = (struct pollfd){ serve(SOCK_STREAM, 0, port), POLLIN, 0 };
+		fds[count++] = (struct pollfd){ serve(SOCK_STREAM, IPPROTO_SCTP, port), POLLIN, 0 };
 	}
 	puts("ready");
 	fflush(stdout);
 	while (poll(fds, count, -1) > 0)
 		for (int i = 0; i < count; i++)
 			if (fds[i].revents)
-				answer(fds[i].fd, i % 2 == 0);
+				answer(fds[i].fd, i % 3);
 	return 0;
 }
