@@ -81,14 +81,20 @@ pub fn helpers(helper: &str, mark: Option<&str>) -> Result<Memory> {
         }
         let rollup = fs::read_to_string(path.join("smaps_rollup"))
             .with_context(|| format!("cannot read {}/smaps_rollup", path.display()))?;
-        memory.private += field(&rollup, "Private_Dirty:") + field(&rollup, "Private_Clean:");
+        memory.private += private(&rollup);
         memory.proportional += field(&rollup, "Pss:");
         memory.processes += 1;
     }
     Ok(memory)
 }
 
-fn field(rollup: &str, name: &str) -> u64 {
+/// Bytes that nobody else has, of a mapping or of all.
+pub fn private(mapping: &str) -> u64 {
+    field(mapping, "Private_Dirty:") + field(mapping, "Private_Clean:")
+}
+
+/// A figure in the description of a mapping, bytes.
+pub fn field(rollup: &str, name: &str) -> u64 {
     let line = rollup.lines().find_map(|line| line.strip_prefix(name));
     let kilobytes = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
     kilobytes.unwrap_or(0) * 1024

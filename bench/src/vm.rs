@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::measure::{Contender, interleave, output, print};
+use crate::memory::{field, private};
 use crate::setup::{Docker, Setup};
 
 /// Options of our VMM that the bare one shares.
@@ -20,6 +21,11 @@ const DISKS: [&str; 2] = ["rw", "layer0"];
 
 /// How long the making of a template may take.
 const TEMPLATE_LIMIT: Duration = Duration::from_secs(120);
+
+/// Machines whose memory is looked at.
+const CLONES: usize = 10;
+/// How long they are left alone before.
+const REST: Duration = Duration::from_secs(5);
 
 /// Runs the comparison.
 pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
@@ -43,7 +49,52 @@ pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
     }
     interleave(&mut contenders, rounds)?;
     print("run --rm --isolation vm busybox true", &contenders);
+    clones(setup)
+}
+
+/// What the first and the last of several machines from one template hold of the host's memory, and how much of that
+/// is private: of the guest's own memory, and of the VMM's.
+fn clones(setup: &Setup) -> Result<()> {
+    println!("\nmemory of {CLONES} idle machines from one template");
+    println!("{:<12} {:>12} {:>14} {:>12}", "", "PSS", "guest, private", "VMM, private");
+    for number in 1..=CLONES {
+        let run =
+            ["run", "-d", "--network", "none", "--isolation", "vm", "--name", &format!("clone-{number}")];
+        setup.proa(&[&run[..], &["busybox", "sleep", "100000"]].concat())?;
+        if number != 1 && number != CLONES {
+            continue;
+        }
+        // Whoever runs for a moment is no longer at its start.
+        std::thread::sleep(REST);
+        let pid = setup.proa(&["inspect", "--format", "{{.State.Pid}}", &format!("clone-{number}")])?;
+        let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}"));
+        let (rollup, maps) = (read("smaps_rollup")?, read("smaps")?);
+        let guest: u64 = mappings(&maps)
+            .filter(|(name, _)| name.ends_with("/memory"))
+            .map(|(_, text)| private(text))
+            .sum();
+        let kilobytes = |bytes: u64| format!("{} kB", bytes / 1024);
+        println!(
+            "{:<12} {:>12} {:>14} {:>12}",
+            format!("clone {number}"),
+            kilobytes(field(&rollup, "Pss:")),
+            kilobytes(guest),
+            kilobytes(private(&rollup) - guest)
+        );
+    }
+    for number in 1..=CLONES {
+        setup.proa(&["rm", "-f", &format!("clone-{number}")])?;
+    }
     Ok(())
+}
+
+/// The mappings of a process: what each is of, and what is told of it.
+fn mappings(smaps: &str) -> impl Iterator<Item = (&str, &str)> {
+    smaps.split("VmFlags:").filter_map(|text| {
+        // Behind the flags of the one before.
+        let head = text.lines().find(|line| line.contains('-') && line.contains(':'))?;
+        Some((head.rsplit(' ').next()?, text))
+    })
 }
 
 /// Runs a machine that boots and one that starts from the template made of it, and waits until there is one of their

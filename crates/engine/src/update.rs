@@ -184,7 +184,7 @@ fn check_guest(config: &InstanceConfig, new: &HostConfig) -> Result<()> {
         return Ok(());
     }
     let wanted = spec::vm_config(new)?;
-    let hint = "stop it, update it, start it";
+    let hint = "a guest has the memory and the CPUs that it was started with: stop it, update it, start it";
     let has = if config.vm.memory == 0 { DEFAULT_GUEST_MEMORY } else { config.vm.memory };
     if wanted.memory > has {
         let message =

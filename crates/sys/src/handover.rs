@@ -5,6 +5,10 @@
 //! call `openat(…, O_RDWR)`, with that flag and no other, is held by a seccomp notification, and answered with a
 //! descriptor that can only be read. Later ones fail with `ENOSYS`: nobody answers them any more.
 //!
+//! Where a guest gives memory back, QEMU punches a hole into the file behind it first, and drops its own copy of the
+//! pages only if that works. Into this file nobody can; so for its descriptor, whose number is known, `fallocate` does
+//! nothing and says that it worked.
+//!
 //! ```text
 //!   child: filter ─▶ listener, sent over a socket ─▶ exec ─▶ openat(…, O_RDWR) waits ─▶ goes on with the descriptor
 //!   parent:          Handover::complete ─────────────────────────▶ answers
@@ -26,23 +30,35 @@ const JUMP_IF_EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
 const ALLOW: u32 = 0x7fff_0000;
 const NOTIFY: u32 = 0x7fc0_0000;
-/// Where `struct seccomp_data` has the call's number and the low half of its third argument.
+/// An error of 0: the call is not made, and returns as if it had worked.
+const SUCCEED: u32 = 0x0005_0000;
+/// Where `struct seccomp_data` has the call's number and the low halves of its first and its third argument.
 const NUMBER_AT: u32 = 0;
+const DESCRIPTOR_AT: u32 = 16;
 const FLAGS_AT: u32 = 32;
+/// Number of the descriptor that stands for the file: one that no program comes to by itself, below the usual limit.
+const FILE_NUMBER: u32 = 1000;
+/// `SECCOMP_ADDFD_FLAG_SETFD`.
+const SET_NUMBER: u32 = 1;
 
 /// `SECCOMP_IOCTL_NOTIF_RECV`, `_SEND` and `_ADDFD`.
 const RECEIVE: libc::c_ulong = 0xc050_2100;
 const SEND: libc::c_ulong = 0xc018_2101;
 const ADD_FD: libc::c_ulong = 0x4018_2103;
 
-/// Holds what `openat(…, O_RDWR)` asks; lets everything else pass. A 32-bit program's calls have other numbers: at
-/// worst another call is held, and answered as if it opened something.
-const FILTER: [Insn; 6] = [
+/// Holds what `openat(…, O_RDWR)` asks, and passes `fallocate` of the file over; lets everything else pass. A 32-bit
+/// program's calls have other numbers: at worst another call is held, and answered as if it opened something, or not
+/// made.
+const FILTER: [Insn; 10] = [
     Insn { code: LOAD, jt: 0, jf: 0, k: NUMBER_AT },
     Insn { code: JUMP_IF_EQUAL, jt: 0, jf: 3, k: libc::SYS_openat as u32 },
     Insn { code: LOAD, jt: 0, jf: 0, k: FLAGS_AT },
-    Insn { code: JUMP_IF_EQUAL, jt: 0, jf: 1, k: libc::O_RDWR as u32 },
+    Insn { code: JUMP_IF_EQUAL, jt: 0, jf: 5, k: libc::O_RDWR as u32 },
     Insn { code: RETURN, jt: 0, jf: 0, k: NOTIFY },
+    Insn { code: JUMP_IF_EQUAL, jt: 0, jf: 3, k: libc::SYS_fallocate as u32 },
+    Insn { code: LOAD, jt: 0, jf: 0, k: DESCRIPTOR_AT },
+    Insn { code: JUMP_IF_EQUAL, jt: 0, jf: 1, k: FILE_NUMBER },
+    Insn { code: RETURN, jt: 0, jf: 0, k: SUCCEED },
     Insn { code: RETURN, jt: 0, jf: 0, k: ALLOW },
 ];
 
@@ -116,9 +132,9 @@ fn answer(listener: &OwnedFd, file: BorrowedFd) -> io::Result<()> {
     check(unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE as _, &raw mut asked) })?;
     let new = NewFd {
         id: asked.id,
-        flags: 0,
+        flags: SET_NUMBER,
         source: file.as_raw_fd() as u32,
-        number: 0,
+        number: FILE_NUMBER,
         number_flags: libc::O_CLOEXEC as u32,
     };
     // SAFETY: the kernel reads the structure, which has its layout.

@@ -16,7 +16,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use crate::accelerator::Accelerator;
 use crate::initramfs;
 use crate::kernel::Kernel;
-use crate::qemu::{MAX_DEVICES, Qemu};
+use crate::qemu::{MAX_DEVICES, OWN_DEVICES, Qemu};
 use crate::qmp::Qmp;
 use crate::share::Share;
 use crate::snapshot::Ground;
@@ -589,8 +589,7 @@ fn check_shape(spec: &VmSpec) -> Result<(), VmError> {
         // CVE-2026-24054: an image without layers must not become something else.
         return Err(VmError::BadShape("the image has no layers".to_owned()));
     }
-    // The serial port and the writable disk take a place each.
-    let others = spec.taps.len() + SPARE_DEVICES + 2;
+    let others = spec.taps.len() + SPARE_DEVICES + OWN_DEVICES;
     let devices = spec.layers.len() + spec.shares.len() + others;
     if devices > MAX_DEVICES {
         return Err(VmError::BadShape(format!(

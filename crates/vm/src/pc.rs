@@ -20,12 +20,12 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use proa_protocol::machine::{Chipset, DiskBus, FIRMWARE, Firmware, MachineConfig, NicModel};
-use proa_sys::jail::Entry;
+use proa_sys::jail::{Entry, Jail};
 
 use crate::accelerator::Accelerator;
 use crate::control::Control;
 use crate::machine::{Helper, Logs, VmExit};
-use crate::qemu::{CommandLine, Qemu, SANDBOX, accelerate};
+use crate::qemu::{CommandLine, Qemu, SANDBOX, accelerate, limits};
 use crate::store::Store;
 use crate::{VmError, user};
 
@@ -196,7 +196,8 @@ fn launch(
         shown.push(Entry::Device("/dev/kvm".into()));
     }
     let who = user::identity(&spec.id, accelerator).map_err(failed)?;
-    let jail = qemu.jail_with(&spec.run_dir, who, shown);
+    let limits = limits(spec.memory, media.all()).map_err(failed)?;
+    let jail = Jail { limits, ..qemu.jail_with(&spec.run_dir, who, shown) };
     let mut command = Command::new(qemu.program());
     command.args(arguments(spec, accelerator, media, ends)).env_clear();
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(logs.errors()?);

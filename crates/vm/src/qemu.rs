@@ -1,7 +1,7 @@
 //! QEMU as the hypervisor.
 //!
 //! The machine is a `q35` with what a guest of ours needs and nothing else: a serial port for the kernel's last
-//! words, one virtio-serial port for frames, disks, shares, network devices. No display; the control socket's other
+//! words, one virtio-serial port for frames, a balloon, disks, shares, network devices. No display; the control socket's other
 //! end is with whoever started it. Under KVM the guest is told of its hardware by ACPI; under emulation a guest with
 //! one CPU does without, which saves a sixth of its boot (and costs an idle guest one percent of a CPU, since it has
 //! the oldest of timers).
@@ -20,6 +20,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use proa_sys::jail::{Entry, Identity, Jail, View};
+use rustix::process::Resource;
 use rustix::thread::UnshareFlags;
 
 use crate::accelerator::Accelerator;
@@ -45,9 +46,23 @@ const SLOTS: usize = 30;
 pub(crate) const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 /// Everything a guest may have: disks, shares, network devices and the serial port.
 pub(crate) const MAX_DEVICES: usize = FUNCTIONS * SLOTS;
+/// Those of them that every guest has: the serial port, the balloon and the writable disk.
+pub(crate) const OWN_DEVICES: usize = 3;
 /// Size of a place for a disk, bytes. A clone believes that the disk in it is as large; it reads no more of it than
 /// its file system says, and where it does, QEMU reports an error.
 const PLACE: u64 = 8 << 40;
+/// What a VMM needs beside the guest's memory: addresses, most of them for stacks, pools and translated code, of which
+/// it fills little; and bytes in the file of a saved machine.
+const OWN_ADDRESSES: u64 = 4 << 30;
+const OWN_BYTES: u64 = 1 << 30;
+/// Threads of its user, which are those of one VMM, or for ordinary users of few: one for each CPU and some hundred
+/// that wait for disks.
+const MAX_THREADS: u64 = 1024;
+/// Tells the host of the guest's free memory, which is dropped then; it is never inflated. What such memory holds when
+/// it is used again is nobody's promise (in a clone it is what the template has there): a guest whose kernel wants
+/// zeros in it is not offered to say so, and gives nothing back then.
+const BALLOON: &str =
+    "virtio-balloon-pci,id=balloon,free-page-reporting=on,page-poison=off,disable-legacy=on";
 /// Memory for translated code under emulation, MiB. More is not used by what runs for less than hours.
 const TRANSLATIONS: u32 = 256;
 
@@ -89,7 +104,10 @@ impl Qemu {
         if let Origin::Template { memory, .. } = &machine.origin {
             show(memory, MEMORY, true);
         }
-        Ok(self.jail_with(&machine.run_dir, user::identity(&machine.id, &machine.accelerator)?, shown))
+        let who = user::identity(&machine.id, &machine.accelerator)?;
+        let disks = machine.disks.iter().filter_map(|disk| disk.file.as_ref());
+        let limits = limits(machine.memory, disks)?;
+        Ok(Jail { limits, ..self.jail_with(&machine.run_dir, who, shown) })
     }
 
     /// A jail in which it can run, as `who`, and sees what is `shown`; in its own view that covers `at`.
@@ -108,9 +126,24 @@ impl Qemu {
             namespaces: namespaces.bits().into(),
             view: Some(View { at: at.to_owned(), entries, root: true }),
             no_new_privileges: true,
-            addresses: None,
+            limits: Vec::new(),
         }
     }
+}
+
+/// What a VMM may have at most, whatever has become of it: addresses beside the guest's memory, threads, and bytes in a
+/// file, which are those of its largest disk, or of the memory where that is saved.
+pub(crate) fn limits<'a, F: AsFd + 'a>(
+    memory: u64,
+    disks: impl Iterator<Item = &'a F>,
+) -> io::Result<Vec<(Resource, u64)>> {
+    let mut largest = memory;
+    for disk in disks {
+        let length = rustix::fs::fstat(disk)?.st_size;
+        largest = largest.max(u64::try_from(length).unwrap_or(0));
+    }
+    let file = (Resource::Fsize, largest.saturating_add(OWN_BYTES));
+    Ok(vec![(Resource::As, memory.saturating_add(OWN_ADDRESSES)), (Resource::Nproc, MAX_THREADS), file])
 }
 
 impl Hypervisor for Qemu {
@@ -174,6 +207,7 @@ fn arguments(machine: &Machine) -> Vec<String> {
     // Two ports instead of 31: the guest sets up two queues for each.
     line.device("virtio-serial-pci,id=ports,max_ports=2,disable-legacy=on");
     line.add("-device", "virtserialport,bus=ports.0,nr=1,chardev=agent,name=proa");
+    line.device(BALLOON);
     for disk in &machine.disks {
         add_disk(&mut line, disk);
     }
@@ -438,10 +472,10 @@ mod tests {
         let text = line(&machine(100, 2, 1, Accelerator::Kvm { group: 0 }));
         let mut places: Vec<&str> =
             text.split("addr=").skip(1).map(|rest| rest.split(',').next().unwrap_or_default()).collect();
-        assert_eq!(places.len(), 104 + SPARE_DEVICES);
+        assert_eq!(places.len(), 102 + OWN_DEVICES + SPARE_DEVICES);
         places.sort_unstable();
         places.dedup();
-        assert_eq!(places.len(), 104 + SPARE_DEVICES);
+        assert_eq!(places.len(), 102 + OWN_DEVICES + SPARE_DEVICES);
         assert!(text.contains("serial=layer99,") && !text.contains("addr=0x1f"), "{text}");
     }
 }

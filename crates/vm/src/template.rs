@@ -50,14 +50,14 @@ use sha2::{Digest, Sha256};
 
 use crate::accelerator::{Accelerator, boot_id};
 use crate::machine::{Disk, Hypervisor, Logs, Machine, Origin, Parts, guest_memory};
-use crate::qemu::MAX_DEVICES;
+use crate::qemu::{MAX_DEVICES, OWN_DEVICES};
 use crate::qmp::Qmp;
 use crate::snapshot::base_identity;
 use crate::store::{Store, hex, identity, key_of, publish};
 use crate::{DEFAULT_DISK, SPARE_DEVICES, VmError, VmSpec, disk, user};
 
 /// Changes when templates made before shall not be used any more.
-const FORMAT: &str = "6";
+const FORMAT: &str = "7";
 const MEMORY: &str = "memory";
 const STATE: &str = "state";
 const DISK: &str = "disk";
@@ -72,8 +72,9 @@ const UNUSED: Duration = Duration::from_secs(30 * 24 * 3600);
 const MOST_STATE: u64 = 64 << 20;
 /// Clocks of two boots of one host are measured as different as this, in parts of a million.
 const CLOCK_TOLERANCE: u64 = 500;
-/// How long a guest is left alone before it is saved, to come to rest.
-const REST: Duration = Duration::from_millis(300);
+/// How long a guest is left alone before it is saved, to come to rest: two seconds after its drivers have come, its kernel
+/// tells what memory is free, which no clone should have to do again.
+const REST: Duration = Duration::from_secs(3);
 /// The fewest places for layers.
 const FEWEST_PLACES: usize = 4;
 /// How long its boot may take: nobody waits for it, and it gets what others leave of the CPU.
@@ -148,8 +149,7 @@ pub(crate) fn mounts(spec: &VmSpec) -> bool {
 /// Places for layers in a template that fits so many, beside so many network devices; few kinds of templates fit all
 /// images.
 pub(crate) fn places(layers: usize, interfaces: usize) -> usize {
-    // The serial port and the writable disk take a place each.
-    let others = 2 + SPARE_DEVICES + interfaces;
+    let others = OWN_DEVICES + SPARE_DEVICES + interfaces;
     layers.next_power_of_two().min(MAX_DEVICES.saturating_sub(others)).max(FEWEST_PLACES).max(layers)
 }
 

@@ -154,6 +154,25 @@ impl Proa {
         self
     }
 
+    /// Has another program in the place of the agent.
+    pub fn with_agent(mut self, agent: &Path) -> Self {
+        let programs = self.root.path().join("bin");
+        fs::create_dir(&programs).unwrap();
+        let from = self.binary.parent().unwrap().to_owned();
+        for program in ["proa", "proa-monitor", "proa-resolver"] {
+            fs::copy(from.join(program), programs.join(program)).unwrap();
+        }
+        fs::copy(agent, programs.join("proa-agent")).unwrap();
+        self.binary = programs.join("proa");
+        // Guests of that agent have first files of their own, of which the store that is shared keeps few.
+        let store = self.root.path().join("vm");
+        let kernels = fs::canonicalize(&store).unwrap().join("kernels");
+        fs::remove_file(&store).unwrap();
+        fs::create_dir(&store).unwrap();
+        std::os::unix::fs::symlink(kernels, store.join("kernels")).unwrap();
+        self
+    }
+
     /// Who runs it; `None` for root.
     pub fn user(&self) -> Option<&User> {
         self.user.as_ref()

@@ -12,6 +12,7 @@ mod harness;
 mod keep_id;
 mod kernels;
 mod lan;
+mod liars;
 mod load;
 mod lsm;
 mod machines;

@@ -52,7 +52,7 @@ impl Hosts {
     fn bed(&self, level: &'static str) -> Bed {
         let mut proa = if level == "vm" { crate::rootless_vm::user() } else { Proa::of_user("proa-test") };
         proa.live_in(&format!("/run/netns/{}", self.names[0]));
-        Bed { proa: proa.import_busybox(), level }
+        Bed::of(proa.import_busybox(), level)
     }
 
     fn on_host<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {

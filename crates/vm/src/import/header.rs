@@ -11,8 +11,8 @@ use proa_protocol::machine::DiskFormat;
 
 /// Bytes of a header that matter.
 const HEADER: usize = 512;
-/// Longest description of a VMware image.
-const DESCRIPTION: u64 = 64 * 1024;
+/// More than QEMU reads of the description of a VMware image.
+const DESCRIPTION: usize = 64 * 1024;
 /// Bits of a qcow2's features that change no more than how its own clusters are found: dirty, compression type,
 /// extended entries.
 const QCOW2_KNOWN: u64 = 1 | 1 << 3 | 1 << 4;
@@ -25,8 +25,17 @@ const VHD_ALONE: [u32; 2] = [2, 3];
 /// A VMware image's parent where it has none.
 const NO_PARENT: &str = "ffffffff";
 
+/// The form that an image is said to have, or says itself that it has, and why it is refused, if it is.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn judge(file: &File, named: Option<DiskFormat>) -> io::Result<(DiskFormat, Option<String>)> {
+    let format = named.map_or_else(|| detect(file), Ok)?;
+    Ok((format, refusal(file, format)?))
+}
+
 /// The form that the file says it has; its bytes are the disk's where it says nothing.
-pub fn detect(file: &File) -> io::Result<DiskFormat> {
+fn detect(file: &File) -> io::Result<DiskFormat> {
     let head = read(file, 0, HEADER)?;
     let length = file.metadata()?.len();
     let foot = read(file, length.saturating_sub(512), 8)?;
@@ -42,7 +51,7 @@ pub fn detect(file: &File) -> io::Result<DiskFormat> {
 }
 
 /// Why an image of this form is refused, if it is.
-pub fn refusal(file: &File, format: DiskFormat) -> io::Result<Option<String>> {
+fn refusal(file: &File, format: DiskFormat) -> io::Result<Option<String>> {
     let head = read(file, 0, HEADER)?;
     Ok(match format {
         DiskFormat::Raw | DiskFormat::Vhdx => None,
@@ -106,20 +115,17 @@ fn vmdk(file: &File, head: &[u8]) -> io::Result<Option<String>> {
     if !head.starts_with(b"KDMV") {
         return Ok(Some("this is no vmdk".into()));
     }
-    let (start, length) = (little64(head, 28), little64(head, 36));
     if little64(head, 12) == 0 {
         return Ok(Some("this vmdk is not whole without other files: make it one file first".into()));
     }
-    let bytes = read(file, start.saturating_mul(512), length.saturating_mul(512).min(DESCRIPTION) as usize)?;
-    let text = String::from_utf8_lossy(&bytes);
-    let value = |line: &str, key: &str| {
-        line.strip_prefix(key).map(|rest| rest.trim_start_matches([' ', '=']).trim().to_ascii_lowercase())
+    // QEMU reads on behind the length that the header tells, to the first zero, and finds words wherever they stand.
+    let bytes = read(file, little64(head, 28).saturating_mul(512), DESCRIPTION)?;
+    let text = bytes.split(|byte| *byte == 0).next().map(String::from_utf8_lossy).unwrap_or_default();
+    let is_parent = |rest: &str| {
+        let id = rest.trim_start_matches([' ', '=']).get(..NO_PARENT.len());
+        !id.is_some_and(|id| id.eq_ignore_ascii_case(NO_PARENT))
     };
-    let mut lines = text.lines().map(str::trim);
-    let has_parent = lines.any(|line| {
-        value(line, "parentCID").is_some_and(|id| id != NO_PARENT)
-            || value(line, "parentFileNameHint").is_some()
-    });
+    let has_parent = text.contains("parentFileNameHint") || text.split("parentCID").skip(1).any(is_parent);
     Ok(has_parent.then(|| "this vmdk has a parent, which is not followed: merge them first".into()))
 }
 
@@ -169,9 +175,8 @@ mod tests {
     }
 
     fn judged(bytes: &[u8]) -> (DiskFormat, String) {
-        let file = file(bytes);
-        let format = detect(&file).unwrap();
-        (format, refusal(&file, format).unwrap().unwrap_or_default())
+        let (format, refusal) = judge(&file(bytes), None).unwrap();
+        (format, refusal.unwrap_or_default())
     }
 
     /// A header of version 3 with these bytes in it.
@@ -222,6 +227,12 @@ mod tests {
         assert_eq!(judged(&vmdk).1, "");
         vmdk[512..530].copy_from_slice(b"\nparentCID=12345\n ");
         refused(&vmdk, "parent");
+        // Behind the end that the header tells, and in the middle of a line.
+        vmdk[512..].fill(b' ');
+        vmdk[2000..2022].copy_from_slice(b" parentFileNameHint=\"/");
+        refused(&vmdk, "parent");
+        vmdk[1999] = 0;
+        assert_eq!(judged(&vmdk).1, "");
         let mut vdi = vec![0; 512];
         vdi[0x40..0x44].copy_from_slice(&0xbeda_107f_u32.to_le_bytes());
         vdi[0x4c] = 4;

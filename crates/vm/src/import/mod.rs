@@ -21,8 +21,10 @@ use std::process::{Command, Stdio};
 
 use proa_protocol::machine::{DiskFormat, DiskImport, DiskImported};
 use proa_sys::jail::Jail;
+use rustix::process::Resource;
 use serde_json::{Value, json};
 
+pub use self::header::judge;
 use crate::accelerator::Accelerator;
 use crate::disk::copy_data;
 use crate::machine::{Helper, Logs};
@@ -51,11 +53,8 @@ pub fn run(import: &DiskImport) -> Result<DiskImported, VmError> {
     if !source.metadata().map_err(failed())?.is_file() {
         return Err(refused("not a regular file".into()));
     }
-    let format = match import.format {
-        Some(format) => format,
-        None => header::detect(&source).map_err(failed())?,
-    };
-    if let Some(reason) = header::refusal(&source, format).map_err(failed())? {
+    let (format, refusal) = judge(&source, import.format).map_err(failed())?;
+    if let Some(reason) = refusal {
         return Err(refused(reason));
     }
     let partial = import.target.with_extension("new");
@@ -178,7 +177,7 @@ fn start(
     let (from, to) = (line.descriptor(source.as_raw_fd()), line.descriptor(target.as_raw_fd()));
     line.add("-blockdev", node(format, &from).to_string());
     let who = user::identity(&import.id, &Accelerator::Emulation { tsc_khz: 0 }).map_err(failed)?;
-    let jail = Jail { addresses: Some(MEMORY), ..qemu.jail_with(&import.view, who, Vec::new()) };
+    let jail = Jail { limits: vec![(Resource::As, MEMORY)], ..qemu.jail_with(&import.view, who, Vec::new()) };
     let mut command = Command::new(qemu.program());
     command.args(line.words()).env_clear().env(ONE_POOL.0, ONE_POOL.1);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(logs.errors()?);

@@ -33,12 +33,14 @@ use proa_protocol::kernel::name_of;
 
 /// Changes when what is kept of a kernel changes. It is part of each name, so that two versions of this program
 /// that share a store do not undo each other's work.
-const FORMAT: &str = "3";
+const FORMAT: &str = "4";
 /// Drivers and file systems without which a guest cannot work, in the order they are wanted at boot.
 const NEEDED: &[&str] =
     &["virtio_pci", "virtio_console", "virtio_blk", "virtio_net", "erofs", "overlay", "ext4"];
 /// The checksum that ext4 and erofs ask for by another name than the module's.
 const HELPFUL: &[&str] = &["crc32c_generic"];
+/// What gives the host back the memory that is free in the guest.
+const GIVING: &[&str] = &["virtio_balloon"];
 /// What shares need on top.
 const SHARING: &[&str] = &["fuse", "virtiofs"];
 
@@ -262,7 +264,7 @@ impl Candidate {
             });
         }
         let more: Vec<&str> = more.modules.iter().map(String::as_str).collect();
-        let wanted = [HELPFUL, NEEDED, &more].concat();
+        let wanted = [HELPFUL, NEEDED, GIVING, &more].concat();
         let keep = insists_on_signatures(&directory, &self.image, release);
         let needed = modules.load_order(&wanted, keep)?;
         let mut sharing = modules.load_order(SHARING, keep)?;

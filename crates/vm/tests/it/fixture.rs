@@ -195,7 +195,7 @@ impl Guest {
         let config = GuestConfig {
             id: "test".to_owned(),
             spec,
-            launch: LaunchConfig::default(),
+            launch: LaunchConfig { stdin: true, ..LaunchConfig::default() },
             layers,
             shares: shares.iter().map(|share| share.tag.clone()).collect(),
             interfaces: Vec::new(),
@@ -227,7 +227,8 @@ impl Guest {
         self.follow(Some(line)).0
     }
 
-    fn follow(&mut self, until: Option<&str>) -> (String, ExitStatus) {
+    /// Collects what the running program writes, to a line or to its end.
+    pub fn follow(&mut self, until: Option<&str>) -> (String, ExitStatus) {
         let mut output = Vec::new();
         loop {
             let text = String::from_utf8_lossy(&output);
@@ -287,16 +288,40 @@ impl Guest {
         Response::parse(&frame.payload).unwrap()
     }
 
+    /// Runs the program until it or the whole machine has ended; what it wrote.
+    pub fn run_to_any_end(&mut self) -> String {
+        self.begin();
+        let mut output = Vec::new();
+        while let Some(frame) = self.try_next(1) {
+            match frame.kind {
+                Kind::Stdout | Kind::Stderr => {
+                    self.send(&Frame::credit(1, frame.payload.len() as u32));
+                    output.extend_from_slice(&frame.payload);
+                }
+                _ => break,
+            }
+        }
+        String::from_utf8_lossy(&output).into_owned()
+    }
+
     fn next(&mut self, channel: u32) -> Frame {
+        self.try_next(channel).unwrap_or_else(|| {
+            let exit = self.vm.wait().unwrap();
+            panic!("{}", self.vm.died(exit))
+        })
+    }
+
+    /// The same, or nothing when the VMM has ended.
+    fn try_next(&mut self, channel: u32) -> Option<Frame> {
         let deadline = Instant::now() + LIMIT;
         loop {
             let wanted =
                 self.frames.iter().position(|frame| frame.channel == channel && frame.kind != Kind::Credit);
             if let Some(frame) = wanted.and_then(|at| self.frames.remove(at)) {
-                return frame;
+                return Some(frame);
             }
-            if let Some(exit) = self.vm.try_wait().unwrap() {
-                panic!("{}", self.vm.died(exit));
+            if self.vm.try_wait().unwrap().is_some() {
+                return None;
             }
             assert!(Instant::now() < deadline, "{}", self.vm.silent());
             self.wait(PollFlags::IN);

@@ -89,6 +89,17 @@ fn disks_are_out_of_the_programs_reach() {
     guest.shut_down();
 }
 
+/// A guest whose kernel takes free memory for zeros must keep what it has.
+#[test]
+fn free_memory_is_told_where_nobody_counts_on_its_content() {
+    let script = "busybox cut -c 6 /sys/bus/virtio/drivers/virtio_balloon/virtio*/features";
+    for (words, told) in [("", "1\n"), ("init_on_free=1", "0\n")] {
+        let mut setup = Setup::new(script);
+        setup.spec.extras.words = vec![words.to_owned()];
+        assert_eq!(setup.boot().run().0, told, "{words}");
+    }
+}
+
 #[test]
 fn a_kernel_that_panics_ends_its_vmm_and_leaves_its_last_words() {
     let mut setup = Setup::new("echo c > /proc/sysrq-trigger; busybox sleep 1000");

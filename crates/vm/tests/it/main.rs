@@ -3,6 +3,7 @@
 
 mod errors;
 mod fixture;
+mod hostile;
 mod jail;
 mod life;
 mod shares;

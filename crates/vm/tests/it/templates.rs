@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use proa_protocol::message::Response;
+use proa_protocol::frame::{Frame, Kind};
+use proa_protocol::message::{Request, Response};
 use proa_vm::{TemplateRequest, plan_shares};
 use sha2::{Digest, Sha256};
 
@@ -16,7 +17,7 @@ const SCRIPT: &str = "head -c 16 /dev/urandom | od -An -tx1; cat /proc/sys/kerne
                       test $(($(date +%s) - 1700000000)) -lt 100 && echo on time; echo kept > /file; cat /file";
 
 /// A guest whose store has kernels and no templates.
-fn setup(script: &str) -> Setup {
+pub fn setup(script: &str) -> Setup {
     let mut setup = Setup::new(script);
     // Kernels are in the shared store as soon as a guest has booted from it.
     setup.boot().shut_down();
@@ -29,7 +30,7 @@ fn setup(script: &str) -> Setup {
     setup
 }
 
-fn request(setup: &Setup) -> TemplateRequest {
+pub fn request(setup: &Setup) -> TemplateRequest {
     TemplateRequest {
         kernel: None,
         agent: setup.spec.agent.clone(),
@@ -43,14 +44,14 @@ fn request(setup: &Setup) -> TemplateRequest {
     }
 }
 
-fn templates(setup: &Setup) -> Vec<PathBuf> {
+pub fn templates(setup: &Setup) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(setup.spec.store.join("templates")) else { return Vec::new() };
     let paths = entries.map(|entry| entry.unwrap().path());
     paths.filter(|path| path.join("template.json").exists()).collect()
 }
 
 /// Starts the guest and configures it; lines for the user.
-fn start(setup: &Setup) -> (Guest, Vec<String>) {
+pub fn start(setup: &Setup) -> (Guest, Vec<String>) {
     let mut notices = Vec::new();
     let mut guest = Guest::start_with(&setup.spec, &mut |line| notices.push(line)).unwrap();
     let answer = guest.configure(setup.config.clone(), setup.spec.layers.len(), &[]);
@@ -60,7 +61,7 @@ fn start(setup: &Setup) -> (Guest, Vec<String>) {
 }
 
 /// Another instance of the same kind.
-fn another(setup: &Setup, name: &str) -> proa_vm::VmSpec {
+pub fn another(setup: &Setup, name: &str) -> proa_vm::VmSpec {
     let directory = setup.scratch.path().join(name);
     fs::create_dir_all(directory.join("run")).unwrap();
     proa_vm::VmSpec {
@@ -71,7 +72,7 @@ fn another(setup: &Setup, name: &str) -> proa_vm::VmSpec {
     }
 }
 
-fn checksum(path: &Path) -> Vec<u8> {
+pub fn checksum(path: &Path) -> Vec<u8> {
     let mut hash = Sha256::new();
     std::io::copy(&mut fs::File::open(path).unwrap(), &mut hash).unwrap();
     hash.finalize().to_vec()
@@ -243,4 +244,49 @@ fn a_template_that_cannot_be_made_is_not_tried_again_and_again() {
     let mut guest = Guest::start(&setup.spec).unwrap();
     assert!(guest.vm.take_template_request().is_some());
     assert!(guest.vm.take_template_request().is_none());
+}
+
+/// Free memory of a clone is dropped, and is then what the template has there: its kernel clears it before use.
+#[test]
+fn a_clone_gives_back_what_it_does_not_use() {
+    let mut setup = setup("true");
+    request(&setup).make().unwrap();
+    setup.script(
+        "cd /tmp; busybox dd if=/dev/urandom of=file bs=1M count=100 2> /dev/null; echo filled; read line; \
+         busybox rm file; read line; busybox dd if=/dev/zero bs=1M count=30 2> /dev/null | busybox tee zeros | \
+         busybox sha256sum; busybox sha256sum < zeros",
+    );
+    let tmpfs = proa_oci::runtime::Mount {
+        destination: "/tmp".to_owned(),
+        kind: Some("tmpfs".to_owned()),
+        source: Some("tmpfs".to_owned()),
+        ..Default::default()
+    };
+    setup.config.mounts.push(tmpfs);
+    setup.spec = another(&setup, "one");
+    let mut guest = start(&setup).0;
+    assert!(guest.vm.is_clone());
+    let pid = guest.vm.pid();
+    let before = anonymous(pid);
+    guest.send(&Request::Attach { stdin: true, stdout: false, stderr: false }.frame(3));
+    assert_eq!(guest.response(3), Response::Ok);
+    guest.run_until("filled");
+    assert!(anonymous(pid) > before + 90_000);
+    guest.send(&Frame::new(3, Kind::Stdin, b"\n".to_vec()));
+    let deadline = Instant::now() + LIMIT;
+    while anonymous(pid) > before + 40_000 {
+        assert!(Instant::now() < deadline, "{before} kB became {} kB", anonymous(pid));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    guest.send(&Frame::new(3, Kind::Stdin, b"\n".to_vec()));
+    let (sums, _) = guest.follow(None);
+    let sums: Vec<&str> = sums.lines().collect();
+    assert!(sums.len() == 2 && sums[0] == sums[1], "{sums:?}");
+}
+
+/// What a process has for itself and is in no file, kB.
+fn anonymous(pid: u32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }

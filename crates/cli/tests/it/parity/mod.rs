@@ -1,13 +1,16 @@
 //! Behaviour that both isolation levels share: each test is written once and runs at each level, and as a
 //! container of an ordinary user's.
 //!
-//! What cannot be the same stands in COMPATIBILITY.md with its reason, and here in a test that names the level.
+//! What cannot be the same is refused, and its test says so with [`Bed::lacks`]. What each test at each level has found is
+//! written below `target/parity`, from which `cargo xtask parity` makes the table in COMPATIBILITY.md.
 
 mod boot;
 mod confinement;
+mod differences;
 mod events;
 mod figures;
 mod files;
+mod giving_back;
 mod health;
 mod identity;
 mod life;
@@ -22,7 +25,10 @@ mod terminal;
 mod userns;
 mod volumes;
 
-use crate::harness::{Output, Proa};
+use std::cell::RefCell;
+use std::fs;
+
+use crate::harness::{Output, Proa, workspace};
 
 /// A store of its own and the level under test.
 pub struct Bed {
@@ -30,22 +36,29 @@ pub struct Bed {
     pub proa: Proa,
     /// `container` or `vm`.
     pub level: &'static str,
+    /// Why this level has not got what the test is about.
+    pub lack: RefCell<Option<String>>,
 }
 
 impl Bed {
+    /// A store that is there already.
+    pub fn of(proa: Proa, level: &'static str) -> Self {
+        Self { proa, level, lack: RefCell::new(None) }
+    }
+
     /// An empty store with the image `busybox`.
     pub fn new(level: &'static str) -> Self {
-        Self { proa: Proa::with_busybox(), level }
+        Self::of(Proa::with_busybox(), level)
     }
 
     /// A store of an ordinary user's, with the image `busybox`, at the level container.
     pub fn rootless() -> Self {
-        Self { proa: Proa::of_user("proa-test").import_busybox(), level: "container" }
+        Self::of(Proa::of_user("proa-test").import_busybox(), "container")
     }
 
     /// The same at the level vm.
     pub fn rootless_vm() -> Self {
-        Self { proa: crate::rootless_vm::user().import_busybox(), level: "vm" }
+        Self::of(crate::rootless_vm::user().import_busybox(), "vm")
     }
 
     /// The same where the user has a cgroup of its own. Elsewhere a limit must be refused, with what it needs.
@@ -74,6 +87,14 @@ impl Bed {
     /// Whether this is the VM level, for the few expectations that name it.
     pub fn is_vm(&self) -> bool {
         self.level == "vm"
+    }
+
+    /// This level has not got what the test is about: the command is refused, and its hint is the table's reason.
+    pub fn lacks(&self, refused: &Output) {
+        assert!(refused.code != 0 && refused.stdout.is_empty(), "{refused:?}");
+        let hint = refused.stderr.lines().find_map(|line| line.split_once("hint: "));
+        let (_, reason) = hint.unwrap_or_else(|| panic!("no hint: {refused:?}"));
+        *self.lack.borrow_mut() = Some(reason.to_owned());
     }
 
     /// `proa ARGUMENTS`, whatever the outcome.
@@ -107,6 +128,22 @@ impl Bed {
     }
 }
 
+/// Runs a test at a level, and writes down what it has found if it passes: nothing, or why the level has not got that.
+fn judge(module: &str, level: &'static str, test: fn(&Bed)) {
+    let (_, name) = module.split_once("parity::").unwrap();
+    let records = workspace().join("target/parity");
+    fs::create_dir_all(&records).unwrap();
+    let record = records.join(format!("{}.{level}", name.replace("::", ".")));
+    // What an earlier run has left.
+    let _ = fs::remove_file(&record);
+    let bed = Bed::new(level);
+    test(&bed);
+    let lack = bed.lack.take();
+    // Fails where something is left.
+    drop(bed);
+    fs::write(record, lack.unwrap_or_default()).unwrap();
+}
+
 /// Makes a module with one test a level from one function over a [`Bed`], and one for an ordinary user; behind a
 /// `;` those that need a cgroup, which an ordinary user has on few hosts, and behind another those that need root.
 macro_rules! at_both_levels {
@@ -115,12 +152,12 @@ macro_rules! at_both_levels {
             mod $name {
                 #[test]
                 fn container() {
-                    super::$name(&super::super::Bed::new("container"));
+                    super::super::judge(module_path!(), "container", super::$name);
                 }
 
                 #[test]
                 fn vm() {
-                    super::$name(&super::super::Bed::new("vm"));
+                    super::super::judge(module_path!(), "vm", super::$name);
                 }
 
                 #[test]
@@ -133,12 +170,12 @@ macro_rules! at_both_levels {
             mod $limited {
                 #[test]
                 fn container() {
-                    super::$limited(&super::super::Bed::new("container"));
+                    super::super::judge(module_path!(), "container", super::$limited);
                 }
 
                 #[test]
                 fn vm() {
-                    super::$limited(&super::super::Bed::new("vm"));
+                    super::super::judge(module_path!(), "vm", super::$limited);
                 }
 
                 #[test]
@@ -153,12 +190,12 @@ macro_rules! at_both_levels {
             mod $roots {
                 #[test]
                 fn container() {
-                    super::$roots(&super::super::Bed::new("container"));
+                    super::super::judge(module_path!(), "container", super::$roots);
                 }
 
                 #[test]
                 fn vm() {
-                    super::$roots(&super::super::Bed::new("vm"));
+                    super::super::judge(module_path!(), "vm", super::$roots);
                 }
             }
         )+)?)?
