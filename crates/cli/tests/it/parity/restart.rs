@@ -48,7 +48,7 @@ fn failures_are_counted_and_told(bed: &Bed) {
     assert_eq!(bed.field("failing", "HostConfig.RestartPolicy.MaximumRetryCount"), "2");
     let told = ["events", "--since", "1", "--until", "0s", "--format", "{{.Action}}"];
     let told: Vec<String> = bed.ok(&told).lines().map(str::to_owned).collect();
-    let runs = ["start", "die"].into_iter().cycle().take(6);
+    let runs = ["connect", "start", "die", "disconnect"].into_iter().cycle().take(12);
     assert!(told.ends_with(&runs.map(str::to_owned).collect::<Vec<_>>()), "{told:?}");
     // A user's start begins anew.
     assert_eq!(bed.proa(&["start", "-a", "failing"]).code, 3);
