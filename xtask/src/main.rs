@@ -49,6 +49,6 @@ fn ci() -> Result<()> {
     // Whatever failed is told first.
     let host = host.and_then(|()| parity::run(true));
     // Whatever the host's tests found, the guests' may tell more of it.
-    let guests = guest::run(&["proa-runtime", "checkpoint::"]);
+    let guests = guest::run(&["proa-runtime", "checkpoint::", "ports_of_sctp"]);
     host.and(guests)
 }
