@@ -116,7 +116,7 @@ pub enum VmError {
     },
     /// A machine of which no snapshot can be made.
     #[error(
-        "only a virtual machine that started from a template can be captured, and this one booted (it has volumes, or there was no template yet): restart it, or run it without volumes"
+        "a virtual machine with volumes, --no-template or --kernel-arg cannot be copied as it runs: run it without"
     )]
     NoGround,
     /// Memory or CPUs that no guest can have.

@@ -80,6 +80,8 @@ pub(crate) struct Machine {
 pub(crate) enum Origin {
     /// Its kernel boots.
     Boot,
+    /// The same, with the memory of a file that is full of zeros, which can only be read.
+    Blank { memory: OwnedFd },
     /// The same, with its memory in a file.
     Template { memory: PathBuf },
     /// It goes on where a template was saved. The memory's descriptor can only be read.
@@ -482,7 +484,27 @@ impl Parts {
             boots: Some((self.kernel.image(), self.initramfs.clone())),
             ..Launch::new(spec, Origin::Boot, open_disks(spec, writable)?)
         };
+        let launch = if may_be_cloned(spec) { self.captured_later(launch)? } else { launch };
         launch.run(&self.qemu, &self.accelerator)
+    }
+
+    /// The same with memory that is a change of nothing, so that it can be captured as a clone can.
+    fn captured_later<'spec>(&self, launch: Launch<'spec>) -> Result<Launch<'spec>, VmError> {
+        let blank = self.store.blank(launch.memory)?;
+        let memory = blank.try_clone().map_err(VmError::io("memory"))?.into();
+        let ground = self.ground(launch.spec, blank, launch.spec.layers.len());
+        Ok(Launch { origin: Origin::Blank { memory }, ground: Some(ground), ..launch })
+    }
+
+    fn ground(&self, spec: &VmSpec, base: fs::File, places: usize) -> Ground {
+        let shape = GuestShape {
+            memory: guest_memory(spec.memory),
+            cpus: spec.cpus.max(1),
+            places,
+            interfaces: spec.taps.len(),
+            ..GuestShape::default()
+        };
+        Ground { base: base.into(), shape, accelerator: self.accelerator.clone() }
     }
 
     fn restore(&self, spec: &VmSpec, template: Template, of_kind: bool) -> Result<Vm, VmError> {
@@ -492,17 +514,8 @@ impl Parts {
         };
         let mut disks = open_disks(spec, writable)?;
         disks.extend((disks.len()..=template.places).map(Disk::place));
-        let ground = Ground {
-            base: template.memory.try_clone().map_err(VmError::io(&template.directory))?.into(),
-            shape: GuestShape {
-                memory: guest_memory(spec.memory),
-                cpus: spec.cpus.max(1),
-                places: template.places,
-                interfaces: spec.taps.len(),
-                ..GuestShape::default()
-            },
-            accelerator: self.accelerator.clone(),
-        };
+        let base = template.memory.try_clone().map_err(VmError::io(&template.directory))?;
+        let ground = self.ground(spec, base, template.places);
         let origin = Origin::Clone { memory: template.memory.into(), state: template.state.into() };
         let disk = template.disk.map(|_| spec.rw_disk.clone());
         let launch = Launch {

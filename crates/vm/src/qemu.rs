@@ -155,7 +155,7 @@ impl Hypervisor for Qemu {
         command.stdin(Stdio::null()).stdout(duplicate(&machine.console)?).stderr(duplicate(&machine.errors)?);
         let (jail, keep) = (self.jail(machine).map_err(failed)?, descriptors(machine));
         let child = match &machine.origin {
-            Origin::Clone { memory, .. } | Origin::Resume { memory } => {
+            Origin::Blank { memory } | Origin::Clone { memory, .. } | Origin::Resume { memory } => {
                 jail.spawn_with_file(command, &keep, memory.as_fd(), MEMORY_LIMIT)
             }
             Origin::Boot | Origin::Template { .. } => jail.spawn(command, &keep),
@@ -179,7 +179,7 @@ fn descriptors(machine: &Machine) -> Vec<BorrowedFd<'_>> {
     let disks = machine.disks.iter().filter_map(|disk| disk.file.as_ref()).map(AsFd::as_fd);
     let shares = machine.shares.iter().map(|share| share.socket.as_fd());
     let state = match &machine.origin {
-        Origin::Boot | Origin::Template { .. } | Origin::Resume { .. } => None,
+        Origin::Boot | Origin::Blank { .. } | Origin::Template { .. } | Origin::Resume { .. } => None,
         Origin::Clone { state, .. } => Some(state.as_fd()),
     };
     let sockets = [machine.agent.as_fd(), machine.control.as_fd()];
@@ -243,7 +243,7 @@ fn add_network_device(line: &mut CommandLine, number: usize) {
 /// What the guest boots from, or goes on from.
 fn add_origin(line: &mut CommandLine, machine: &Machine) {
     match &machine.origin {
-        Origin::Boot | Origin::Template { .. } => add_kernel(line, machine),
+        Origin::Boot | Origin::Blank { .. } | Origin::Template { .. } => add_kernel(line, machine),
         // It waits to be told how to read the state.
         Origin::Clone { .. } => line.add("-incoming", "defer"),
         Origin::Resume { .. } => {
@@ -266,7 +266,7 @@ fn add_board(line: &mut CommandLine, machine: &Machine) {
     let size = machine.memory;
     let backend = match &machine.origin {
         Origin::Template { .. } => Some(format!("memory-backend-file,mem-path={MEMORY},share=on")),
-        Origin::Clone { .. } | Origin::Resume { .. } => {
+        Origin::Blank { .. } | Origin::Clone { .. } | Origin::Resume { .. } => {
             Some(format!("memory-backend-file,mem-path={MEMORY},share=off"))
         }
         // The servers read and write the guest's memory themselves.

@@ -7,6 +7,7 @@
 //!     kernels/named/                 names that users gave, see `proa_protocol::kernel`
 //!     initramfs/<hash>.cpio
 //!     disks/<format>-ext4-<size>.img an empty file system, copied for each instance
+//!     blank/<size>                   zeros, as many as a guest has memory; takes no room
 //!     accelerator.json
 //!     templates/<key>/               memory, state, template.json; under a lock of their own, templates.lock
 //! ```
@@ -14,7 +15,7 @@
 //! Everything is made under another name and renamed when it is whole, so readers take no lock. What a killed
 //! process left half-made is removed by the next one that makes something.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ use crate::VmError;
 
 /// Names of what is not whole yet begin so.
 const PARTIAL: &str = ".new-";
+/// Where memory of guests that boot comes from.
+const BLANK: &str = "blank";
 
 /// The store's directory.
 #[derive(Debug, Clone)]
@@ -43,7 +46,7 @@ pub(crate) struct StoreLock {
 
 impl Store {
     pub fn open(root: &Path) -> Result<Self, VmError> {
-        for part in ["kernels", "initramfs", "disks", DIRECTORY] {
+        for part in ["kernels", "initramfs", "disks", BLANK, DIRECTORY] {
             let path = root.join(part);
             if !path.is_dir() {
                 fs::DirBuilder::new()
@@ -70,7 +73,7 @@ impl Store {
                 return Err(failed(errno));
             }
         }
-        for part in ["", "kernels", "initramfs", "disks"] {
+        for part in ["", "kernels", "initramfs", "disks", BLANK] {
             remove_partial(&self.root.join(part));
         }
         Ok(StoreLock { _fd: fd })
@@ -80,6 +83,18 @@ impl Store {
     pub fn partial(&self, _lock: &StoreLock, target: &Path) -> PathBuf {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         target.with_file_name(format!("{PARTIAL}{name}"))
+    }
+
+    /// A file of so many zeros, open for reading.
+    pub fn blank(&self, size: u64) -> Result<File, VmError> {
+        let path = self.path(BLANK).join(size.to_string());
+        if !path.exists() {
+            let lock = self.lock()?;
+            let partial = self.partial(&lock, &path);
+            File::create(&partial).and_then(|file| file.set_len(size)).map_err(VmError::io(&partial))?;
+            publish(&partial, &path)?;
+        }
+        File::open(&path).map_err(VmError::io(&path))
     }
 
     /// A small JSON document; `None` where there is none, or one of another version.

@@ -10,7 +10,7 @@ use crate::harness::{Output, Proa, workspace};
 const RUN: [&str; 5] = ["run", "--rm", "--isolation", "vm", "busybox"];
 
 /// A root with kernels and no templates.
-fn proa() -> Proa {
+pub fn proa() -> Proa {
     let proa = Proa::with_busybox();
     let shared = workspace().join("target/test-cache/vm/kernels");
     if !shared.exists() {
@@ -184,7 +184,7 @@ fn a_stop_of_everything_ends_who_makes_a_template() {
 }
 
 /// A process that makes a template is nobody's child; it must not outlive the root of the test.
-fn await_makers(proa: &Proa) {
+pub fn await_makers(proa: &Proa) {
     let store = proa.root().join("vm");
     let store = store.to_str().unwrap();
     proa.wait_for("the makers' end", || {

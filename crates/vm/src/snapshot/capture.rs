@@ -31,7 +31,7 @@ impl Vm {
     /// still meanwhile, and goes on whatever comes of it.
     ///
     /// # Errors
-    /// It booted, rather than starting from a template; it has shares; something cannot be read or written.
+    /// It has shares, or was to be booted in any case; something cannot be read or written.
     pub fn capture(&mut self, disk: &Path, directory: &Path) -> Result<(), VmError> {
         self.ground.as_ref().ok_or(VmError::NoGround)?;
         self.control.stop()?;

@@ -6,10 +6,10 @@
 //!                                        └─ resume ─▶ Vm                  a machine that goes on
 //! ```
 //!
-//! A machine that started from a template has that one's memory mapped privately: what it has changed are pages of its
-//! own, which the kernel tells from the others (`/proc/PID/pagemap`). Only those are kept, and of the disk only what
-//! holds data. Pages that are alike, of memory or disk, of this snapshot or its parent, are kept once. A machine that
-//! booted has no such base and cannot be captured.
+//! A machine that started from a template has that one's memory mapped privately, and one that booted a file of zeros:
+//! what it has changed are pages of its own, which the kernel tells from the others (`/proc/PID/pagemap`). Only those are
+//! kept, and of the disk only what holds data. Pages that are alike, of memory or disk, of this snapshot or its parent,
+//! are kept once. A machine whose memory others work in (with shares), or that shall never be cloned, cannot be captured.
 //!
 //! To go on, a new VMM maps the base as a clone of the template would, gets the changed pages written into that mapping
 //! before anything runs, and reads the state of the devices.
