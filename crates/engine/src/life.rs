@@ -197,10 +197,26 @@ impl Engine {
             // What a killed monitor left is repaired here, while there is a record to do it by.
             let record = self.db.by_id(&seen.record.id)?;
             let Some(next) = record.map(|record| self.observe(record)).transpose()?.flatten() else {
-                return Ok(());
+                return self.see_off(&seen.record.id);
             };
             seen = next;
         }
+    }
+
+    /// Waits for the removal of an instance that has ended, and goes by itself; whoever does it. Until then it still has
+    /// its name and its volumes.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn see_off(&self, text: &str) -> Result<()> {
+        let record = match self.db.find(text) {
+            Err(Error::NoSuchInstance(_)) => return Ok(()),
+            other => other?,
+        };
+        if record.auto_remove && self.read_state(&record.id)?.status == Status::Exited {
+            return self.remove_ended(&record.id, true);
+        }
+        Ok(())
     }
 
     /// Kills what runs, for it to be removed.

@@ -27,6 +27,7 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
         match instance {
             Ok(instance) => engine.remove(&instance, args.force, args.volumes)?,
             Err(failure) if args.force && failure.kind() == Kind::NotFound => {
+                engine.see_off(name)?;
                 failure.print();
                 return Ok(());
             }

@@ -269,6 +269,21 @@ fn volumes_survive_kills() {
     proa.assert_nothing_left();
 }
 
+/// Who died while it made a volume, or removed one, may have left its directory without a record.
+#[test]
+fn what_a_killed_maker_left_is_no_volume() {
+    let proa = Proa::with_busybox();
+    let litter = proa.root().join("volumes/made");
+    fs::create_dir_all(litter.join("_data")).unwrap();
+    fs::write(litter.join("_data/file"), "nobody's").unwrap();
+    assert_eq!(proa.ok(&["volume", "ls", "-q"]), "");
+    let seen =
+        proa.ok(&["run", "--rm", "-v", "made:/data", "busybox", "sh", "-c", "ls /data; touch /data/mine"]);
+    assert_eq!((seen.as_str(), fs::read_dir(litter.join("_data")).unwrap().count()), ("", 1));
+    assert_sound(&proa, "litter");
+    proa.ok(&["volume", "rm", "made"]);
+}
+
 /// Many instances that name one new volume at once, beside those that remove what nobody has.
 #[test]
 fn a_volume_is_filled_once_for_many() {

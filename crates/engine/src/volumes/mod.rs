@@ -21,7 +21,7 @@ mod pack;
 mod points;
 mod remove;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
@@ -170,16 +170,18 @@ impl Engine {
         if claims.is_empty() {
             return Ok(());
         }
+        // Whose directory is what somebody left who died while the volume was made or removed.
+        let mut litter = BTreeSet::new();
         for _ in 0..ATTEMPTS {
-            let missing =
-                claims.iter().map(|claim| &claim.record).filter(|record| !self.is_there(&record.name));
+            let is_missing = |name: &String| litter.contains(name) || !self.is_there(name);
+            let missing = claims.iter().map(|claim| &claim.record).filter(|record| is_missing(&record.name));
             let mut prepared = self.prepare(missing)?;
             let claimed = self.db.claim_volumes(id, claims, &mut |name, known| {
                 if known && self.is_there(name) { Ok(()) } else { self.place(&mut prepared, name) }
             });
             match claimed {
-                // It was removed after it had been looked at.
-                Err(Error::NoSuchVolume(_)) => {}
+                // It was removed after it had been looked at, or is none.
+                Err(Error::NoSuchVolume(name)) => _ = litter.insert(name),
                 other => {
                     other?.iter().for_each(|name| self.tell_volume("create", name, &[]));
                     return Ok(());
