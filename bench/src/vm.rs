@@ -6,6 +6,7 @@
 //! and disks and a program that does by hand what it takes to run `true` from the image.
 
 use std::fs;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -49,7 +50,48 @@ pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
     }
     interleave(&mut contenders, rounds)?;
     print("run --rm --isolation vm busybox true", &contenders);
+    at_once(&[&run[..], &vm, &template].concat())?;
+    execs(setup, rounds)?;
     clones(setup)
+}
+
+/// Machines that are started from a template at once, against as many one after the other.
+fn at_once(command: &[&str]) -> Result<()> {
+    let start =
+        || Command::new(command[0]).args(&command[1..]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let begun = Instant::now();
+    let started = (0..CLONES).map(|_| start()).collect::<Result<Vec<_>, _>>()?;
+    for mut child in started {
+        anyhow::ensure!(child.wait()?.success(), "a machine did not start");
+    }
+    let together = begun.elapsed();
+    let begun = Instant::now();
+    for _ in 0..CLONES {
+        anyhow::ensure!(start()?.wait()?.success(), "a machine did not start");
+    }
+    let alone = begun.elapsed();
+    let (together, alone) = (together.as_secs_f64(), alone.as_secs_f64());
+    println!("\n{CLONES} machines: at once {together:.2} s, one after the other {alone:.2} s");
+    Ok(())
+}
+
+/// `exec` at both levels, and `top`, in which nothing is run: the way there and back.
+fn execs(setup: &Setup, rounds: usize) -> Result<()> {
+    let root = setup.text("proa");
+    let mut contenders = Vec::new();
+    for level in ["vm", "container"] {
+        let run = ["run", "-d", "--network", "none", "--isolation", level, "--name", level];
+        setup.proa(&[&run[..], &["busybox", "sleep", "100000"]].concat())?;
+        let tool = [&setup.proa, "--root", &root];
+        contenders
+            .push(Contender::new(&format!("exec, {level}"), &[&tool[..], &["exec", level, "true"]].concat()));
+        contenders.push(Contender::new(&format!("top, {level}"), &[&tool[..], &["top", level]].concat()));
+    }
+    let done = interleave(&mut contenders, rounds);
+    setup.proa(&["rm", "-f", "vm", "container"])?;
+    done?;
+    print("exec of true, and top, in an instance that idles", &contenders);
+    Ok(())
 }
 
 /// What the first and the last of several machines from one template hold of the host's memory, and how much of that

@@ -45,6 +45,7 @@ pub mod prune;
 mod restart;
 pub mod rootless;
 pub mod settings;
+mod shelf;
 pub mod signals;
 pub mod snapshots;
 pub mod spec;

@@ -100,8 +100,13 @@ impl Engine {
         if signal != signals::KILL {
             return self.connect(instance)?.command(Request::Signal { signal, all: false });
         }
-        let Some(mut channel) = self.waiting_channel(instance, &[])? else { return Ok(()) };
-        self.signal_unless_ended(instance, signal)?;
+        self.kill_at_once(instance, &[])
+    }
+
+    /// Kills what runs and waits for its end, with something told to the monitor before.
+    fn kill_at_once(&self, instance: &Instance, before: &[Request]) -> Result<()> {
+        let Some(mut channel) = self.waiting_channel(instance, before)? else { return Ok(()) };
+        self.signal_unless_ended(instance, signals::KILL)?;
         has_ended(&mut channel, None)?;
         self.wait_monitor(&mut channel)
     }
@@ -228,9 +233,7 @@ impl Engine {
                 format!("`proa stop {name}` first, or `proa rm -f {name}`"),
             ));
         }
-        // Where that fails, it takes longer.
-        let _ = self.connect(instance).and_then(|mut channel| channel.command(Request::Discard));
-        match self.kill(instance, "KILL") {
+        match self.kill_at_once(instance, &[Request::Discard]) {
             // It has just ended, or somebody else has removed it.
             Err(Error::MonitorGone(_) | Error::NoSuchInstance(_)) => Ok(()),
             other => other,

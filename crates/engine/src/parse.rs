@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
+pub use proa_protocol::time::now_ns;
 
 use crate::error::{Error, Result};
 
@@ -127,12 +128,6 @@ pub fn rfc3339_nano(ns: i64) -> String {
 /// The same for a moment where 0 means never, with Go's zero time for that.
 pub fn rfc3339_or_zero(ns: i64) -> String {
     if ns == 0 { "0001-01-01T00:00:00Z".into() } else { rfc3339_nano(ns) }
-}
-
-/// Now, in nanoseconds since the epoch.
-pub fn now_ns() -> i64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    now.tv_sec * 1_000_000_000 + now.tv_nsec
 }
 
 /// Go's `strconv.ParseBool`.

@@ -2,11 +2,7 @@
 
 use std::io::Write;
 
-/// Nanoseconds since the epoch.
-pub fn now_ns() -> i64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    now.tv_sec * 1_000_000_000 + now.tv_nsec
-}
+pub use proa_protocol::time::now_ns;
 
 /// Writes times; keeps the text of the last one, which all lines that came together share.
 #[derive(Debug, Default)]

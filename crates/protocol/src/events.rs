@@ -23,10 +23,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+
+use crate::time::now_ns;
 
 /// Bytes after which a new file is begun.
 pub const MAX_BYTES: u64 = 1024 * 1024;
@@ -297,11 +298,6 @@ fn stamped(events: &mut [Event], now: i64) -> Vec<u8> {
 fn json(value: &impl Serialize) -> Vec<u8> {
     // Strings, numbers and string-keyed maps always serialize.
     serde_json::to_vec(value).unwrap_or_default()
-}
-
-fn now_ns() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// The number in a file's header; `None` if it has none.

@@ -1,4 +1,12 @@
-//! Moments as RFC 3339 writes them, which logs and state files of both command lines hold.
+//! Now, and moments as RFC 3339 writes them, which logs and state files of both command lines hold.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Now, in nanoseconds since the epoch.
+pub fn now_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
 
 /// Date and time of day, UTC, of a second counted from 1970-01-01: `2026-01-31T23:59:59`, without fraction and zone.
 pub fn utc(second: i64) -> String {

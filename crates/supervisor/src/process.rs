@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use proa_oci::runtime::ConsoleSize;
 use proa_protocol::frame::Kind;
 use proa_protocol::message::ExitStatus;
+use proa_protocol::time::now_ns;
 use proa_runtime::Handles;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
@@ -181,17 +182,11 @@ impl Process {
         };
         self.pidfd = None;
         self.input.discard(channels);
-        let status = ExitStatus { code, oom_killed: false, at_ns: wall_clock_ns() };
+        let status = ExitStatus { code, oom_killed: false, at_ns: now_ns() };
         self.phase = Phase::Draining { status, until: Instant::now() + GRACE };
     }
 }
 
 fn exit_code(status: &WaitIdStatus) -> i32 {
     status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)).unwrap_or(255)
-}
-
-/// Nanoseconds since the epoch.
-pub(crate) fn wall_clock_ns() -> i64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    now.tv_sec * 1_000_000_000 + now.tv_nsec
 }

@@ -129,16 +129,20 @@ pub(crate) fn copy_sparse(from: &Path, to: &Path) -> io::Result<()> {
 /// Copies what a file holds into another of its length that is empty; what it does not hold stays out.
 pub(crate) fn copy_data(source: &File, target: &File) -> io::Result<()> {
     let mut position = 0;
-    loop {
-        position = match seek(source, At::Data(position)) {
-            Ok(start) => start,
-            // Nothing but a hole is left.
-            Err(rustix::io::Errno::NXIO) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        let end = seek(source, At::Hole(position))?;
-        copy_range(source, target, position, end)?;
+    while let Some((start, end)) = next_data(source, position)? {
+        copy_range(source, target, start, end)?;
         position = end;
+    }
+    Ok(())
+}
+
+/// The next part of a file that holds data, from its first byte to that after its last.
+pub(crate) fn next_data(file: &File, position: u64) -> io::Result<Option<(u64, u64)>> {
+    match seek(file, At::Data(position)) {
+        Ok(start) => Ok(Some((start, seek(file, At::Hole(start))?))),
+        // Nothing but a hole is left.
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(errno) => Err(errno.into()),
     }
 }
 

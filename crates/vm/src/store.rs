@@ -138,12 +138,29 @@ fn remove_partial(directory: &Path) {
 pub(crate) fn identity(path: &Path, metadata: &fs::Metadata) -> String {
     let mut hash = Sha256::new();
     hash.update(path.as_os_str().as_encoded_bytes());
-    let times = [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()];
+    hash_content(&mut hash, metadata);
+    hash_numbers(&mut hash, &[metadata.ctime(), metadata.ctime_nsec()]);
+    short_hex(hash)
+}
+
+/// The same of a file that has several names, or gets more. Not the time of its last change as an inode: that is changed by
+/// another name.
+pub(crate) fn base_identity(metadata: &fs::Metadata) -> String {
+    let mut hash = Sha256::new();
+    hash_content(&mut hash, metadata);
+    short_hex(hash)
+}
+
+/// Which file it is, and what changes with what is in it.
+fn hash_content(hash: &mut Sha256, metadata: &fs::Metadata) {
     for number in [metadata.dev(), metadata.ino(), metadata.size()] {
         hash.update(number.to_le_bytes());
     }
-    times.iter().for_each(|time| hash.update(time.to_le_bytes()));
-    short_hex(hash)
+    hash_numbers(hash, &[metadata.mtime(), metadata.mtime_nsec()]);
+}
+
+fn hash_numbers(hash: &mut Sha256, numbers: &[i64]) {
+    numbers.iter().for_each(|number| hash.update(number.to_le_bytes()));
 }
 
 /// A name for what is made of these parts.

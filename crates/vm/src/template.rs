@@ -36,7 +36,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use proa_protocol::frame::{Decoder, Frame, Kind};
@@ -52,8 +52,7 @@ use crate::accelerator::{Accelerator, boot_id};
 use crate::machine::{Disk, Hypervisor, Logs, Machine, Origin, Parts, guest_memory};
 use crate::qemu::{MAX_DEVICES, OWN_DEVICES};
 use crate::qmp::Qmp;
-use crate::snapshot::base_identity;
-use crate::store::{Store, hex, identity, key_of, publish};
+use crate::store::{Store, base_identity, hex, identity, key_of, publish};
 use crate::{DEFAULT_DISK, SPARE_DEVICES, VmError, VmSpec, disk, user};
 
 /// Changes when templates made before shall not be used any more.
@@ -168,7 +167,7 @@ impl<'a> Shape<'a> {
             parts.initramfs.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             qemu.map_err(VmError::io(program))?,
             parts.accelerator.name().to_owned(),
-            describe_cpu(),
+            describe_cpu().to_owned(),
             format!("{memory} {cpus} {places} {mounted} {interfaces}"),
             kind.map(InstanceKind::describe).transpose()?.unwrap_or_default(),
         ]);
@@ -213,18 +212,21 @@ impl InstanceKind {
     }
 }
 
-/// Model, microcode and features of the host's first CPU.
-pub(crate) fn describe_cpu() -> String {
-    // The kernel writes as much of it as is read; on a host with many CPUs all of it would take long.
-    let mut bytes = Vec::new();
-    if let Ok(file) = File::open("/proc/cpuinfo") {
-        let _ = file.take(8192).read_to_end(&mut bytes);
-    }
-    let text = String::from_utf8_lossy(&bytes);
-    let first = text.split("\n\n").next().unwrap_or_default();
-    let wanted = ["vendor_id", "cpu family", "model", "stepping", "microcode", "flags"];
-    let fixed = |line: &&str| wanted.iter().any(|name| line.starts_with(name));
-    first.lines().filter(fixed).collect::<Vec<_>>().join("\n")
+/// Model, microcode and features of the host's first CPU, looked up once.
+pub(crate) fn describe_cpu() -> &'static str {
+    static CPU: OnceLock<String> = OnceLock::new();
+    CPU.get_or_init(|| {
+        // The kernel writes as much of it as is read; on a host with many CPUs all of it would take long.
+        let mut bytes = Vec::new();
+        if let Ok(file) = File::open("/proc/cpuinfo") {
+            let _ = file.take(8192).read_to_end(&mut bytes);
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let first = text.split("\n\n").next().unwrap_or_default();
+        let wanted = ["vendor_id", "cpu family", "model", "stepping", "microcode", "flags"];
+        let fixed = |line: &&str| wanted.iter().any(|name| line.starts_with(name));
+        first.lines().filter(fixed).collect::<Vec<_>>().join("\n")
+    })
 }
 
 impl Template {

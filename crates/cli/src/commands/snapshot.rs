@@ -1,5 +1,26 @@
 //! `proa snapshot`: virtual machines as they run, kept, brought back and multiplied.
 
+use proa_engine::{Engine, Instance};
+
+use crate::context::Context;
+use crate::error::{Outcome, each};
+
+/// Removes snapshots of an instance, and prints their names.
+pub fn remove_each(
+    context: &Context,
+    instance: &str,
+    snapshots: &[String],
+    remove: fn(&Engine, &Instance, &str) -> proa_engine::error::Result<()>,
+) -> Outcome {
+    let engine = context.engine()?;
+    let instance = engine.find(instance)?;
+    each(snapshots, |name| {
+        remove(engine, &instance, name)?;
+        println!("{name}");
+        Ok(())
+    })
+}
+
 /// `proa snapshot create`
 pub mod create {
     use crate::context::Context;
@@ -148,8 +169,7 @@ pub mod fork {
 
 /// `proa snapshot rm`
 pub mod rm {
-    use crate::context::Context;
-    use crate::error::{Outcome, each};
+    use super::{Context, Engine, Outcome, remove_each};
 
     /// Remove snapshots
     #[derive(Debug, clap::Args)]
@@ -163,12 +183,6 @@ pub mod rm {
 
     /// Runs the command.
     pub fn run(context: &Context, args: &Args) -> Outcome {
-        let engine = context.engine()?;
-        let instance = engine.find(&args.instance)?;
-        each(&args.snapshots, |name| {
-            engine.remove_vm_snapshot(&instance, name)?;
-            println!("{name}");
-            Ok(())
-        })
+        remove_each(context, &args.instance, &args.snapshots, Engine::remove_vm_snapshot)
     }
 }

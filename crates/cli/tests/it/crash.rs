@@ -269,6 +269,39 @@ fn volumes_survive_kills() {
     proa.assert_nothing_left();
 }
 
+/// An instance that has ended and goes by itself has its volumes until whoever sees to that has done it.
+#[test]
+fn rm_waits_for_what_goes_by_itself() {
+    let proa = Proa::with_busybox();
+    let id =
+        proa.ok(&["run", "-d", "--rm", "--name", "brief", "-v", "its:/data", "busybox", "sleep", "1000"]);
+    proa.monitors().into_iter().for_each(kill);
+    proa.wait_for("the end of the monitor", || proa.monitors().is_empty());
+    // What its monitor would have written, and a lock that it still holds.
+    let state = proa.root().join("instances").join(&id).join("state.json");
+    let text = fs::read_to_string(&state).unwrap();
+    let mut ended: serde_json::Value = serde_json::from_str(&text).unwrap();
+    ended["status"] = "exited".into();
+    fs::write(&state, ended.to_string()).unwrap();
+    let lock = fs::File::open(lock_of(&id)).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    let mut removing = start(&proa, &["rm", "-f", "brief"]);
+    for _ in 0..20 {
+        proa.ok(&["ps", "-aq"]);
+        assert!(removing.try_wait().unwrap().is_none(), "it has not waited");
+    }
+    drop(lock);
+    assert!(removing.wait().unwrap().success());
+    proa.ok(&["volume", "rm", "its"]);
+}
+
+/// The lock of an instance's monitor.
+fn lock_of(id: &str) -> std::path::PathBuf {
+    let roots = fs::read_dir("/run").unwrap().map(|entry| entry.unwrap().path());
+    let lock = |root: std::path::PathBuf| root.join("instances").join(id).join("monitor.lock");
+    roots.map(lock).find(|path| path.exists()).unwrap()
+}
+
 /// Who died while it made a volume, or removed one, may have left its directory without a record.
 #[test]
 fn what_a_killed_maker_left_is_no_volume() {

@@ -6,29 +6,26 @@
 //!   rm:      snapshots/NAME ─ renamed ─▶ snapshots/.old ─ removed
 //! ```
 //!
-//! The proof that it does not run, its monitor's lock, is held meanwhile. Each becomes true by one rename, and whoever
-//! comes next removes what begins with a dot. Files are copied with their holes, and share blocks where the file system
+//! The proof that it does not run, its monitor's lock, is held meanwhile ([`crate::shelf`] says how each becomes true, and
+//! who removes what a killed command left). Files are copied with their holes, and share blocks where the file system
 //! can do that.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use proa_protocol::instance::Status;
 use proa_protocol::machine::{MEDIA, SNAPSHOTS};
 use proa_sys::tree::{self, Devices};
-use proa_sys::trees;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::check_machine;
 use crate::engine::{Engine, Instance};
 use crate::error::{Error, Result};
-use crate::{monitor, names};
-
-const NEW: &str = ".new";
-const OLD: &str = ".old";
+use crate::monitor;
+use crate::shelf::{self, Shelf};
 
 /// A copy of a machine's disks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,12 +46,7 @@ impl Engine {
     pub fn snapshots(&self, instance: &Instance) -> Result<Vec<Snapshot>> {
         check_machine(instance)?;
         let directory = self.paths.instance(&instance.record.id).join(SNAPSHOTS);
-        let entries = match fs::read_dir(&directory) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(|error| Error::io("list", &directory, error))?,
-        };
-        let mut found: Vec<Snapshot> =
-            entries.flatten().filter_map(|entry| describe(&entry.path())).collect();
+        let mut found = shelf::list(&directory, describe)?;
         found.sort_by(|one, other| one.made.cmp(&other.made).then_with(|| one.name.cmp(&other.name)));
         Ok(found)
     }
@@ -64,18 +56,15 @@ impl Engine {
     /// # Errors
     /// The machine runs, or the name is taken.
     pub fn make_snapshot(&self, instance: &Instance, name: &str) -> Result<()> {
-        names::check("snapshot", name)?;
         let work = begin(self, instance)?;
-        let target = work.snapshots.join(name);
-        if target.exists() {
+        if work.snapshots.place(name)?.exists() {
             return Err(Error::conflict(
                 format!("machine {} has a snapshot {name} already", instance.record.name),
                 "choose another name, or `proa machine snapshot rm` it first",
             ));
         }
         work.copy(&work.media)?;
-        let fresh = work.snapshots.join(NEW);
-        fs::rename(&fresh, &target).map_err(|error| Error::io("make", &target, error))
+        work.snapshots.publish(name).map(drop)
     }
 
     /// Makes the machine's disks what they were.
@@ -85,10 +74,10 @@ impl Engine {
     pub fn restore_snapshot(&self, instance: &Instance, name: &str) -> Result<()> {
         let work = begin(self, instance)?;
         work.copy(&work.existing(instance, name)?)?;
-        let fresh = work.snapshots.join(NEW);
+        let fresh = work.snapshots.filled();
         renameat_with(CWD, &fresh, CWD, &work.media, RenameFlags::EXCHANGE)
             .map_err(|errno| Error::io("restore", &work.media, errno))?;
-        work.clear()
+        work.snapshots.clear()
     }
 
     /// Removes one.
@@ -97,9 +86,7 @@ impl Engine {
     /// There is no such snapshot.
     pub fn remove_snapshot(&self, instance: &Instance, name: &str) -> Result<()> {
         let work = begin(self, instance)?;
-        let target = work.existing(instance, name)?;
-        fs::rename(&target, work.snapshots.join(OLD)).map_err(|error| Error::io("remove", &target, error))?;
-        work.clear()
+        work.snapshots.remove(&work.existing(instance, name)?)
     }
 }
 
@@ -122,37 +109,31 @@ pub(super) fn begin(engine: &Engine, instance: &Instance) -> Result<Work> {
         return Err(runs());
     }
     let directory = engine.paths.instance(&instance.record.id);
-    let work = Work { media: directory.join(MEDIA), snapshots: directory.join(SNAPSHOTS), _lock: lock };
-    make_directory(&work.snapshots)?;
-    work.clear()?;
-    Ok(work)
+    let snapshots = Shelf::open(directory.join(SNAPSHOTS))?;
+    snapshots.clear()?;
+    Ok(Work { media: directory.join(MEDIA), snapshots, _lock: lock })
 }
 
 /// Work on the files of a machine that does not run.
 pub(super) struct Work {
     pub(super) media: PathBuf,
-    snapshots: PathBuf,
+    snapshots: Shelf,
     _lock: monitor::Lock,
 }
 
 impl Work {
-    /// Copies a directory of media to `.new`.
+    /// Copies a directory of media, for it to get a name.
     fn copy(&self, from: &Path) -> Result<()> {
-        let fresh = self.snapshots.join(NEW);
-        make_directory(&fresh)?;
-        let open = |path: &Path| File::open(path).map_err(|error| Error::io("open", path, error));
-        let (source, target) = (open(from)?, open(&fresh)?);
-        let copied = tree::copy(source.as_fd(), target.as_fd(), Devices::Leave);
-        copied.and_then(|()| rustix::fs::syncfs(&target)).map_err(|errno| {
-            // What is there of it is of no use, and a full host needs the room.
-            let _ = trees::remove(&fresh);
-            Error::io("copy", from, errno)
+        self.snapshots.fill(|fresh| {
+            let open = |path: &Path| File::open(path).map_err(|error| Error::io("open", path, error));
+            let (source, target) = (open(from)?, open(fresh)?);
+            let copied = tree::copy(source.as_fd(), target.as_fd(), Devices::Leave);
+            copied.and_then(|()| rustix::fs::syncfs(&target)).map_err(|errno| Error::io("copy", from, errno))
         })
     }
 
     fn existing(&self, instance: &Instance, name: &str) -> Result<PathBuf> {
-        names::check_name(name)?;
-        let path = self.snapshots.join(name);
+        let path = self.snapshots.place(name)?;
         if path.is_dir() {
             return Ok(path);
         }
@@ -162,23 +143,9 @@ impl Work {
             format!("`proa machine snapshot ls {machine}` lists them"),
         ))
     }
-
-    fn clear(&self) -> Result<()> {
-        for name in [NEW, OLD] {
-            let path = self.snapshots.join(name);
-            trees::remove(&path).map_err(|error| Error::io("remove", &path, error))?;
-        }
-        Ok(())
-    }
 }
 
-fn make_directory(path: &Path) -> Result<()> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| Error::io("make directory", path, error))
-}
-
-fn describe(path: &Path) -> Option<Snapshot> {
-    let name = path.file_name()?.to_str().filter(|name| !name.starts_with('.'))?.to_owned();
+fn describe(name: String, path: &Path) -> Option<Snapshot> {
     let made = fs::metadata(path).ok()?.modified().ok()?;
     let files = fs::read_dir(path).ok()?.flatten().filter_map(|entry| entry.metadata().ok());
     Some(Snapshot { name, made, bytes: files.map(|metadata| metadata.blocks() * 512).sum() })

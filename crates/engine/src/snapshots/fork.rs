@@ -60,10 +60,10 @@ impl Engine {
             None => {
                 let work = Work::begin(directory, FlockOperation::LockExclusive)?;
                 self.fill(instance, &work, None)?;
-                let snapshot = work.publish(NOW)?;
+                let snapshot = work.shelf.publish(NOW)?;
                 let started =
                     self.start_forks(instance, request, &Resume { snapshot, is_fork: true }, running);
-                started.and(work.clear())
+                started.and(work.shelf.clear())
             }
         }
     }

@@ -7,14 +7,13 @@
 //!   rm:      snapshots/NAME ─ renamed ─▶ snapshots/.old ─ removed
 //! ```
 //!
-//! Each becomes true by one rename. Who makes or removes one has the directory's lock, and removes first what a killed
-//! command left: names that begin with a dot. Who uses one shares that lock until all that go on from it have it open.
+//! Who makes or removes one has the directory's lock, and removes first what a killed command left ([`crate::shelf`]). Who
+//! uses one shares that lock until all that go on from it have it open.
 
 mod fork;
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use proa_protocol::instance::IsolationLevel;
@@ -23,18 +22,16 @@ use proa_protocol::snapshot::{
     BASE_FILE, Check, INFO_FILE, Pack, RESUME_FILE, Resume, SNAPSHOTS, SnapshotInfo,
 };
 use proa_protocol::template::STORE;
-use proa_sys::trees;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::engine::{Engine, Instance};
 use crate::error::{Error, Result};
 use crate::life::StopOptions;
+use crate::shelf::{self, Shelf};
 use crate::{monitor, names};
 
 pub use fork::ForkRequest;
 
-const NEW: &str = ".new";
-const OLD: &str = ".old";
 /// The name where the user gives none, before a number.
 const NAME: &str = "snap";
 
@@ -69,7 +66,7 @@ impl Engine {
             names::check("snapshot", name)?;
         }
         let work = Work::begin(self.snapshots_of(instance), FlockOperation::LockExclusive)?;
-        let known = list(&work.directory)?;
+        let known = list(work.shelf.path())?;
         let is_taken = |name: &str| known.iter().any(|snapshot| snapshot.name == name);
         let name = match name {
             Some(name) if is_taken(name) => {
@@ -82,23 +79,17 @@ impl Engine {
                 .find(|name| !is_taken(name))
                 .unwrap_or_default(),
         };
-        self.fill(instance, &work, known.last().map(|last| work.directory.join(&last.name)))?;
-        work.publish(&name)?;
+        self.fill(instance, &work, known.last().map(|last| work.shelf.path().join(&last.name)))?;
+        work.shelf.publish(&name)?;
         self.tell(&instance.record, "snapshot", &[("snapshot", &name)]);
         Ok(name)
     }
 
-    /// Makes `.new` a snapshot that only lacks its name.
+    /// Makes a snapshot that only lacks its name.
     fn fill(&self, instance: &Instance, work: &Work, parent: Option<PathBuf>) -> Result<()> {
-        let fresh = work.directory.join(NEW);
-        make_directory(&fresh)?;
-        let copied = self.connect(instance).and_then(|mut channel| {
-            channel.command(Request::Snapshot { directory: fresh.clone() })?;
-            monitor::pack_snapshot(&self.programs, &Pack { directory: fresh.clone(), parent })
-        });
-        copied.inspect_err(|_| {
-            // What is there of it is of no use, and a full host needs the room.
-            let _ = trees::remove(&fresh);
+        work.shelf.fill(|fresh| {
+            self.connect(instance)?.command(Request::Snapshot { directory: fresh.to_owned() })?;
+            monitor::pack_snapshot(&self.programs, &Pack { directory: fresh.to_owned(), parent })
         })
     }
 
@@ -137,9 +128,7 @@ impl Engine {
     pub fn remove_vm_snapshot(&self, instance: &Instance, name: &str) -> Result<()> {
         check_vm(instance)?;
         let work = Work::begin(self.snapshots_of(instance), FlockOperation::LockExclusive)?;
-        let target = work.existing(instance, name)?;
-        fs::rename(&target, work.directory.join(OLD)).map_err(|error| Error::io("remove", &target, error))?;
-        work.clear()
+        work.shelf.remove(&work.existing(instance, name)?)
     }
 
     fn snapshots_of(&self, instance: &Instance) -> PathBuf {
@@ -156,42 +145,24 @@ impl Engine {
 
 /// Work with the snapshots of an instance.
 struct Work {
-    directory: PathBuf,
+    shelf: Shelf,
     _lock: File,
 }
 
 impl Work {
     fn begin(directory: PathBuf, lock: FlockOperation) -> Result<Self> {
-        make_directory(&directory)?;
-        let file = File::open(&directory).map_err(|error| Error::io("open", &directory, error))?;
-        rustix::io::retry_on_intr(|| flock(&file, lock))
-            .map_err(|errno| Error::io("lock", &directory, errno))?;
-        let work = Self { directory, _lock: file };
+        let shelf = Shelf::open(directory)?;
+        let path = shelf.path();
+        let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
+        rustix::io::retry_on_intr(|| flock(&file, lock)).map_err(|errno| Error::io("lock", path, errno))?;
         if lock == FlockOperation::LockExclusive {
-            work.clear()?;
+            shelf.clear()?;
         }
-        Ok(work)
-    }
-
-    /// Removes what has no name.
-    fn clear(&self) -> Result<()> {
-        let entries =
-            fs::read_dir(&self.directory).map_err(|error| Error::io("list", &self.directory, error))?;
-        let hidden = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with('.'));
-        hidden
-            .map(|entry| entry.path())
-            .try_for_each(|path| trees::remove(&path).map_err(|error| Error::io("remove", &path, error)))
-    }
-
-    fn publish(&self, name: &str) -> Result<PathBuf> {
-        let target = self.directory.join(name);
-        fs::rename(self.directory.join(NEW), &target).map_err(|error| Error::io("make", &target, error))?;
-        Ok(target)
+        Ok(Self { shelf, _lock: file })
     }
 
     fn existing(&self, instance: &Instance, name: &str) -> Result<PathBuf> {
-        names::check("snapshot", name)?;
-        let path = self.directory.join(name);
+        let path = self.shelf.place(name)?;
         if path.join(INFO_FILE).is_file() {
             return Ok(path);
         }
@@ -221,25 +192,15 @@ fn check_vm(instance: &Instance) -> Result<()> {
     Ok(())
 }
 
-fn make_directory(path: &Path) -> Result<()> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| Error::io("make directory", path, error))
-}
-
 fn list(directory: &Path) -> Result<Vec<VmSnapshot>> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(|error| Error::io("list", directory, error))?,
-    };
-    let mut found: Vec<VmSnapshot> = entries.flatten().filter_map(|entry| describe(&entry.path())).collect();
+    let mut found = shelf::list(directory, describe)?;
     found.sort_by(|one, other| {
         one.info.made_ns.cmp(&other.info.made_ns).then_with(|| one.name.cmp(&other.name))
     });
     Ok(found)
 }
 
-fn describe(path: &Path) -> Option<VmSnapshot> {
-    let name = path.file_name()?.to_str().filter(|name| !name.starts_with('.'))?.to_owned();
+fn describe(name: String, path: &Path) -> Option<VmSnapshot> {
     let info = serde_json::from_slice(&fs::read(path.join(INFO_FILE)).ok()?).ok()?;
     let own = fs::read_dir(path).ok()?.flatten().filter(|entry| entry.file_name() != BASE_FILE);
     let bytes = own.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.blocks() * 512).sum();

@@ -28,16 +28,12 @@ mod resume;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use proa_protocol::snapshot::GuestShape;
-use sha2::{Digest, Sha256};
 
 use crate::VmError;
 use crate::accelerator::Accelerator;
-use crate::store::short_hex;
 use crate::template::describe_cpu;
 
 pub(crate) use capture::Ground;
@@ -59,20 +55,11 @@ fn bad(path: &Path, reason: impl Into<String>) -> VmError {
     VmError::BadSnapshot { path: path.to_owned(), reason: reason.into() }
 }
 
-/// What tells a base from any other file, and from itself after a change. Not the time of its last change as an inode:
-/// that is changed by another name.
-pub(crate) fn base_identity(metadata: &fs::Metadata) -> String {
-    let mut hash = Sha256::new();
-    for number in [metadata.dev(), metadata.ino(), metadata.size()] {
-        hash.update(number.to_le_bytes());
-    }
-    for number in [metadata.mtime(), metadata.mtime_nsec()] {
-        hash.update(number.to_le_bytes());
-    }
-    short_hex(hash)
-}
-
 /// What a state depends on beside the machine itself and its VMM.
 fn describe_place(accelerator: &Accelerator) -> GuestShape {
-    GuestShape { accelerator: accelerator.name().to_owned(), cpu: describe_cpu(), ..GuestShape::default() }
+    GuestShape {
+        accelerator: accelerator.name().to_owned(),
+        cpu: describe_cpu().to_owned(),
+        ..GuestShape::default()
+    }
 }

@@ -5,18 +5,18 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use proa_protocol::snapshot::{
     BASE_FILE, GuestShape, INFO_FILE, Pack, RAW_DISK, RAW_MEMORY, RAW_STATE, SHAPE_FILE, SnapshotInfo,
 };
-use rustix::fs::{SeekFrom as At, seek};
+use proa_protocol::time::now_ns;
 use sha2::{Digest, Sha256};
 
 use super::index::{Block, FRAME_PAGES, Frame, Hash, Index, PackId, Run, ZEROS};
-use super::{FORMAT, INDEX_FILE, MOST_STATE, PACK_PREFIX, PAGE, STATE_FILE, bad, base_identity};
+use super::{FORMAT, INDEX_FILE, MOST_STATE, PACK_PREFIX, PAGE, STATE_FILE, bad};
 use crate::VmError;
-use crate::store::hex;
+use crate::disk::next_data;
+use crate::store::{base_identity, hex};
 
 /// Fast enough for a disk, and small.
 const LEVEL: i32 = 3;
@@ -257,15 +257,6 @@ fn extend(runs: &mut Vec<Run>, page: u64, block: u32) {
     runs.push(Run { page, count: 1, block });
 }
 
-/// The next part of a file that holds data.
-fn next_data(file: &File, position: u64) -> io::Result<Option<(u64, u64)>> {
-    match seek(file, At::Data(position)) {
-        Ok(start) => Ok(Some((start, seek(file, At::Hole(start))?))),
-        Err(rustix::io::Errno::NXIO) => Ok(None),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
 fn write_state(directory: &Path) -> io::Result<String> {
     let raw = File::open(directory.join(RAW_STATE))?;
     let mut state = Vec::new();
@@ -283,9 +274,4 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<String> {
 
 fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
-}
-
-fn now_ns() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }

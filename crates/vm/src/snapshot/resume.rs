@@ -14,11 +14,11 @@ use super::capture::Ground;
 use super::guest_memory::GuestMemory;
 use super::index::{Frame, Index, Run, ZEROS};
 use super::pack::pack_name;
-use super::{FORMAT, INDEX_FILE, MOST_STATE, PAGE, STATE_FILE, bad, base_identity, describe_place};
+use super::{FORMAT, INDEX_FILE, MOST_STATE, PAGE, STATE_FILE, bad, describe_place};
 use crate::accelerator::Accelerator;
 use crate::machine::{Disk, Launch, Origin, Vm, open_disks};
 use crate::qemu::Qemu;
-use crate::store::{Store, hex, publish};
+use crate::store::{Store, base_identity, hex, publish};
 use crate::{VmError, VmSpec};
 
 /// Zeros are written in pieces of this size.

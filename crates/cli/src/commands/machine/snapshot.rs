@@ -102,8 +102,8 @@ pub mod restore {
 
 /// `proa machine snapshot rm`
 pub mod rm {
-    use crate::context::Context;
-    use crate::error::{Outcome, each};
+    use super::{Context, Engine, Outcome};
+    use crate::commands::snapshot::remove_each;
 
     /// Remove snapshots
     #[derive(Debug, clap::Args)]
@@ -117,12 +117,6 @@ pub mod rm {
 
     /// Runs the command.
     pub fn run(context: &Context, args: &Args) -> Outcome {
-        let engine = context.engine()?;
-        let instance = engine.find(&args.machine)?;
-        each(&args.snapshots, |name| {
-            engine.remove_snapshot(&instance, name)?;
-            println!("{name}");
-            Ok(())
-        })
+        remove_each(context, &args.machine, &args.snapshots, Engine::remove_snapshot)
     }
 }
