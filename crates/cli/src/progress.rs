@@ -15,25 +15,34 @@ const PLAIN: &str = "{prefix:.dim} {msg}";
 /// Draws what a pull or push tells.
 pub struct Bars {
     screen: Option<MultiProgress>,
-    layers: Mutex<BTreeMap<String, ProgressBar>>,
+    bars: Mutex<BTreeMap<String, ProgressBar>>,
 }
 
 impl Bars {
     /// Bars on a terminal; nothing where `quiet` or where standard error is a file.
     pub fn new(quiet: bool) -> Self {
         let screen = (!quiet && std::io::stderr().is_terminal()).then(MultiProgress::new);
-        Self { screen, layers: Mutex::default() }
+        Self { screen, bars: Mutex::default() }
     }
 
     fn with(&self, digest: &Digest, change: impl FnOnce(&ProgressBar)) {
         let Some(screen) = &self.screen else { return };
-        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
         let short = digest.hex().get(..12).unwrap_or_default().to_owned();
         change(
-            layers
-                .entry(short.clone())
+            bars.entry(short.clone())
                 .or_insert_with(|| screen.add(ProgressBar::no_length().with_prefix(short))),
         );
+    }
+
+    fn disk(&self, work: &'static str, done: u64, total: u64) {
+        let Some(screen) = &self.screen else { return };
+        let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
+        let bar = bars.entry(work.to_owned()).or_insert_with(|| {
+            screen.add(ProgressBar::no_length().with_prefix("disk").with_message(work).with_style(style(BAR)))
+        });
+        bar.set_length(total);
+        bar.set_position(done);
     }
 
     /// A line that takes the place of the bar.
@@ -68,6 +77,7 @@ impl Progress for Bars {
                      attributes trusted.*"
                 ));
             }
+            Event::DiskBytes { work, done, total } => self.disk(work, done, total),
             Event::Retry { what, reason } => {
                 if let Some(screen) = &self.screen {
                     // A terminal that is gone needs no line.

@@ -5,12 +5,15 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
+use proa_image::{Event, Progress};
 use proa_protocol::instance::{LOCK_FILE, SOCKET_FILE};
 use proa_protocol::kernel::{ADD_ARGUMENT, AddKernel};
 use proa_protocol::machine::{DiskImport, DiskImported, IMPORT_ARGUMENT};
@@ -25,6 +28,9 @@ use crate::channel::Channel;
 use crate::error::{Error, Result};
 use crate::names;
 use crate::paths::Paths;
+
+/// How often it is looked how far a long work has come.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// The programs that belong to us.
 #[derive(Debug, Clone)]
@@ -139,11 +145,36 @@ pub fn repair(programs: &Programs, paths: &Paths, id: &str) -> Result<()> {
 ///
 /// # Errors
 /// The image cannot be read, or is refused.
-pub fn import_disk(programs: &Programs, import: &DiskImport) -> Result<DiskImported> {
-    let imported = errand(programs, IMPORT_ARGUMENT, import)?
+pub fn import_disk(
+    programs: &Programs,
+    import: &DiskImport,
+    progress: &dyn Progress,
+) -> Result<DiskImported> {
+    let imported = watched(import, progress, || errand(programs, IMPORT_ARGUMENT, import))?
         .map_err(|complaint| Error::invalid(format!("cannot use the disk {complaint}")))?;
     serde_json::from_slice(&imported)
         .map_err(|error| Error::io("run", &programs.monitor, std::io::Error::other(error)))
+}
+
+/// Tells how far an import has come, as long as the work lasts.
+fn watched<T>(import: &DiskImport, progress: &dyn Progress, work: impl FnOnce() -> T) -> T {
+    let bytes = |path: &Path| path.metadata().map_or(0, |metadata| metadata.blocks() * 512);
+    let (total, partial) = (bytes(&import.source), import.partial());
+    std::thread::scope(|scope| {
+        let (lasts, ended) = mpsc::channel::<()>();
+        scope.spawn(move || {
+            while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                let done = bytes(&partial);
+                // What is packed in the image takes more room in the disk.
+                progress.event(Event::DiskBytes { work: "import", done, total: total.max(done) });
+            }
+        });
+        let result = work();
+        drop(lasts);
+        let done = bytes(&import.target);
+        progress.event(Event::DiskBytes { work: "import", done, total: done });
+        result
+    })
 }
 
 /// Has a kernel kept under a name, and waits for that.

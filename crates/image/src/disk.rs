@@ -35,7 +35,7 @@ const BLOCK: usize = 64 * 1024;
 ///
 /// # Errors
 /// The disk cannot be read, is too large, or the store cannot take it.
-pub fn pack(store: &Store, path: &Path, name: &Reference) -> Result<Image> {
+pub fn pack(store: &Store, path: &Path, name: &Reference, progress: &dyn Progress) -> Result<Image> {
     let names = [tag_name(name)?];
     let file = File::open(path).map_err(Error::io(path))?;
     let size = file.metadata().map_err(Error::io(path))?.len();
@@ -58,8 +58,10 @@ pub fn pack(store: &Store, path: &Path, name: &Reference) -> Result<Image> {
             });
             layout.places[place].push(number);
         }
+        progress.event(Event::DiskBytes { work: "pack", done: number * layout.chunk, total: size });
         next = next_chunk(&file, &layout, number + 1).map_err(Error::io(path))?;
     }
+    progress.event(Event::DiskBytes { work: "pack", done: size, total: size });
     finish(&session, store, &layout, layers, &names)
 }
 
@@ -126,10 +128,18 @@ fn finish(
 ///
 /// # Errors
 /// It is no disk image, is damaged, or the file cannot be written.
-pub fn unpack(store: &Store, image: &Image, target: &File, path: &Path) -> Result<()> {
+pub fn unpack(
+    store: &Store,
+    image: &Image,
+    target: &File,
+    path: &Path,
+    progress: &dyn Progress,
+) -> Result<()> {
     let layout = image.disk.as_ref().ok_or_else(|| not_a_disk(image))?;
     let (_, manifest) = crate::push::read_manifest(store, &image.manifest)?;
     target.set_len(layout.size).map_err(Error::io(path))?;
+    let lengths = layout.places.iter().flatten().map(|place| layout.length(*place));
+    let (mut done, total) = (0, lengths.sum());
     for (layer, places) in manifest.layers.iter().zip(&layout.places) {
         let chunk = read_chunk(store, image, &layer.digest, layout.chunk)?;
         for place in places {
@@ -138,6 +148,8 @@ pub fn unpack(store: &Store, image: &Image, target: &File, path: &Path) -> Resul
                 return Err(Error::Damaged { image: image.id.to_string(), what });
             }
             write_chunk(target, &chunk, place * layout.chunk).map_err(Error::io(path))?;
+            done += chunk.len() as u64;
+            progress.event(Event::DiskBytes { work: "unpack", done, total });
         }
     }
     target.sync_all().map_err(Error::io(path))
@@ -248,23 +260,23 @@ mod tests {
         let store = Store::open(&scratch.path().join("root")).unwrap();
         let path = scratch.path().join("disk");
         disk(&path, 1);
-        let one = pack(&store, &path, &Reference::parse("disk:1").unwrap()).unwrap();
+        let one = pack(&store, &path, &Reference::parse("disk:1").unwrap(), &()).unwrap();
         // The first chunk is there twice.
         assert_eq!(one.disk.as_ref().unwrap().places, [vec![0, 4], vec![2], vec![10]]);
         disk(&path, 2);
-        let two = pack(&store, &path, &Reference::parse("disk:2").unwrap()).unwrap();
+        let two = pack(&store, &path, &Reference::parse("disk:2").unwrap(), &()).unwrap();
         let layers = |image: &Image| crate::push::read_manifest(&store, &image.manifest).unwrap().1.layers;
         let (first, second) = (layers(&one), layers(&two));
         assert_eq!(first.iter().filter(|layer| second.contains(layer)).count(), 2);
         let target = scratch.path().join("out");
         let out = File::create(&target).unwrap();
         let image = store.resolve("disk:2").unwrap();
-        unpack(&store, &image, &out, &target).unwrap();
+        unpack(&store, &image, &out, &target, &()).unwrap();
         assert!(std::fs::read(&target).unwrap() == std::fs::read(&path).unwrap());
         assert!(out.metadata().unwrap().blocks() * 512 < 1 << 20);
         assert!(store.check(false, true, &()).unwrap().is_empty());
         store.remove("disk:1", false, &()).unwrap();
-        unpack(&store, &image, &File::create(&target).unwrap(), &target).unwrap();
+        unpack(&store, &image, &File::create(&target).unwrap(), &target, &()).unwrap();
         store.remove("disk:2", false, &()).unwrap();
         assert_eq!(store.list().unwrap(), []);
     }
@@ -275,14 +287,14 @@ mod tests {
         let store = Store::open(&scratch.path().join("root")).unwrap();
         let path = scratch.path().join("disk");
         disk(&path, 1);
-        let image = pack(&store, &path, &Reference::parse("disk").unwrap()).unwrap();
+        let image = pack(&store, &path, &Reference::parse("disk").unwrap(), &()).unwrap();
         let layers = crate::push::read_manifest(&store, &image.manifest).unwrap().1.layers;
         let blob = store.layout().blob(&layers[0].digest);
         std::fs::set_permissions(&blob, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         for bomb in [zstd::bulk::compress(&vec![1; 8 << 20], 3).unwrap(), b"nonsense".to_vec(), Vec::new()] {
             std::fs::write(&blob, bomb).unwrap();
             let target = scratch.path().join("out");
-            let error = unpack(&store, &image, &File::create(&target).unwrap(), &target).unwrap_err();
+            let error = unpack(&store, &image, &File::create(&target).unwrap(), &target, &()).unwrap_err();
             assert!(matches!(error, Error::Damaged { .. }), "{error}");
         }
     }

@@ -59,6 +59,15 @@ pub enum Event<'a> {
         /// What it lacks.
         left_out: LeftOut,
     },
+    /// A part of a disk has been worked on.
+    DiskBytes {
+        /// What is done with it, in a word or two.
+        work: &'static str,
+        /// Bytes done.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
     /// A transfer broke and is tried again.
     Retry {
         /// What was being transferred.

@@ -40,7 +40,7 @@ pub enum Backend {
 
 impl Backend {
     /// Prepares what the configuration asks for: mounts a container's layers, or boots a guest. Lines for the
-    /// user go to `notice`.
+    /// user go to `notice`. Where that fails it has no place in any network.
     ///
     /// # Errors
     /// A layer cannot be mounted, or a part of the virtual machine is missing.
@@ -50,13 +50,17 @@ impl Backend {
         config: InstanceConfig,
         notice: &mut dyn FnMut(String),
     ) -> Result<Self, Error> {
-        if config.machine.is_some() {
-            return Ok(Self::Machine(Box::new(Machine::prepare(args, record, &config, notice)?)));
-        }
-        Ok(match config.isolation {
-            IsolationLevel::Container => local(args, record, config)?,
-            IsolationLevel::Vm => Self::Guest(Box::new(Guest::boot(args, record, config, notice)?)),
-        })
+        let places = Places::prepare(args, &config.networks)?;
+        let made = match config.isolation {
+            _ if config.machine.is_some() => Machine::prepare(args, record, &config, places.clone(), notice)
+                .map(Box::new)
+                .map(Self::Machine),
+            IsolationLevel::Container => local(args, record, config, places.clone()),
+            IsolationLevel::Vm => {
+                Guest::boot(args, record, config, places.clone(), notice).map(Box::new).map(Self::Guest)
+            }
+        };
+        made.inspect_err(|_| places.give_up())
     }
 
     /// Passes on a frame; its channel names the client.
@@ -233,11 +237,10 @@ pub enum Stop {
     Done(Remains),
 }
 
-fn local(args: &Args, record: &Record, mut config: InstanceConfig) -> Result<Backend, Error> {
+fn local(args: &Args, record: &Record, mut config: InstanceConfig, places: Places) -> Result<Backend, Error> {
     if let Some(other) = &config.network_of {
         network::share(args, other, &mut config.spec)?;
     }
-    let places = Places::prepare(args, &config.networks)?;
     let label = config.layer_label.as_deref();
     let lowers =
         config.layers.iter().map(|layer| mount_layer(&args.run, layer, label)).collect::<Result<_, _>>()?;

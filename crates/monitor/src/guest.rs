@@ -97,9 +97,9 @@ impl Guest {
         args: &Args,
         record: &Record,
         mut config: InstanceConfig,
+        places: Places,
         notice: &mut dyn FnMut(String),
     ) -> Result<Self, Error> {
-        let places = Places::prepare(args, &config.networks)?;
         let shares = plan_shares(&mut config.spec)?;
         let tags = shares.iter().map(|share| share.tag.clone()).collect();
         // What is only held for work on its files has no devices for them.

@@ -118,13 +118,13 @@ impl Machine {
         args: &Args,
         record: &Record,
         config: &InstanceConfig,
+        places: Places,
         notice: &mut dyn FnMut(String),
     ) -> Result<Self, Error> {
         if args.mode == Mode::Maintenance {
             return Err(Error::NoFiles);
         }
         let machine = config.machine.clone().unwrap_or_default();
-        let places = Places::prepare(args, &config.networks)?;
         let macs = config.networks.iter().map(|endpoint| endpoint.interface.mac.clone());
         let memory = if config.vm.memory == 0 { DEFAULT_MEMORY } else { config.vm.memory };
         let media = record.dir.join(MEDIA);

@@ -87,6 +87,20 @@ impl Places {
         self.attachment.as_ref().map_or(Ok(()), |attachment| Ok(attachment.borrow_mut().withdraw()?))
     }
 
+    /// Gives up all of them: there will be no instance.
+    pub fn give_up(&self) {
+        // As with what is left of the links.
+        let _ = self.withdraw();
+        self.finish();
+    }
+
+    fn finish(&self) {
+        if let Some(attachment) = &self.attachment {
+            // What is left is found by `system check`: its file is there.
+            let _ = attachment.borrow().finish();
+        }
+    }
+
     /// Gives a virtual machine that runs one more place; what its interface is to be wired to.
     ///
     /// # Errors
@@ -159,10 +173,7 @@ impl Remains {
 impl Drop for Remains {
     fn drop(&mut self) {
         self.unmount();
-        if let Some(attachment) = &self.places.attachment {
-            // What is left is found by `system check`: its file is there.
-            let _ = attachment.borrow().finish();
-        }
+        self.places.finish();
     }
 }
 

@@ -190,6 +190,13 @@ pub struct DiskImport {
     pub size: u64,
 }
 
+impl DiskImport {
+    /// The disk while it is made.
+    pub fn partial(&self) -> PathBuf {
+        self.target.with_extension("new")
+    }
+}
+
 /// What an import found: its one line on standard output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskImported {

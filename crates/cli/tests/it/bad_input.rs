@@ -244,6 +244,16 @@ fn missing_kernel() {
         proa.run(&["run", "--rm", "--isolation", "vm", "--kernel", "/no/such/vmlinuz", "busybox", "true"]);
     assert_refused(&proa, &run, 125, "/no/such/vmlinuz");
     assert_eq!(proa.run(&["ps", "-aq"]).stdout, "");
+    assert_eq!(proa.ok(&["system", "check"]), "");
+}
+
+#[test]
+fn guest_larger_than_its_host() {
+    let proa = Proa::with_busybox();
+    let run = proa.run(&["run", "--rm", "--isolation", "vm", "-m", "1000g", "busybox", "true"]);
+    assert_refused(&proa, &run, 125, "give it less with -m");
+    assert_eq!(proa.run(&["ps", "-aq"]).stdout, "");
+    assert_eq!(proa.ok(&["system", "check"]), "");
 }
 
 #[test]
@@ -265,6 +275,8 @@ fn unreadable_layer() {
     fs::write(layer, whole).unwrap();
     assert_eq!(proa.run(&["run", "--rm", "busybox", "true"]).code, 0);
     assert_eq!(proa.run(&["ps", "-aq"]).stdout, "");
+    // Nor has what did not start a place in a network.
+    assert_eq!(proa.ok(&["system", "check"]), "");
 }
 
 #[test]

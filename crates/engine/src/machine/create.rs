@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use proa_image::Progress;
 use proa_protocol::instance::{InstanceConfig, IsolationLevel};
 use proa_protocol::machine::{
     DEFAULT_MEMORY, DiskFormat, DiskImport, FIRMWARE, Firmware, MEDIA, MachineConfig, SEED_FILE, VARS_FILE,
@@ -73,11 +74,11 @@ pub struct MachineRequest {
 }
 
 impl Engine {
-    /// Makes a machine.
+    /// Makes a machine. Its disks can take long, of which `progress` is told.
     ///
     /// # Errors
     /// The request makes no sense, a disk is refused, or the name is taken.
-    pub fn create_machine(&self, mut request: MachineRequest) -> Result<Created> {
+    pub fn create_machine(&self, mut request: MachineRequest, progress: &dyn Progress) -> Result<Created> {
         complete(&mut request)?;
         let MachineRequest { config, host_config, log, .. } = &mut request;
         log.complete(host_config);
@@ -99,7 +100,7 @@ impl Engine {
         let instance = configure(&record)?;
         let making = self.making()?;
         self.claim(&mut record, Some(&request.name))?;
-        if let Err(error) = self.furnish(&record, &networks, instance, &request) {
+        if let Err(error) = self.furnish(&record, &networks, instance, &request, progress) {
             self.undo(&record);
             return Err(error);
         }
@@ -114,6 +115,7 @@ impl Engine {
         networks: &[NetworkRecord],
         mut instance: InstanceConfig,
         request: &MachineRequest,
+        progress: &dyn Progress,
     ) -> Result<()> {
         self.claim_endpoints(record, networks, &mut instance, &request.network)?;
         instance.actor = events::actor(record);
@@ -125,7 +127,7 @@ impl Engine {
         made.map_err(|error| Error::io("make directory", &media, error))?;
         for (number, source) in request.disks.iter().enumerate() {
             let size = if number == 0 { request.disk_size } else { None };
-            self.make_disk(record, source, &media.join(disk_file(number)), size)?;
+            self.make_disk(record, source, &media.join(disk_file(number)), size, progress)?;
         }
         copy_variables(request.machine.firmware, &media.join(VARS_FILE))?;
         if let Some(seed) = &request.seed {
@@ -142,6 +144,7 @@ impl Engine {
         source: &DiskSource,
         target: &Path,
         size: Option<i64>,
+        progress: &dyn Progress,
     ) -> Result<()> {
         let size = size.unwrap_or(0).max(0).unsigned_abs();
         match source {
@@ -154,9 +157,9 @@ impl Engine {
                     target: target.to_owned(),
                     size,
                 };
-                monitor::import_disk(&self.programs, &import).map(drop)
+                monitor::import_disk(&self.programs, &import, progress).map(drop)
             }
-            DiskSource::Image(reference) => self.unpack_disk(reference, target, size),
+            DiskSource::Image(reference) => self.unpack_disk(reference, target, size, progress),
             DiskSource::Empty => {
                 let failed = |error| Error::io("make the disk", target, error);
                 write_private(target, &[]).map_err(failed)?;

@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use proa_image::{Image, disk};
+use proa_image::{Image, Progress, disk};
 use proa_oci::reference::Reference;
 use proa_protocol::instance::removing_dir;
 use proa_protocol::machine::{DiskFormat, DiskImport, disk_file};
@@ -25,6 +25,7 @@ impl Engine {
         file: &Path,
         format: Option<DiskFormat>,
         name: &Reference,
+        progress: &dyn Progress,
     ) -> Result<Image> {
         let id = names::fresh_id()?;
         // Among what is on its way out, and held: whoever comes after a crash removes it.
@@ -41,8 +42,8 @@ impl Engine {
             target: target.clone(),
             size: 0,
         };
-        let packed = monitor::import_disk(&self.programs, &import)
-            .and_then(|_| Ok(disk::pack(self.store()?, &target, name)?));
+        let packed = monitor::import_disk(&self.programs, &import, progress)
+            .and_then(|_| Ok(disk::pack(self.store()?, &target, name, progress)?));
         drop(held);
         self.clear_aside()?;
         packed
@@ -52,13 +53,24 @@ impl Engine {
     ///
     /// # Errors
     /// It runs, has no disk, or the store cannot take it.
-    pub fn save_disk_image(&self, instance: &Instance, name: &Reference) -> Result<Image> {
+    pub fn save_disk_image(
+        &self,
+        instance: &Instance,
+        name: &Reference,
+        progress: &dyn Progress,
+    ) -> Result<Image> {
         let work = begin(self, instance)?;
-        Ok(disk::pack(self.store()?, &work.media.join(disk_file(0)), name)?)
+        Ok(disk::pack(self.store()?, &work.media.join(disk_file(0)), name, progress)?)
     }
 
     /// Makes a machine's disk of a disk image.
-    pub(super) fn unpack_disk(&self, reference: &str, target: &Path, size: u64) -> Result<()> {
+    pub(super) fn unpack_disk(
+        &self,
+        reference: &str,
+        target: &Path,
+        size: u64,
+        progress: &dyn Progress,
+    ) -> Result<()> {
         let store = self.store()?;
         let image = store.resolve(reference)?;
         let length = image.disk.as_ref().map_or(0, |disk| disk.size);
@@ -70,7 +82,7 @@ impl Engine {
         let failed = |error| Error::io("make the disk", target, error);
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(target);
         let file = file.map_err(failed)?;
-        disk::unpack(store, &image, &file, target)?;
+        disk::unpack(store, &image, &file, target, progress)?;
         store.mark_used(&image);
         file.set_len(size.max(length).next_multiple_of(512)).map_err(failed)
     }

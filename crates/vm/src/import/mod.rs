@@ -57,7 +57,7 @@ pub fn run(import: &DiskImport) -> Result<DiskImported, VmError> {
     if let Some(reason) = refusal {
         return Err(refused(reason));
     }
-    let partial = import.target.with_extension("new");
+    let partial = import.partial();
     let made = fill(import, &source, format, &partial);
     let size = made.inspect_err(|_| {
         // Half a disk is of no use, and a full host needs the room.

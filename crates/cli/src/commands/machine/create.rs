@@ -8,6 +8,7 @@ use crate::commands::image::pull;
 use crate::context::{self, Context};
 use crate::error::{Failure, Outcome};
 use crate::flags::MachineFlags;
+use crate::progress::Bars;
 
 /// Make a machine that boots a disk
 #[derive(Debug, clap::Args)]
@@ -24,7 +25,10 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
     request.disks.iter().try_for_each(|disk| ensure_here(context, disk))?;
     let (network, log) = (context.network_settings()?, context.log_settings()?);
     let request = MachineRequest { network, log, ..request };
-    let created = context.engine()?.create_machine(request).map_err(|error| Failure::from(error).of_run())?;
+    let created = context
+        .engine()?
+        .create_machine(request, &Bars::new(false))
+        .map_err(|error| Failure::from(error).of_run())?;
     created.warnings.iter().for_each(|line| context::notice(line));
     println!("{}", created.record.id);
     Ok(0)

@@ -7,6 +7,7 @@ use proa_protocol::machine::DiskFormat;
 
 use crate::context::Context;
 use crate::error::{Failure, Outcome};
+use crate::progress::Bars;
 
 /// Make a disk image of a file
 #[derive(Debug, clap::Args)]
@@ -29,7 +30,7 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
     let format =
         args.format.as_deref().map(|name| DiskFormat::parse(name).ok_or_else(unknown)).transpose()?;
     let reference = Reference::parse(&args.image)?;
-    let image = context.engine()?.import_disk_image(&args.file, format, &reference)?;
+    let image = context.engine()?.import_disk_image(&args.file, format, &reference, &Bars::new(false))?;
     println!("{}", image.id);
     Ok(0)
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::error::Outcome;
-use crate::format::{self, size};
+use crate::format::{self, binary_size, size};
 
 /// List machines, those that do not run as well
 #[derive(Debug, clap::Args)]
@@ -65,7 +65,7 @@ fn row(engine: &Engine, instance: &Instance, id: &str) -> Value {
         "Status": status_word(instance.state.status),
         "Firmware": firmware,
         "CPUs": (host.nano_cpus / 1_000_000_000).to_string(),
-        "Memory": size(host.memory.unsigned_abs()),
+        "Memory": binary_size(host.memory.unsigned_abs()),
         "Size": size(engine.sizes(instance).0),
         "Disk": instance.record.image,
     })
