@@ -339,6 +339,7 @@ impl Proa {
                 left.push(format!("loop device of {backing}"));
             }
         }
+        left.extend(Path::new(run).is_dir().then(|| format!("directory {run}")));
         ids.lines().for_each(|id| left.extend(cgroups_of(id)));
         left
     }
