@@ -93,10 +93,11 @@ fn debian_boots_by_uefi_with_secure_boot() {
     terminal
         .send("systemctl start systemd-networkd; /lib/systemd/systemd-networkd-wait-online --timeout=60\n");
     terminal.send("networkctl status -n 0 --no-pager | cat; ip -4 route\n");
-    terminal.expect("10.253.41.77 (DHCP4 via 10.253.41.1)");
+    terminal.expect("Address: 10.253.41.77 on");
     terminal.expect("DNS: 10.253.41.1");
     terminal.expect("Search Domains: lan");
-    terminal.expect("default via 10.253.41.1");
+    terminal.expect("default via 10.253.41.1 dev");
+    terminal.expect("proto dhcp src 10.253.41.77");
     terminal.send("poweroff\n");
     assert_eq!(terminal.wait(), 0);
     assert_eq!(bed.state("deb"), "exited 0");
