@@ -16,7 +16,7 @@ fn zone() -> Zone {
         ..Segment::default()
     });
     let addresses = (2..250).map(|number| [10, 0, 0, number].into()).collect();
-    zone.set("i", Some(Entry { names: vec!["a".into(), "b.c".into()], addresses, servers: Vec::new() }));
+    zone.set("i", Some(Entry { names: vec!["a".into(), "b.c".into()], addresses, ..Entry::default() }));
     zone
 }
 

@@ -209,7 +209,7 @@ impl Engine {
         Err(Error::NoSuchInstance(names::short(id).to_owned()))
     }
 
-    fn remove_run_directory(&self, id: &str) -> Result<()> {
+    pub(crate) fn remove_run_directory(&self, id: &str) -> Result<()> {
         let directory = self.paths.instance_run(id);
         loop {
             match trees::remove(&directory) {

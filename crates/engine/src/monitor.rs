@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use proa_image::{Event, Progress};
 use proa_protocol::instance::{LOCK_FILE, SOCKET_FILE};
-use proa_protocol::kernel::{ADD_ARGUMENT, AddKernel};
+use proa_protocol::kernel::{ADD_ARGUMENT, AddKernel, PRUNE_ARGUMENT, PruneKernels, Pruned};
 use proa_protocol::machine::{DiskImport, DiskImported, IMPORT_ARGUMENT};
 use proa_protocol::snapshot::{CHECK_ARGUMENT, Check, PACK_ARGUMENT, Pack};
 use proa_sys::seal::Sealed;
@@ -183,6 +183,20 @@ fn watched<T>(import: &DiskImport, progress: &dyn Progress, work: impl FnOnce() 
 /// The name is taken, or it is no kernel that guests can boot.
 pub fn add_kernel(programs: &Programs, kernel: &AddKernel) -> Result<()> {
     errand(programs, ADD_ARGUMENT, kernel)?.map(drop).map_err(Error::invalid)
+}
+
+/// Has kernels removed that nothing needs, and waits for that; what it was.
+///
+/// # Errors
+/// One cannot be removed.
+pub fn prune_kernels(programs: &Programs, wanted: &PruneKernels) -> Result<Vec<Pruned>> {
+    let said = errand(programs, PRUNE_ARGUMENT, wanted)?;
+    let said =
+        said.map_err(|complaint| Error::conflict(format!("cannot remove kernels: {complaint}"), ""))?;
+    let failed = |error: serde_json::Error| {
+        Error::io("read what was said by", &programs.monitor, std::io::Error::from(error))
+    };
+    serde_json::from_slice(&said).map_err(failed)
 }
 
 /// Has raw copies of a virtual machine made a snapshot, and waits for that.

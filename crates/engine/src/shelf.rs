@@ -4,15 +4,16 @@
 //!   .new ─ filled ─ renamed ─▶ NAME ─ renamed ─▶ .old ─ removed
 //! ```
 //!
-//! Each becomes true by one rename. Whoever has the directory for himself removes first what a killed command left: names
-//! that begin with a dot.
+//! Each becomes true by one rename. Whoever makes or removes one has the directory's lock, and removes first what a killed
+//! command left: names that begin with a dot. Who uses one shares that lock.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use proa_sys::trees;
+use rustix::fs::{FlockOperation, flock};
 
 use crate::error::{Error, Result};
 use crate::names;
@@ -31,6 +32,17 @@ impl Shelf {
     pub fn open(directory: PathBuf) -> Result<Self> {
         make_directory(&directory)?;
         Ok(Self { directory })
+    }
+
+    /// Waits for the directory's lock; whoever has it alone clears first what others left.
+    pub fn lock(&self, lock: FlockOperation) -> Result<File> {
+        let path = &self.directory;
+        let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
+        rustix::io::retry_on_intr(|| flock(&file, lock)).map_err(|errno| Error::io("lock", path, errno))?;
+        if lock == FlockOperation::LockExclusive {
+            self.clear()?;
+        }
+        Ok(file)
     }
 
     /// Where it is.

@@ -176,7 +176,7 @@ impl Engine {
         self.unmount_volumes()?;
         self.unmount_layers()?;
         self.take_down_networks()?;
-        // What is not empty belongs to instances that are kept, or to a command that has just begun.
+        // What is not empty belongs to a command that has just begun.
         for directory in
             [self.paths.run.join("instances"), self.paths.run.join("layers"), self.paths.run.clone()]
         {
@@ -185,11 +185,13 @@ impl Engine {
         Ok(live.into_iter().map(|instance| instance.record.name).collect())
     }
 
-    /// Waits for monitors that are ending, or that hold files for a moment.
+    /// Waits for monitors that are ending, or that hold files for a moment, and removes what instances that are kept had
+    /// while they ran: nobody might come again before the root is gone.
     fn settle_all(&self) -> Result<()> {
         for id in entries(&self.paths.run.join("instances"))? {
             match self.settle(&id) {
-                Ok(_) | Err(Error::NoSuchInstance(_)) => {}
+                Ok(_lock) => self.remove_run_directory(&id)?,
+                Err(Error::NoSuchInstance(_)) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -195,7 +195,8 @@ impl Backend {
     pub fn snapshot(&mut self, channel: u32, directory: PathBuf) -> Result<(), Error> {
         match self {
             Self::Guest(guest) => guest.snapshot(channel, directory),
-            Self::Local(..) | Self::Machine(_) => Err(Error::NoSnapshot),
+            Self::Machine(machine) => machine.snapshot(channel, &directory),
+            Self::Local(..) => Err(Error::NoSnapshot),
             Self::Over => Err(Error::NotRunning),
         }
     }

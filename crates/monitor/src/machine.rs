@@ -20,12 +20,14 @@
 //!
 //! What QEMU says is not trusted: it decides when its own guest has ended, and how, and nothing beyond.
 
+mod copy;
 mod resets;
 mod screen;
 mod stats;
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use proa_protocol::frame::{Frame, Kind, MAX_STREAM};
@@ -45,6 +47,7 @@ use crate::clock::now_ns;
 use crate::error::Error;
 use crate::network::{Places, Remains};
 use crate::record::Record;
+use copy::{Copy, Next};
 use resets::Resets;
 use screen::{Picture, Screen};
 use stats::Usage;
@@ -87,6 +90,10 @@ enum Asked {
     Pause(u32, bool),
     /// The picture.
     Picture(u32, Picture),
+    /// Whether a disk is being copied.
+    Copy,
+    /// That the guest is halted for the copy.
+    Cut,
 }
 
 /// A machine, its console and who has joined that.
@@ -107,6 +114,9 @@ pub struct Machine {
     screen: Screen,
     usage: Usage,
     places: Places,
+    media: PathBuf,
+    disks: usize,
+    copy: Option<Copy>,
 }
 
 impl Machine {
@@ -145,6 +155,9 @@ impl Machine {
         let console = non_blocking(pc.console()?)
             .map_err(|errno| Error::Io { path: "the console".into(), error: errno.into() })?;
         Ok(Self {
+            media,
+            disks: spec.disks.len(),
+            copy: None,
             usage: Usage::new(pc.pid(), memory, spec.cpus, &config.id, config.networks.len()),
             pc,
             phase: Phase::Ready,
@@ -173,7 +186,10 @@ impl Machine {
             },
             Kind::Stdin | Kind::Data => self.typed(channel, payload),
             Kind::Credit => self.channels.credit(channel, Frame { channel, kind, payload }.credited()),
-            Kind::Close => _ = self.channels.remove(channel),
+            Kind::Close => {
+                self.channels.remove(channel);
+                self.abandon_copy(channel);
+            }
             Kind::Response | Kind::Stdout | Kind::Stderr => {
                 _ = self.channels.expel(channel, "clients send no such frames");
             }
@@ -236,9 +252,21 @@ impl Machine {
 
     /// Lets a guest go on that was held for its resets.
     pub fn tick(&mut self) {
-        if self.resets.release(Instant::now()) && !self.paused && self.phase == Phase::Running {
+        if self.resets.release(Instant::now()) {
+            self.go_on();
+        }
+    }
+
+    /// Has the guest run, unless something else halts it.
+    fn go_on(&mut self) {
+        let is_halted = self.paused || self.resets.held_until().is_some() || self.is_cut();
+        if !is_halted && self.phase == Phase::Running {
             self.pc.control.send("cont", json!({}));
         }
+    }
+
+    fn is_cut(&self) -> bool {
+        self.copy.as_ref().is_some_and(Copy::halts)
     }
 
     /// The VMM's process id, while it is there.
@@ -351,6 +379,13 @@ impl Machine {
         if self.phase != Phase::Running {
             return self.not_running(channel);
         }
+        if self.is_cut() {
+            return self.refuse(
+                channel,
+                ErrorKind::Conflict,
+                "the machine's disks are being copied; try again",
+            );
+        }
         if self.paused == pause {
             let state = if pause { "paused already" } else { "not paused" };
             return self.refuse(channel, ErrorKind::Conflict, format!("the instance is {state}"));
@@ -399,6 +434,70 @@ impl Machine {
     }
 }
 
+/// Copies of its disks.
+impl Machine {
+    /// Copies the disks as they are at one moment into an empty directory; answers when that is done.
+    ///
+    /// # Errors
+    /// It does not run, is being copied already, or a file cannot be made.
+    pub fn snapshot(&mut self, channel: u32, directory: &Path) -> Result<(), Error> {
+        if self.phase != Phase::Running {
+            return Err(Error::NotRunning);
+        }
+        if self.copy.is_some() {
+            return Err(Error::Changing);
+        }
+        self.channels.open(channel);
+        let begun = Copy::begin(&mut self.pc.control, channel, &self.media, directory, self.disks);
+        let (copy, numbers) = begun.map_err(|error| Error::Io { path: directory.to_owned(), error })?;
+        self.asked.extend(numbers.into_iter().map(|number| (number, Asked::Copy)));
+        let is_in_step = copy.halts();
+        self.copy = Some(copy);
+        if is_in_step {
+            self.copied(Next::Halt);
+        }
+        Ok(())
+    }
+
+    /// Its client is gone.
+    fn abandon_copy(&mut self, channel: u32) {
+        if let Some(copy) = self.copy.as_mut().filter(|copy| copy.channel == channel) {
+            let next = copy.give_up(&mut self.pc.control, "nobody waits for it".into());
+            self.copied(next);
+        }
+    }
+
+    fn copied(&mut self, next: Next) {
+        match next {
+            Next::Wait => {}
+            Next::Halt => {
+                let number = self.pc.control.send("stop", json!({}));
+                self.asked.insert(number, Asked::Cut);
+            }
+            Next::Done(result) => {
+                let Some(copy) = self.copy.take() else { return };
+                self.go_on();
+                match result {
+                    Ok(()) => self.channels.respond(copy.channel, &Response::Ok),
+                    Err(why) if self.channels.role(copy.channel).is_some() => {
+                        let message = format!("the machine's disks cannot be copied: {why}");
+                        self.refuse(copy.channel, ErrorKind::Internal, message);
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+
+    /// The end of the machine is that of its copy.
+    fn lose_copy(&mut self) {
+        if let Some(copy) = self.copy.take() {
+            let message = "the machine ended before its disks were copied";
+            self.refuse(copy.channel, ErrorKind::Conflict, message);
+        }
+    }
+}
+
 /// What QEMU says.
 impl Machine {
     fn hear(&mut self) {
@@ -439,6 +538,19 @@ impl Machine {
                     self.refuse(channel, ErrorKind::Internal, format!("no picture of the screen: {error}"));
                 }
             },
+            (Asked::Cut, Ok(_)) => {
+                let next = self.copy.as_mut().map(|copy| copy.halted(&mut self.pc.control));
+                self.copied(next.unwrap_or(Next::Wait));
+            }
+            (Asked::Copy, Ok(_)) => {}
+            (Asked::Copy, Err(message)) => {
+                let next = self.copy.as_mut().map(|copy| copy.refused(&mut self.pc.control, message));
+                self.copied(next.unwrap_or(Next::Wait));
+            }
+            (Asked::Cut, Err(message)) => {
+                let next = self.copy.as_mut().map(|copy| copy.give_up(&mut self.pc.control, message));
+                self.copied(next.unwrap_or(Next::Wait));
+            }
             (
                 Asked::Start(channel)
                 | Asked::Done(channel)
@@ -453,7 +565,10 @@ impl Machine {
         match name {
             "SHUTDOWN" => self.powered_off = data["guest"] == true,
             "RESET" if data["guest"] == true => self.was_reset(),
-            _ => {}
+            _ => {
+                let next = self.copy.as_mut().map(|copy| copy.happened(&mut self.pc.control, name, data));
+                self.copied(next.unwrap_or(Next::Wait));
+            }
         }
     }
 
@@ -533,6 +648,7 @@ impl Machine {
             return self.lost(&Error::NotRunning);
         }
         self.phase = Phase::Ended;
+        self.lose_copy();
         let status = ExitStatus { code, oom_killed: false, at_ns: now_ns() };
         self.channels.process_ended(CONSOLE, status);
         self.channels.answer_waiting(status);
@@ -541,6 +657,7 @@ impl Machine {
     /// It has ended in a way that nobody asked for: the monitor hears why before anybody hears of an end.
     fn lost(&mut self, error: &Error) {
         self.phase = Phase::Ended;
+        self.lose_copy();
         // Whoever waits for an answer has it from the monitor.
         self.channels.respond(MONITOR, &error.response());
         let status = ExitStatus { code: LOST, oom_killed: false, at_ns: now_ns() };

@@ -4,6 +4,7 @@
 //!   proa-monitor --root DIR --run DIR [--id ID] [--client] [--agent FILE] [--again | --maintenance | --repair]
 //!   proa-monitor --template JSON [detach]
 //!   proa-monitor --add-kernel JSON
+//!   proa-monitor --prune-kernels JSON
 //!   proa-monitor --import-disk JSON
 //!   proa-monitor --pack-snapshot JSON
 //!   proa-monitor --check-snapshot JSON
@@ -38,7 +39,7 @@ mod serve;
 mod volumes;
 
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -47,7 +48,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use proa_protocol::instance::{InstanceConfig, Status, is_id};
-use proa_protocol::kernel::ADD_ARGUMENT;
+use proa_protocol::kernel::{ADD_ARGUMENT, PRUNE_ARGUMENT};
 use proa_protocol::snapshot::{CHECK_ARGUMENT, PACK_ARGUMENT};
 use rustix::fs::{CWD, Mode as FileMode, OFlags, openat};
 use rustix::process::Signal;
@@ -78,6 +79,14 @@ fn main() -> ExitCode {
     }
     if arguments.next_if(|first| first == ADD_ARGUMENT).is_some() {
         return errand(arguments, |wanted| proa_vm::add_kernel(&wanted).map(drop));
+    }
+    if arguments.next_if(|first| first == PRUNE_ARGUMENT).is_some() {
+        return errand(arguments, |wanted| {
+            let json = serde_json::to_vec(&proa_vm::prune_kernels(&wanted)?).unwrap_or_default();
+            // Who does not read it has gone.
+            let _ = std::io::stdout().write_all(&json);
+            Ok(())
+        });
     }
     if arguments.next_if(|first| first == PACK_ARGUMENT).is_some() {
         return errand(arguments, |wanted| proa_vm::pack_snapshot(&wanted));

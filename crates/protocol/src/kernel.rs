@@ -39,6 +39,30 @@ pub struct AddKernel {
     pub modules: Option<PathBuf>,
 }
 
+/// How a monitor that is to remove what nothing needs is called: the second word of its command line, before JSON of
+/// [`PruneKernels`]. It prints JSON of a list of [`Pruned`].
+pub const PRUNE_ARGUMENT: &str = "--prune-kernels";
+
+/// What is needed of kernels, and of what guests start from beside them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PruneKernels {
+    /// `<root>/vm`.
+    pub store: PathBuf,
+    /// The agent of guests.
+    pub agent: PathBuf,
+    /// Kernels that instances name. Where it is none, copies of all files that are there still are kept.
+    pub wanted: Option<Vec<PathBuf>>,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// Its path in the store.
+    pub name: String,
+    /// Bytes on disk.
+    pub bytes: u64,
+}
+
 /// The name, if this is one and no path: it has no slash.
 pub fn name_of(kernel: &Path) -> Option<&str> {
     let mut components = kernel.components();

@@ -101,6 +101,12 @@ pub struct Endpoint {
     pub ports: Vec<PublishedPort>,
     /// Servers that the resolver asks for names that are not the network's (`--dns`); the host's where there are none.
     pub upstream: Vec<IpAddr>,
+    /// The host name that it is told where it asks by DHCP.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub hostname: String,
+    /// The domains in which it looks for names (`--dns-search`), told likewise; the network's where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<String>,
 }
 
 /// A network interface as an instance sees it.
@@ -256,7 +262,7 @@ mod tests {
             port: 53,
         }];
         let endpoint =
-            Endpoint { network, interface, names: vec!["web".into()], ports, upstream: Vec::new() };
+            Endpoint { network, interface, names: vec!["web".into()], ports, ..Endpoint::default() };
         let live = Live { endpoint, link: "p1".into(), switch: None };
         let text = [
             r#"{"endpoint":{"network":{"id":"1","name":"n","#,

@@ -1,13 +1,19 @@
 //! The files below `<run>/networks`, which may be anything, and gone at any moment.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
 
+use ipnet::IpNet;
 use proa_network::files::read;
 use proa_protocol::instance::is_id;
-use proa_protocol::network::{DIRECTORY, Driver, Live, NETWORK_FILE, Network, network_dir};
+use proa_protocol::network::{
+    DIRECTORY, Driver, Endpoint, Live, NETWORK_FILE, Network, network_dir, parse_mac,
+};
 
+use crate::dhcp::Lease;
 use crate::update::{Entry, Segment};
+use crate::wire::encode;
 
 /// Longest name.
 const MAX_NAME: usize = 253;
@@ -49,6 +55,7 @@ pub fn segment(network: &Network) -> Segment {
         // On another's segment the gateway is somebody else.
         gateways: if network.driver == Driver::Bridge { gateways.collect() } else { Vec::new() },
         hosts: Vec::new(),
+        bridge: 0,
         sockets: Vec::new(),
     }
 }
@@ -68,7 +75,34 @@ pub fn entry(live: &Live) -> Entry {
         names,
         addresses: addresses.take(Entry::MAX_ADDRESSES).collect(),
         servers: endpoint.upstream.iter().copied().take(Entry::MAX_ADDRESSES).collect(),
+        lease: lease(&live.endpoint),
     }
+}
+
+/// What an endpoint is told that asks for its address; nothing where the host has none in its network.
+fn lease(endpoint: &Endpoint) -> Option<Lease> {
+    let Endpoint { network, interface, .. } = endpoint;
+    let Some(IpNet::V4(own)) = interface.addresses.iter().find(|own| own.addr().is_ipv4()) else {
+        return None;
+    };
+    let version_4 = |address: IpAddr| match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    };
+    let subnet = network.subnets.iter().find(|subnet| subnet.subnet.contains(&IpAddr::V4(own.addr())))?;
+    let is_domain = |domain: &&String| (1..=MAX_NAME).contains(&domain.len()) && encode(domain).is_some();
+    let own_domain = std::slice::from_ref(&network.name);
+    let search = if endpoint.search.is_empty() { own_domain } else { &endpoint.search };
+    Some(Lease {
+        mac: parse_mac(&interface.mac)?,
+        address: own.addr(),
+        prefix: own.prefix_len(),
+        server: subnet.gateway.and_then(version_4).filter(|_| network.driver == Driver::Bridge)?,
+        router: interface.gateways.iter().copied().find_map(version_4),
+        mtu: u16::try_from(interface.mtu).unwrap_or(u16::MAX),
+        hostname: endpoint.hostname.chars().take(MAX_NAME).filter(char::is_ascii).collect(),
+        search: search.iter().filter(is_domain).take(Entry::MAX_DOMAINS).cloned().collect(),
+    })
 }
 
 fn ids(directory: &Path) -> BTreeSet<String> {
@@ -80,7 +114,7 @@ fn ids(directory: &Path) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proa_protocol::network::{Endpoint, endpoint_file};
+    use proa_protocol::network::endpoint_file;
     use std::fs;
 
     #[test]

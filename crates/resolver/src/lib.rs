@@ -1,4 +1,4 @@
-//! The DNS server of the networks of one root.
+//! The server of names (DNS) and of addresses (DHCP, see [`dhcp`]) of the networks of one root.
 //!
 //! ```text
 //!   steward   reads `<run>/networks`, makes the sockets, brings the firewall's table back
@@ -27,6 +27,7 @@
 
 pub mod args;
 pub mod confine;
+pub mod dhcp;
 pub mod files;
 pub mod firewall;
 pub mod limits;

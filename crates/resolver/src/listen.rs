@@ -1,12 +1,14 @@
-//! Listening sockets of a network: on the host's addresses in it, and only by its bridge.
+//! Listening sockets of a network: on the host's addresses in it, and only by its bridge; and the bridge's own.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::OwnedFd;
 
 use proa_sys::net::bind_to_device;
+use proa_sys::packet;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, netdevice, socket_with, sockopt};
 
+use crate::dhcp;
 use crate::update::Transport;
 
 /// Where a server of names listens.
@@ -32,19 +34,22 @@ pub fn interface(name: &str) -> io::Result<u32> {
 pub fn open(gateways: &[IpAddr], bridge: &str) -> io::Result<Vec<(Transport, OwnedFd)>> {
     let mut sockets = Vec::new();
     for address in gateways {
-        for transport in [Transport::Udp, Transport::Tcp] {
-            sockets.push((transport, socket(*address, bridge, transport)?));
-        }
+        sockets.push((Transport::Udp, socket(*address, bridge, SocketType::DGRAM)?));
+        sockets.push((Transport::Tcp, socket(*address, bridge, SocketType::STREAM)?));
     }
     Ok(sockets)
 }
 
-fn socket(address: IpAddr, bridge: &str, transport: Transport) -> io::Result<OwnedFd> {
+/// The socket that has what asks for an address on a bridge.
+///
+/// # Errors
+/// The kernel has no sockets of packets.
+pub fn open_bridge(index: u32) -> io::Result<(Transport, OwnedFd)> {
+    Ok((Transport::Bridge, packet::open(index, &dhcp::keep())?))
+}
+
+fn socket(address: IpAddr, bridge: &str, kind: SocketType) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let kind = match transport {
-        Transport::Udp => SocketType::DGRAM,
-        Transport::Tcp => SocketType::STREAM,
-    };
     let socket = socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     bind_to_device(&socket, bridge)?;
     // The bridge may get its address a moment later; and a server for all of the host's addresses may be there.
@@ -62,14 +67,11 @@ fn socket(address: IpAddr, bridge: &str, transport: Transport) -> io::Result<Own
         }
     };
     bind(&socket, &place)?;
-    match transport {
-        Transport::Tcp => listen(&socket, BACKLOG)?,
+    if kind == SocketType::STREAM {
+        listen(&socket, BACKLOG)?;
+    } else if sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER).is_err() {
         // In a user namespace that is more than allowed, and the usual size has to do.
-        Transport::Udp => {
-            if sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER).is_err() {
-                sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER)?;
-            }
-        }
+        sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER)?;
     }
     Ok(socket)
 }

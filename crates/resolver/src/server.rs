@@ -6,6 +6,8 @@
 //!                                                               └▶ question to servers elsewhere ─▶ answer
 //! ```
 //!
+//! Who asks for its address is answered by what its network's file says ([`crate::dhcp`]).
+//!
 //! Invariants: a packet leads to at most one answer, and an answer to none. A network's names are in its own zone, and
 //! only its own sockets ask that, and those of networks in which an instance asks that is in it too. Everything that
 //! waits is counted (`limits`).
@@ -16,6 +18,9 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use proa_sys::packet;
+
+use crate::dhcp::Leases;
 use crate::limits::{CONNECTIONS, Sender, Senders, WAITING};
 use crate::poller::{Alarm, Interest, Poller, Token};
 use crate::question::{Client, PATIENCE, Question, Step};
@@ -47,9 +52,12 @@ pub struct Server {
     now: Instant,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Network {
     zone: Zone,
+    leases: Leases,
+    /// The bridge's number.
+    bridge: u32,
     sockets: Vec<Listener>,
     senders: Senders,
 }
@@ -58,6 +66,7 @@ struct Network {
 enum Listener {
     Udp(UdpSocket),
     Tcp(TcpListener),
+    Bridge(OwnedFd),
 }
 
 #[derive(Debug)]
@@ -84,6 +93,23 @@ enum Decision {
     Nothing,
     Answer(Vec<u8>),
     Forward,
+}
+
+impl Network {
+    /// Answers a packet of this sender that asks for an address.
+    fn give_address(&mut self, packet: &[u8], from: [u8; 6], now: Instant, number: usize) {
+        let Some(lease) = self.leases.of(from) else { return };
+        let sender = Senders::sender(&self.zone, lease.address.into());
+        if !self.senders.may_ask(sender, now) {
+            return;
+        }
+        if let Some(answer) = lease.answer(packet)
+            && let Some(Listener::Bridge(socket)) = self.sockets.get(number)
+        {
+            // One that gets no answer asks again.
+            let _ = packet::send(socket, &answer, self.bridge, from);
+        }
+    }
 }
 
 impl Server {
@@ -158,6 +184,7 @@ impl Server {
             Update::Endpoint { network, instance, entry } => {
                 let key = self.ids.get(&network).copied();
                 if let Some(network) = key.and_then(|key| self.networks.get_mut(key)) {
+                    network.leases.set(&instance, entry.as_ref().and_then(|entry| entry.lease.clone()));
                     network.zone.set(&instance, entry);
                     network.senders.tidy(&network.zone);
                 }
@@ -168,7 +195,7 @@ impl Server {
 
     fn set_network(&mut self, segment: Segment, sockets: Vec<OwnedFd>) -> io::Result<()> {
         let id = segment.id.clone();
-        let transports = segment.sockets.clone();
+        let (transports, bridge) = (segment.sockets.clone(), segment.bridge);
         let key = match self.ids.get(&id).copied() {
             Some(key) => {
                 if let Some(network) = self.networks.get_mut(key) {
@@ -178,20 +205,21 @@ impl Server {
             }
             None => {
                 let zone = Zone::new(segment);
-                let network = Network { zone, sockets: Vec::new(), senders: Senders::default() };
-                let key = self.networks.insert(network);
+                let key = self.networks.insert(Network { zone, ..Network::default() });
                 self.ids.insert(id, key);
                 key
             }
         };
         let network = self.networks.get_mut(key).filter(|_| !sockets.is_empty());
         if let Some(network) = network {
+            network.bridge = bridge;
             network.sockets.clear();
             for (number, (socket, transport)) in sockets.into_iter().zip(transports).enumerate() {
                 self.poller.add(&socket, Token::Listener(key.place, number), Interest::Read)?;
                 network.sockets.push(match transport {
                     Transport::Udp => Listener::Udp(socket.into()),
                     Transport::Tcp => Listener::Tcp(socket.into()),
+                    Transport::Bridge => Listener::Bridge(socket),
                 });
             }
         }
@@ -236,6 +264,12 @@ impl Server {
                 },
                 Some(Listener::Tcp(listener)) => match listener.accept() {
                     Ok((stream, from)) => self.accept(key, stream, from.ip()),
+                    Err(_) => return,
+                },
+                Some(Listener::Bridge(socket)) => match packet::receive(socket, &mut self.buffer) {
+                    Ok((length, from)) => {
+                        network.give_address(&self.buffer[..length], from, self.now, number)
+                    }
                     Err(_) => return,
                 },
                 None => return,

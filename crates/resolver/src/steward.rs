@@ -35,7 +35,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, getpid, waitid};
 use crate::args::Args;
 use crate::firewall::Guard;
 use crate::server::Server;
-use crate::update::{self, Segment, Update};
+use crate::update::{self, Segment, Transport, Update};
 use crate::watch::{Change, Watch};
 use crate::{confine, files, listen, resolv_conf};
 
@@ -129,6 +129,10 @@ fn lock(args: &Args) -> Result<Option<File>, Error> {
             Err(errno) => return Err(failed(errno.into())),
         }
     }
+}
+
+fn bridge_socket(index: u32, bridge: &str) -> Result<(Transport, OwnedFd), proa_network::Error> {
+    listen::open_bridge(index).map_err(proa_network::Error::file("read packets of", bridge))
 }
 
 struct Steward<'a> {
@@ -380,7 +384,15 @@ impl<'a> Steward<'a> {
             let opened =
                 self.switch.inside(|| open().map_err(proa_network::Error::file("listen by", bridge)));
             match opened {
-                Ok((index, sockets)) => {
+                Ok((index, mut sockets)) => {
+                    if !sockets.is_empty() {
+                        // Names are answered without it.
+                        match self.switch.inside(|| bridge_socket(index, bridge)) {
+                            Ok(socket) => sockets.push(socket),
+                            Err(error) => (self.say)(&format!("cannot give addresses by DHCP: {error}")),
+                        }
+                    }
+                    segment.bridge = index;
                     known.bound = Some((index, segment.clone()));
                     sockets
                 }

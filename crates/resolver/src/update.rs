@@ -13,10 +13,12 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::dhcp::Lease;
+
 /// Longest message: [`Entry`]'s limits in JSON.
 const MAX_MESSAGE: usize = 128 * 1024;
-/// Most sockets with one message: UDP and TCP of each IP version.
-const MAX_SOCKETS: usize = 4;
+/// Most sockets with one message: UDP and TCP of each IP version, and the bridge's packets.
+const MAX_SOCKETS: usize = 5;
 
 /// A change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +56,9 @@ pub struct Segment {
     /// By which instances reach the host, where that is not by the gateways.
     #[serde(default)]
     pub hosts: Vec<IpAddr>,
+    /// The bridge's number, for what is sent by it to a neighbour.
+    #[serde(default)]
+    pub bridge: u32,
     /// What the sockets that come along are, in their order.
     pub sockets: Vec<Transport>,
 }
@@ -65,6 +70,8 @@ pub enum Transport {
     Udp,
     /// TCP
     Tcp,
+    /// Packets of the bridge that ask for an address.
+    Bridge,
 }
 
 /// An endpoint, as far as names are concerned.
@@ -76,6 +83,8 @@ pub struct Entry {
     pub addresses: Vec<IpAddr>,
     /// The servers it wants asked.
     pub servers: Vec<IpAddr>,
+    /// What it is told when it asks for its address.
+    pub lease: Option<Lease>,
 }
 
 impl Entry {
@@ -83,6 +92,8 @@ impl Entry {
     pub const MAX_NAMES: usize = 256;
     /// Most addresses, and most servers, of an endpoint.
     pub const MAX_ADDRESSES: usize = 16;
+    /// Most domains in which names are looked for.
+    pub const MAX_DOMAINS: usize = 16;
 }
 
 /// A pair of connected ends: the steward's and the server's.
@@ -146,6 +157,16 @@ mod tests {
             names: vec!["n".repeat(253); Entry::MAX_NAMES],
             addresses: vec!["ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap(); Entry::MAX_ADDRESSES],
             servers: vec!["ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap(); Entry::MAX_ADDRESSES],
+            lease: Some(Lease {
+                mac: [0xff; 6],
+                address: [255; 4].into(),
+                prefix: 32,
+                server: [255; 4].into(),
+                router: Some([255; 4].into()),
+                mtu: u16::MAX,
+                hostname: "h".repeat(253),
+                search: vec!["s".repeat(253); Entry::MAX_DOMAINS],
+            }),
         };
         let update =
             Update::Endpoint { network: "n".repeat(64), instance: "i".repeat(64), entry: Some(entry) };

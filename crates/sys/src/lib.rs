@@ -22,6 +22,7 @@ pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod netlink;
+pub mod packet;
 pub mod process;
 pub mod seal;
 pub mod signalfd;

@@ -15,7 +15,7 @@ use crate::VmError;
 use crate::store::{Store, publish};
 
 /// Changes when new disks shall differ from those made before.
-const FORMAT: &str = "2";
+pub(crate) const FORMAT: &str = "2";
 /// Smaller file systems hold next to nothing.
 pub(crate) const SMALLEST: u64 = 32 * 1024 * 1024;
 /// What the agent wants to find: overlayfs's upper and work directories. Made here, they cost the guest no writes.
@@ -92,6 +92,7 @@ fn template(store: &Store, size: u64) -> Result<std::path::PathBuf, VmError> {
     make_file_system(&partial, &tree)?;
     fs::remove_dir_all(&tree).map_err(VmError::io(&tree))?;
     publish(&partial, &path)?;
+    store.clear_older(&lock, "disks", FORMAT, &[]);
     Ok(path)
 }
 

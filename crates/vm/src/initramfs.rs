@@ -17,15 +17,13 @@ const KEPT: usize = 8;
 
 /// The image for this kernel and agent, made if the store has none.
 pub(crate) fn find(store: &Store, kernel: &Kernel, spec: &VmSpec) -> Result<PathBuf, VmError> {
-    let identify = |path: &Path| fs::metadata(path).map(|metadata| identity(path, &metadata));
-    let sharing = if spec.shares.is_empty() { "" } else { "sharing" };
-    let agent = identify(&spec.agent).map_err(VmError::io(&spec.agent))?;
-    let mut parts = vec![FORMAT.to_owned(), kernel.name(), agent, sharing.to_owned()];
+    let agent = identify(&spec.agent)?;
+    let mut extras = Vec::new();
     for (file, target) in &spec.extras.files {
-        parts.extend([identify(file).map_err(VmError::io(file))?, target.clone()]);
+        extras.extend([identify(file)?, target.clone()]);
     }
     let directory = store.path("initramfs");
-    let path = directory.join(format!("{}.cpio", key_of(&parts)));
+    let path = directory.join(name(kernel, agent, !spec.shares.is_empty(), extras));
     if path.exists() {
         return Ok(path);
     }
@@ -34,6 +32,27 @@ pub(crate) fn find(store: &Store, kernel: &Kernel, spec: &VmSpec) -> Result<Path
     store.write(&lock, &path, &bytes)?;
     remove_oldest(&directory);
     Ok(path)
+}
+
+/// Names of images that no guest of this agent starts from, of those that have nothing on top.
+pub(crate) fn unneeded(store: &Store, agent: &Path) -> Vec<String> {
+    // Without an agent there are no guests.
+    let Ok(agent) = identify(agent) else { return Vec::new() };
+    let of_kernel =
+        |kernel: &Kernel| [true, false].map(|sharing| name(kernel, agent.clone(), sharing, Vec::new()));
+    let needed: Vec<String> = Kernel::all(store).iter().flat_map(of_kernel).collect();
+    store.names("initramfs").into_iter().filter(|name| !needed.contains(name)).collect()
+}
+
+fn name(kernel: &Kernel, agent: String, sharing: bool, extras: Vec<String>) -> String {
+    let sharing = if sharing { "sharing" } else { "" };
+    let mut parts = vec![FORMAT.to_owned(), kernel.name(), agent, sharing.to_owned()];
+    parts.extend(extras);
+    format!("{}.cpio", key_of(&parts))
+}
+
+fn identify(path: &Path) -> Result<String, VmError> {
+    fs::metadata(path).map(|metadata| identity(path, &metadata)).map_err(VmError::io(path))
 }
 
 fn build(kernel: &Kernel, spec: &VmSpec) -> Result<Vec<u8>, VmError> {

@@ -465,16 +465,19 @@ pub(crate) struct Parts {
     pub kernel: Kernel,
     pub initramfs: PathBuf,
     pub accelerator: Accelerator,
+    /// They stay where they are until this is closed.
+    _share: fs::File,
 }
 
 impl Parts {
     pub fn find(spec: &VmSpec, notice: &mut dyn FnMut(String)) -> Result<Self, VmError> {
         let qemu = Qemu::find()?;
         let store = Store::open(&spec.store)?;
+        let share = store.share()?;
         let kernel = Kernel::find(&store, spec.kernel.as_deref(), &spec.extras.modules, notice)?;
         let initramfs = initramfs::find(&store, &kernel, spec)?;
         let accelerator = Accelerator::find(&store, notice)?;
-        Ok(Self { qemu, store, kernel, initramfs, accelerator })
+        Ok(Self { qemu, store, kernel, initramfs, accelerator, _share: share })
     }
 
     fn boot(&self, spec: &VmSpec) -> Result<Vm, VmError> {

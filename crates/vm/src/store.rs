@@ -10,14 +10,16 @@
 //!     blank/<size>                   zeros, as many as a guest has memory; takes no room
 //!     accelerator.json
 //!     templates/<key>/               memory, state, template.json; under a lock of their own, templates.lock
+//!     use.lock                       shared (flock) by whoever starts a guest, until its VMM has what it needs
 //! ```
 //!
-//! Everything is made under another name and renamed when it is whole, so readers take no lock. What a killed
-//! process left half-made is removed by the next one that makes something.
+//! Everything is made under another name and renamed when it is whole, so readers do not wait for who makes something. What
+//! a killed process left half-made is removed by the next one that makes something, and so is what has an older format than
+//! what it makes. What nothing needs any more is removed by who has `use.lock` alone (`prune`).
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use proa_protocol::template::DIRECTORY;
@@ -38,6 +40,9 @@ const BLANK: &str = "blank";
 pub(crate) struct Store {
     root: PathBuf,
 }
+
+/// Held by whoever starts a guest, or removes what guests may start from.
+const USE_LOCK: &str = "use.lock";
 
 /// Held while something is made.
 pub(crate) struct StoreLock {
@@ -63,6 +68,24 @@ impl Store {
         self.root.join(relative)
     }
 
+    /// Keeps what is in the store there until the file is closed.
+    pub fn share(&self) -> Result<File, VmError> {
+        self.hold(FlockOperation::LockShared)
+    }
+
+    /// Waits until nobody is about to start from what is in the store.
+    pub fn alone(&self) -> Result<File, VmError> {
+        self.hold(FlockOperation::LockExclusive)
+    }
+
+    fn hold(&self, operation: FlockOperation) -> Result<File, VmError> {
+        let path = self.path(USE_LOCK);
+        let file = File::options().create(true).append(true).mode(0o600).open(&path);
+        let file = file.map_err(VmError::io(&path))?;
+        let locked = rustix::io::retry_on_intr(|| rustix::fs::flock(&file, operation));
+        locked.map(|()| file).map_err(|errno| VmError::io(&path)(errno.into()))
+    }
+
     /// Waits for the lock and clears what others left half-made.
     pub fn lock(&self) -> Result<StoreLock, VmError> {
         let failed = |errno: rustix::io::Errno| VmError::io(&self.root)(errno.into());
@@ -83,6 +106,37 @@ impl Store {
     pub fn partial(&self, _lock: &StoreLock, target: &Path) -> PathBuf {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         target.with_file_name(format!("{PARTIAL}{name}"))
+    }
+
+    /// Names in one of its directories, in their order, without those of what is not whole.
+    pub fn names(&self, part: impl AsRef<Path>) -> Vec<String> {
+        let entries = fs::read_dir(self.path(part)).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Names in one of its directories of what has an older format, but for those that are kept.
+    pub fn older(&self, part: &str, format: &str, kept: &[String]) -> Vec<String> {
+        let ours = format.parse().unwrap_or(0);
+        let is_older = |name: &String| format_of(name).is_some_and(|format| format < ours);
+        self.names(part).into_iter().filter(|name| is_older(name) && !kept.contains(name)).collect()
+    }
+
+    /// Removes these, for whoever has made something of this format.
+    pub fn clear_older(&self, lock: &StoreLock, part: &str, format: &str, kept: &[String]) {
+        for name in self.older(part, format, kept) {
+            // What cannot be removed now will be met again.
+            let _ = self.remove(lock, &self.path(part).join(name));
+        }
+    }
+
+    /// Removes a thing that is whole.
+    pub fn remove(&self, lock: &StoreLock, path: &Path) -> Result<(), VmError> {
+        let partial = self.partial(lock, path);
+        publish(path, &partial)?;
+        remove_any(&partial).map_err(VmError::io(path))
     }
 
     /// A file of so many zeros, open for reading.
@@ -126,12 +180,17 @@ fn remove_partial(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PARTIAL)) {
         // What cannot be removed now will be met again.
-        let _ = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            fs::remove_dir_all(entry.path())
-        } else {
-            fs::remove_file(entry.path())
-        };
+        let _ = remove_any(&entry.path());
     }
+}
+
+fn remove_any(path: &Path) -> std::io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+}
+
+/// The format in a name, if it begins with one.
+pub(crate) fn format_of(name: &str) -> Option<u32> {
+    name.split_once('-')?.0.parse().ok()
 }
 
 /// Sixteen hexadecimal digits that change when a file is changed or replaced.
@@ -199,6 +258,24 @@ mod tests {
         drop(lock);
         let _lock = store.lock().unwrap();
         assert!(whole.exists() && !partial.exists());
+    }
+
+    #[test]
+    fn older_formats_go_and_nothing_goes_while_somebody_starts_from_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let store = Store::open(scratch.path()).unwrap();
+        let lock = store.lock().unwrap();
+        for name in ["1-a", "2-a", "2-kept", "10-a", "a-1"] {
+            store.write(&lock, &store.path("disks").join(name), b"x").unwrap();
+        }
+        store.clear_older(&lock, "disks", "3", &["2-kept".to_owned()]);
+        assert_eq!(store.names("disks"), ["10-a", "2-kept", "a-1"]);
+        let starts = [store.share().unwrap(), store.share().unwrap()];
+        let other = File::open(store.path(USE_LOCK)).unwrap();
+        let alone = || rustix::fs::flock(&other, FlockOperation::NonBlockingLockExclusive);
+        assert_eq!(alone(), Err(rustix::io::Errno::WOULDBLOCK));
+        drop(starts);
+        assert_eq!(alone(), Ok(()));
     }
 
     #[test]

@@ -159,3 +159,56 @@ pub mod rm {
         })
     }
 }
+
+/// `proa kernel prune`: what nothing needs.
+pub mod prune {
+    use proa_engine::Engine;
+
+    use super::super::confirm::confirm;
+    use crate::context::Context;
+    use crate::error::{Failure, Outcome};
+    use crate::format::size;
+
+    /// Remove kernels that nothing needs any more: of older versions of Proa, or of files that are gone or changed
+    #[derive(Debug, clap::Args)]
+    pub struct Args {
+        /// Copies of files that no instance names as well
+        #[arg(short, long)]
+        all: bool,
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
+    }
+
+    /// What it removes.
+    pub fn what(all: bool) -> &'static str {
+        if all {
+            "all kernels without a name that no instance needs"
+        } else {
+            "all kernels that nothing needs"
+        }
+    }
+
+    /// Runs the command.
+    pub fn run(context: &Context, args: &Args) -> Outcome {
+        if !confirm(args.force, &[what(args.all)])? {
+            return Ok(0);
+        }
+        println!("Total reclaimed space: {}", size(prune(context.engine()?, args.all)?));
+        Ok(0)
+    }
+
+    /// Removes them, and says which.
+    ///
+    /// # Errors
+    /// One cannot be removed.
+    pub fn prune(engine: &Engine, all: bool) -> Result<u64, Failure> {
+        let pruned = engine.prune_kernels(all)?;
+        if !pruned.is_empty() {
+            println!("Deleted Kernels:");
+            pruned.iter().for_each(|pruned| println!("{}", pruned.name));
+            println!();
+        }
+        Ok(pruned.iter().map(|pruned| pruned.bytes).sum())
+    }
+}

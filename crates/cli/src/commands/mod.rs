@@ -239,6 +239,7 @@ const KERNEL: &[Entry] = &[
     entry!(Management, "add", kernel::add, "Keep a kernel under a name"),
     entry!(Management, "build", kernel::build, "Build a lean kernel"),
     entry!(Management, "ls", kernel::ls, "List kernels of virtual machines", aliases: &["list"]),
+    entry!(Management, "prune", kernel::prune, "Remove kernels that nothing needs"),
     entry!(Management, "rm", kernel::rm, "Remove kernels that nobody uses", aliases: &["remove"]),
     entry!(Management, "use", kernel::choose, "Choose the kernel of virtual machines that name none"),
 ];

@@ -339,6 +339,9 @@ impl Proa {
                 left.push(format!("loop device of {backing}"));
             }
         }
+        // A user's goes with the last of its processes.
+        let stays = self.user.is_none() && Path::new(run).is_dir();
+        left.extend(stays.then(|| format!("directory {run}")));
         ids.lines().for_each(|id| left.extend(cgroups_of(id)));
         left
     }

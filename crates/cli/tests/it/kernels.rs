@@ -137,3 +137,48 @@ fn what_is_no_kernel_and_what_is_not_there_is_told() {
     let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with(".build-")).collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[test]
+fn pruning_takes_what_nothing_needs_and_guests_start_as_before() {
+    let (proa, scratch) = (proa(), tempfile::tempdir().unwrap());
+    let (image, modules, release) = kernel_with_modules(&proa, scratch.path());
+    assert_eq!(proa.run(&["kernel", "add", "own", "--modules", text(&modules), text(&image)]).code, 0);
+    let store = proa.root().join("vm");
+    let own: String = fs::read_to_string(store.join("kernels/named/own")).unwrap();
+    let format = own.split("\"directory\": \"").nth(1).unwrap().split('-').next().unwrap().to_owned();
+    let keep = |name: &str, origin: &str| {
+        let directory = store.join("kernels").join(name);
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("image"), [7; 8192]).unwrap();
+        let info = format!(r#"{{"origin":"{origin}","release":"1","modules":[],"share_modules":[]}}"#);
+        fs::write(directory.join("kernel.json"), info).unwrap();
+    };
+    let gone = [format!("kernels/{format}-named-0123456789abcdef"), "kernels/1-linux-image-1".into()];
+    keep(&gone[0]["kernels/".len()..], "/no/such/vmlinux");
+    keep(&gone[1]["kernels/".len()..], "linux-image-1");
+    fs::write(store.join("initramfs/0123456789abcdef.cpio"), "of another agent").unwrap();
+    fs::write(store.join("disks/1-ext4-33554432.img"), "old").unwrap();
+    let asked = proa.run(&["kernel", "prune"]);
+    assert!(asked.code == 125 && asked.stderr.contains("--force"), "{asked:?}");
+
+    let pruned = proa.ok(&["kernel", "prune", "-f"]);
+    let lines: Vec<&str> = pruned.lines().collect();
+    assert_eq!(lines[0], "Deleted Kernels:", "{pruned}");
+    for name in gone
+        .iter()
+        .map(String::as_str)
+        .chain(["initramfs/0123456789abcdef.cpio", "disks/1-ext4-33554432.img"])
+    {
+        assert!(lines.contains(&name) && !store.join(name).exists(), "{name}: {pruned}");
+    }
+    let last = lines.last().unwrap();
+    assert!(last.starts_with("Total reclaimed space: ") && !last.ends_with(" 0B"), "{pruned}");
+    assert_eq!(listed(&proa), [format!("own {release}")]);
+    assert_eq!(proa.ok(&["kernel", "prune", "-f"]), "Total reclaimed space: 0B");
+    for options in [&[][..], &["--kernel", "own"]] {
+        let guest = run(&proa, options, &["uname", "-r"]);
+        assert_eq!((guest.code, guest.stdout.trim()), (0, release.as_str()), "{guest:?}");
+    }
+    // What they have needed is needed.
+    assert_eq!(proa.ok(&["system", "prune", "-f"]), "Total reclaimed space: 0B");
+}

@@ -6,7 +6,8 @@
 //!   source ─ build (`build`) ─▶ a file                                             ┘
 //! ```
 //! A named kernel is whole when its name is there; without the name, its directory is nobody's. One that an instance
-//! names, or that is the default, is not removed.
+//! names, or that is the default, is not removed. What of all that nothing needs is decided where it is kept
+//! (`proa_vm`'s store), and told what instances name.
 
 mod build;
 
@@ -15,7 +16,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use proa_protocol::kernel::{AddKernel, DEFAULT, DIRECTORY, NAMED, NamedKernel, name_of};
+use proa_protocol::kernel::{AddKernel, DEFAULT, DIRECTORY, NAMED, NamedKernel, PruneKernels, name_of};
 use proa_protocol::template::STORE;
 
 use crate::engine::Engine;
@@ -23,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::{monitor, names};
 
 pub use build::KernelSource;
+pub use proa_protocol::kernel::Pruned;
 
 /// The word in place of a name for the newest kernel at hand.
 pub const AUTO: &str = "auto";
@@ -141,6 +143,23 @@ impl Engine {
         fs::remove_file(&file).map_err(|error| Error::io("remove", &file, error))?;
         let directory = self.kernel_directory().join(&kernel.directory);
         proa_sys::trees::remove(&directory).map_err(|error| Error::io("remove", &directory, error))
+    }
+
+    /// Removes kernels that nothing needs any more, and what guests have started from with them: never one that has a
+    /// name, and none that a guest would start from that is made now. With `all`, copies of files that instances do not
+    /// name go as well. What was removed.
+    ///
+    /// # Errors
+    /// One cannot be removed.
+    pub fn prune_kernels(&self, all: bool) -> Result<Vec<Pruned>> {
+        let store = self.paths.root.join(STORE);
+        if !store.is_dir() {
+            return Ok(Vec::new());
+        }
+        let records = if all { self.db.all()? } else { Vec::new() };
+        let wanted = records.into_iter().filter_map(|record| record.host_config.vm.kernel).collect();
+        let agent = self.programs.agent.clone();
+        monitor::prune_kernels(&self.programs, &PruneKernels { store, agent, wanted: all.then_some(wanted) })
     }
 
     /// What is kept under this name.

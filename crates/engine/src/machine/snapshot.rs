@@ -1,14 +1,15 @@
-//! Snapshots: copies of what a machine that does not run has on its disks.
+//! Snapshots: copies of what a machine has on its disks.
 //!
 //! ```text
 //!   create:  machine/ ─ copied ─▶ snapshots/.new ─ renamed ─▶ snapshots/NAME
+//!            by us; of one that runs by its VMM, as all disks are at one moment (the monitor's `machine::copy`)
 //!   restore: snapshots/NAME ─ copied ─▶ snapshots/.new ─ exchanged with machine/ ─▶ what was there is removed
 //!   rm:      snapshots/NAME ─ renamed ─▶ snapshots/.old ─ removed
 //! ```
 //!
-//! The proof that it does not run, its monitor's lock, is held meanwhile ([`crate::shelf`] says how each becomes true, and
-//! who removes what a killed command left). Files are copied with their holes, and share blocks where the file system
-//! can do that.
+//! The proof that it does not run, its monitor's lock, is held meanwhile where that matters ([`crate::shelf`] says how each
+//! becomes true, and who removes what a killed command left). Files of one that does not run are copied with their holes,
+//! and share blocks where the file system can do that.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
@@ -18,8 +19,9 @@ use std::time::SystemTime;
 
 use proa_protocol::instance::Status;
 use proa_protocol::machine::{MEDIA, SNAPSHOTS};
+use proa_protocol::message::Request;
 use proa_sys::tree::{self, Devices};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, renameat_with};
 
 use super::check_machine;
 use crate::engine::{Engine, Instance};
@@ -54,15 +56,21 @@ impl Engine {
     /// Makes one.
     ///
     /// # Errors
-    /// The machine runs, or the name is taken.
+    /// The name is taken, or there is no room.
     pub fn make_snapshot(&self, instance: &Instance, name: &str) -> Result<()> {
-        let work = begin(self, instance)?;
-        if work.snapshots.place(name)?.exists() {
-            return Err(Error::conflict(
-                format!("machine {} has a snapshot {name} already", instance.record.name),
-                "choose another name, or `proa machine snapshot rm` it first",
-            ));
+        check_machine(instance)?;
+        if instance.is_live() {
+            let (snapshots, _lock) = open(self, instance)?;
+            check_free(&snapshots, instance, name)?;
+            snapshots.fill(|fresh| {
+                self.connect(instance)?.command(Request::Snapshot { directory: fresh.to_owned() })?;
+                let written = File::open(fresh).and_then(|fresh| Ok(rustix::fs::syncfs(fresh)?));
+                written.map_err(|error| Error::io("write", fresh, error))
+            })?;
+            return snapshots.publish(name).map(drop);
         }
+        let work = begin(self, instance)?;
+        check_free(&work.snapshots, instance, name)?;
         work.copy(&work.media)?;
         work.snapshots.publish(name).map(drop)
     }
@@ -73,7 +81,7 @@ impl Engine {
     /// The machine runs, or there is no such snapshot.
     pub fn restore_snapshot(&self, instance: &Instance, name: &str) -> Result<()> {
         let work = begin(self, instance)?;
-        work.copy(&work.existing(instance, name)?)?;
+        work.copy(&existing(&work.snapshots, instance, name)?)?;
         let fresh = work.snapshots.filled();
         renameat_with(CWD, &fresh, CWD, &work.media, RenameFlags::EXCHANGE)
             .map_err(|errno| Error::io("restore", &work.media, errno))?;
@@ -85,9 +93,39 @@ impl Engine {
     /// # Errors
     /// There is no such snapshot.
     pub fn remove_snapshot(&self, instance: &Instance, name: &str) -> Result<()> {
-        let work = begin(self, instance)?;
-        work.snapshots.remove(&work.existing(instance, name)?)
+        check_machine(instance)?;
+        let (snapshots, _lock) = open(self, instance)?;
+        snapshots.remove(&existing(&snapshots, instance, name)?)
     }
+}
+
+/// The directory of a machine's snapshots, with its lock.
+fn open(engine: &Engine, instance: &Instance) -> Result<(Shelf, File)> {
+    let snapshots = Shelf::open(engine.paths.instance(&instance.record.id).join(SNAPSHOTS))?;
+    let lock = snapshots.lock(FlockOperation::LockExclusive)?;
+    Ok((snapshots, lock))
+}
+
+fn check_free(snapshots: &Shelf, instance: &Instance, name: &str) -> Result<()> {
+    if !snapshots.place(name)?.exists() {
+        return Ok(());
+    }
+    Err(Error::conflict(
+        format!("machine {} has a snapshot {name} already", instance.record.name),
+        "choose another name, or `proa machine snapshot rm` it first",
+    ))
+}
+
+fn existing(snapshots: &Shelf, instance: &Instance, name: &str) -> Result<PathBuf> {
+    let path = snapshots.place(name)?;
+    if path.is_dir() {
+        return Ok(path);
+    }
+    let machine = &instance.record.name;
+    Err(Error::invalid_with_hint(
+        format!("machine {machine} has no snapshot {name}"),
+        format!("`proa machine snapshot ls {machine}` lists them"),
+    ))
 }
 
 /// Keeps a machine from being started, and removes what a killed command left.
@@ -108,17 +146,16 @@ pub(super) fn begin(engine: &Engine, instance: &Instance) -> Result<Work> {
     if engine.read_state(&instance.record.id)?.status == Status::Restarting {
         return Err(runs());
     }
-    let directory = engine.paths.instance(&instance.record.id);
-    let snapshots = Shelf::open(directory.join(SNAPSHOTS))?;
-    snapshots.clear()?;
-    Ok(Work { media: directory.join(MEDIA), snapshots, _lock: lock })
+    let media = engine.paths.instance(&instance.record.id).join(MEDIA);
+    let (snapshots, shelf_lock) = open(engine, instance)?;
+    Ok(Work { media, snapshots, _locks: (lock, shelf_lock) })
 }
 
 /// Work on the files of a machine that does not run.
 pub(super) struct Work {
     pub(super) media: PathBuf,
     snapshots: Shelf,
-    _lock: monitor::Lock,
+    _locks: (monitor::Lock, File),
 }
 
 impl Work {
@@ -130,18 +167,6 @@ impl Work {
             let copied = tree::copy(source.as_fd(), target.as_fd(), Devices::Leave);
             copied.and_then(|()| rustix::fs::syncfs(&target)).map_err(|errno| Error::io("copy", from, errno))
         })
-    }
-
-    fn existing(&self, instance: &Instance, name: &str) -> Result<PathBuf> {
-        let path = self.snapshots.place(name)?;
-        if path.is_dir() {
-            return Ok(path);
-        }
-        let machine = &instance.record.name;
-        Err(Error::invalid_with_hint(
-            format!("machine {machine} has no snapshot {name}"),
-            format!("`proa machine snapshot ls {machine}` lists them"),
-        ))
     }
 }
 

@@ -176,6 +176,11 @@ impl Engine {
             names: names_of(record, config),
             ports: Vec::new(),
             upstream,
+            hostname: match record.config.hostname.as_str() {
+                "" => names::short(&record.id).to_owned(),
+                hostname => hostname.to_owned(),
+            },
+            search: record.host_config.dns_search.clone(),
         })
     }
 }

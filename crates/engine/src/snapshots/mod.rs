@@ -22,7 +22,7 @@ use proa_protocol::snapshot::{
     BASE_FILE, Check, INFO_FILE, Pack, RESUME_FILE, Resume, SNAPSHOTS, SnapshotInfo,
 };
 use proa_protocol::template::STORE;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::FlockOperation;
 
 use crate::engine::{Engine, Instance};
 use crate::error::{Error, Result};
@@ -168,13 +168,8 @@ struct Work {
 impl Work {
     fn begin(directory: PathBuf, lock: FlockOperation) -> Result<Self> {
         let shelf = Shelf::open(directory)?;
-        let path = shelf.path();
-        let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
-        rustix::io::retry_on_intr(|| flock(&file, lock)).map_err(|errno| Error::io("lock", path, errno))?;
-        if lock == FlockOperation::LockExclusive {
-            shelf.clear()?;
-        }
-        Ok(Self { shelf, _lock: file })
+        let lock = shelf.lock(lock)?;
+        Ok(Self { shelf, _lock: lock })
     }
 
     fn existing(&self, instance: &Instance, name: &str) -> Result<PathBuf> {
@@ -195,8 +190,8 @@ fn check_vm(instance: &Instance) -> Result<()> {
     let record = &instance.record;
     if record.host_config.machine.is_some() {
         return Err(Error::unsupported(
-            format!("{} is a machine: what runs of it cannot be copied", record.name),
-            "`proa machine snapshot` keeps the disks of one that does not run",
+            format!("{} is a machine: its memory cannot be copied", record.name),
+            "`proa machine snapshot` keeps its disks, while it runs as well",
         ));
     }
     if record.level != IsolationLevel::Vm {

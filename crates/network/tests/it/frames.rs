@@ -129,6 +129,7 @@ pub fn dishonest(me: &Station, other: &Station) -> Vec<(&'static str, Vec<u8>)> 
     let stranger = [2, 0, 0, 9, 9, 9];
     let to = |kind, body: Vec<u8>| frame(other.mac, me.mac, kind, &body);
     let nobody = Ipv6Addr::UNSPECIFIED;
+    let request = ip4(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, 17, &udp(68, 67, BODY));
     let good = ip4(me.v4, other.v4, 17, &udp(1024, 80, BODY));
     let router = [134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
     let redirect = [[137, 0, 0, 0, 0, 0, 0, 0].as_slice(), &other.v6.octets(), &me.v6.octets()].concat();
@@ -136,12 +137,14 @@ pub fn dishonest(me: &Station, other: &Station) -> Vec<(&'static str, Vec<u8>)> 
     token_ring[1] = 6;
     vec![
         ("MAC address", frame(other.mac, stranger, IP4, &good)),
+        ("request for another's address", frame(BROADCAST, stranger, IP4, &request)),
         ("gateway's address by ARP", frame(BROADCAST, me.mac, ARP, &arp(1, me.mac, gateway, gateway))),
         ("reply for the gateway", to(ARP, arp(2, me.mac, gateway, other.v4))),
         ("MAC address in ARP", to(ARP, arp(2, stranger, me.v4, other.v4))),
         ("reply of nobody", to(ARP, arp(2, me.mac, Ipv4Addr::UNSPECIFIED, other.v4))),
         ("hardware of ARP", frame(BROADCAST, me.mac, ARP, &token_ring)),
         ("IPv4 address", to(IP4, ip4(free4, other.v4, 17, &udp(1024, 80, BODY)))),
+        ("request for an address", frame(BROADCAST, me.mac, IP4, &request)),
         ("IPv4 without address", to(IP4, ip4(Ipv4Addr::UNSPECIFIED, other.v4, 17, &udp(68, 67, BODY)))),
         ("IPv6 address", to(IP6, ip6(free6, other.v6, 17, &udp(1024, 80, BODY)))),
         (

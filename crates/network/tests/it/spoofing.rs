@@ -4,7 +4,9 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::os::fd::OwnedFd;
 
+use proa_network::link::Links;
 use proa_protocol::network::{Network, Protocol, PublishedPort};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -113,6 +115,60 @@ fn an_instance_sends_as_itself_alone() {
             assert!(me.reaches(&other, frame), "not dropped by our rules: {what}");
         }
     });
+}
+
+/// What the host's end of a bridge hears of requests for an address; its server reads them there.
+#[test]
+fn requests_for_an_address_come_from_their_sender_and_only_the_host_hears_them() {
+    on_a_host(|lab| {
+        for talk in [true, false] {
+            let id = 6 + u8::from(talk);
+            let network = lab.network(id, if talk { |_| {} } else { |network| network.talk = false });
+            let [me, other] = [66, 67].map(|number| Cable::new(lab, &network, number, &[]));
+            let index = Links::here().unwrap().index(&network.bridge).unwrap().unwrap();
+            let all = proa_sys::process::Insn { code: 6, k: u32::MAX, ..Default::default() };
+            let server = proa_sys::packet::open(index, &[all]).unwrap();
+            let (nobody, everybody) = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST);
+            let ask =
+                |mac, from, to, port| frame(BROADCAST, mac, IP4, &ip4(from, to, 17, &udp(68, port, BODY)));
+            for lie in [
+                ask(other.at.mac, nobody, everybody, 67),
+                ask(me.at.mac, nobody, everybody, 69),
+                ask(me.at.mac, nobody, me.at.gateway, 67),
+                ask(me.at.mac, other.at.v4, everybody, 67),
+            ] {
+                me.send(&lie);
+            }
+            let honest = [ask(me.at.mac, nobody, everybody, 67), ask(me.at.mac, me.at.v4, me.at.gateway, 67)];
+            for frame in &honest {
+                me.send(frame);
+            }
+            let heard: Vec<Vec<u8>> = honest.iter().map(|_| next_request(&server, me.at.mac)).collect();
+            assert_eq!(heard, honest.each_ref().map(|frame| frame[14..].to_vec()));
+            // The kernel does not say that nobody is there.
+            let is_answer = |frame: &Vec<u8>| frame[12..14] == [8, 0] && frame[23] == 1;
+            assert!(!me.received().iter().any(is_answer));
+            assert!(!other.received().iter().any(|frame| frame.starts_with(&honest[0])));
+        }
+    });
+}
+
+/// The next request that arrives, which must be of this sender.
+fn next_request(server: &OwnedFd, sender: [u8; 6]) -> Vec<u8> {
+    loop {
+        let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
+        assert_eq!(
+            poll(&mut [PollFd::new(server, PollFlags::IN)], Some(&limit)),
+            Ok(1),
+            "no request arrives"
+        );
+        let mut packet = [0; 2048];
+        let (length, from) = proa_sys::packet::receive(server, &mut packet).unwrap();
+        if packet[9] == 17 && packet[20..22] == [0, 68] {
+            assert_eq!(from, sender);
+            return packet[..length].to_vec();
+        }
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn zone() -> Zone {
         subnets: vec!["10.1.0.0/24".parse().unwrap(), "fd01::/64".parse().unwrap()],
         gateways: vec!["10.1.0.1".parse().unwrap(), "fd01::1".parse().unwrap()],
         hosts: Vec::new(),
-        sockets: Vec::new(),
+        ..Segment::default()
     });
     zone.set("i1", Some(entry(&["One", "web"], &["10.1.0.2", "fd01::2"])));
     zone.set("i2", Some(entry(&["two", "web", "my.app"], &["10.1.0.3"])));
@@ -23,6 +23,7 @@ fn entry(names: &[&str], addresses: &[&str]) -> Entry {
         names: names.iter().map(|&name| name.into()).collect(),
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         servers: Vec::new(),
+        ..Entry::default()
     }
 }
 

@@ -189,7 +189,8 @@ impl Instance {
         let thread_id = hear.recv().unwrap();
         let net: u8 = network.id["net".len()..].parse().unwrap();
         let link = format!("v{net}n{number}");
-        ip(&format!("link add {link} type veth peer name eth0 netns {thread_id}"));
+        let mac = format!("02:00:00:00:00:{number:02x}");
+        ip(&format!("link add {link} type veth peer name eth0 address {mac} netns {thread_id}"));
         ip(&format!("link set {link} master {} up", network.bridge));
         let instance = Self { work: Some(work), thread: Some(thread), net };
         instance.inside(move || {

@@ -2,6 +2,7 @@
 //!
 //! Needs root, `ip` and `nft`.
 
+mod addresses;
 mod dns;
 mod firewall;
 mod fixture;

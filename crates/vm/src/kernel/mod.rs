@@ -17,6 +17,7 @@ mod image;
 mod modules;
 mod named;
 mod package;
+mod prune;
 
 use std::cmp::Ordering;
 use std::fs;
@@ -32,7 +33,7 @@ pub use named::add_kernel;
 use proa_protocol::kernel::name_of;
 
 /// Changes when what is kept of a kernel changes. It is part of each name, so that two versions of this program
-/// that share a store do not undo each other's work.
+/// that share a store do not take each other's work for their own; a newer one clears what older ones have made.
 const FORMAT: &str = "4";
 /// Drivers and file systems without which a guest cannot work, in the order they are wanted at boot.
 const NEEDED: &[&str] =
@@ -217,6 +218,7 @@ impl Kernel {
             fs::remove_dir_all(&directory).map_err(VmError::io(&directory))?;
         }
         publish(&partial, &directory)?;
+        store.clear_older(lock, "kernels", FORMAT, &prune::named_directories(store));
         Ok(Self { key: candidate.key.clone(), directory, info })
     }
 }

@@ -42,6 +42,8 @@ fn a_kernel_without_a_driver_is_refused_by_name() {
     let boot = setup.scratch.path().join("boot");
     fs::create_dir(&boot).unwrap();
     fs::copy(known.join("image"), boot.join("vmlinux")).unwrap();
+    // What is kept of that file is of no use to others.
+    setup.spec.store = setup.scratch.path().join("vm");
     setup.spec.kernel = Some(boot.join("vmlinux"));
     let modules = setup.scratch.path().join("lib/modules").join(release);
     fs::create_dir_all(modules.join("kernel")).unwrap();

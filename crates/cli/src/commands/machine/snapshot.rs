@@ -1,4 +1,4 @@
-//! `proa machine snapshot`: copies of the disks of a machine that does not run.
+//! `proa machine snapshot`: copies of a machine's disks.
 
 use proa_engine::{Engine, Instance};
 
@@ -8,7 +8,7 @@ use crate::error::Outcome;
 /// A snapshot of a machine.
 #[derive(Debug, clap::Args)]
 struct Which {
-    /// Name or id of the machine, which must not run
+    /// Name or id of the machine
     machine: String,
     /// Name of the snapshot
     snapshot: String,

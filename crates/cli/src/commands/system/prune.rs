@@ -5,15 +5,16 @@ use super::super::container_prune::{self, filters};
 use proa_engine::volumes::VolumeFilters;
 
 use super::super::image::prune as image_prune;
+use super::super::kernel::prune as kernel_prune;
 use super::super::network::prune as network_prune;
 use crate::context::Context;
 use crate::error::Outcome;
 use crate::format::size;
 
-/// Remove what nobody uses: instances that do not run, networks, and images
+/// Remove what nobody uses: instances that do not run, networks, images, and kernels
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Remove every image that no instance uses, and templates, not only images without a name
+    /// Remove every image and kernel file that no instance uses, and templates, not only images without a name
     #[arg(short, long)]
     all: bool,
     /// Anonymous volumes that no instance has as well
@@ -30,11 +31,13 @@ pub struct Args {
 /// Runs the command.
 pub fn run(context: &Context, args: &Args) -> Outcome {
     let filters = filters(&args.filter)?;
-    let templates = args.all && args.filter.is_empty();
+    // Conditions are about what has labels.
+    let (kernels, templates) = (args.filter.is_empty(), args.all && args.filter.is_empty());
     let volumes = args.volumes.then(|| VolumeFilters::of_prune(&args.filter)).transpose()?;
     let mut what = vec![container_prune::WHAT, network_prune::WHAT, image_prune::what(args.all)];
     what.extend(args.volumes.then_some("all anonymous volumes that no instance has"));
     what.extend(templates.then_some("all templates of virtual machines"));
+    what.extend(kernels.then(|| kernel_prune::what(args.all)));
     if !confirm(args.force, &what)? {
         return Ok(0);
     }
@@ -59,6 +62,9 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
                 bytes += template.bytes;
             }
         }
+    }
+    if kernels {
+        bytes += kernel_prune::prune(engine, args.all)?;
     }
     println!("Total reclaimed space: {}", size(bytes));
     Ok(0)

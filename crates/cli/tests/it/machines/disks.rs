@@ -1,7 +1,8 @@
 //! Disks: forms, buses, sizes, snapshots.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 
 use super::Bed;
 use crate::harness::Registry;
@@ -104,6 +105,69 @@ fn a_header_that_the_guest_wrote_is_data_and_a_snapshot_brings_back_what_was() {
     bed.ok(&["machine", "snapshot", "rm", "pc", "clean", "spoilt"]);
     assert_eq!(fs::read_dir(&snapshots).unwrap().count(), 0);
     bed.ok(&["rm", "pc"]);
+}
+
+/// What the system has counted to on a disk.
+fn counted(disk: &Path) -> u32 {
+    let mut bytes = [0; 4];
+    File::open(disk).unwrap().read_exact_at(&mut bytes, 8 * 512).unwrap();
+    u32::from_le_bytes(bytes)
+}
+
+#[test]
+fn a_snapshot_of_a_machine_that_runs_has_all_disks_as_they_were_at_one_moment() {
+    let bed = Bed::new();
+    bed.sh("truncate -s 256M big.img && dd if=/dev/urandom of=big.img bs=1M count=64 seek=64 conv=notrunc status=none");
+    bed.create("pc", &["--disk", &bed.path("big.img")]);
+    let media = bed.media("pc");
+    let snapshots = media.with_file_name("snapshots");
+    let goes_on = |what: &str| {
+        let before = counted(&media.join("disk1.img"));
+        bed.proa.wait_for(what, || counted(&media.join("disk1.img")) > before);
+    };
+    bed.ok(&["start", "pc"]);
+    bed.expect("pc", "ready");
+    let mut terminal = bed.attach("pc");
+    terminal.send("c");
+    goes_on("the first numbers");
+    for name in ["one", "two"] {
+        bed.ok(&["machine", "snapshot", "create", "pc", name]);
+        let [first, second] =
+            ["disk0.img", "disk1.img"].map(|disk| counted(&snapshots.join(name).join(disk)));
+        assert!(first == second || first == second + 1, "{name}: {first} and {second}");
+        assert!(second > 0);
+        goes_on("the guest to go on");
+    }
+    let metadata = fs::metadata(snapshots.join("two/disk1.img")).unwrap();
+    assert_eq!((metadata.len(), metadata.mode() & 0o777), (256 << 20, 0o600));
+    assert!(metadata.blocks() * 512 < 80 << 20, "{} blocks", metadata.blocks());
+    // One that is halted by its user stays so.
+    bed.ok(&["pause", "pc"]);
+    bed.ok(&["machine", "snapshot", "create", "pc", "paused"]);
+    let now = ["disk0.img", "disk1.img"].map(|disk| counted(&media.join(disk)));
+    assert_eq!(now, ["disk0.img", "disk1.img"].map(|disk| counted(&snapshots.join("paused").join(disk))));
+    assert!(bed.state("pc").starts_with("paused"));
+    bed.ok(&["unpause", "pc"]);
+    goes_on("the guest to go on when it may");
+    // A command that is killed leaves nothing that is in the way, and the guest runs.
+    let command = bed.proa.spawn(&["machine", "snapshot", "create", "pc", "three"]);
+    bed.proa.wait_for("the copy", || snapshots.join(".new").exists() || snapshots.join("three").exists());
+    crate::network::kill(command.pid());
+    command.finish();
+    bed.proa.wait_for("another copy", || {
+        bed.proa.run(&["machine", "snapshot", "create", "pc", "four"]).code == 0
+    });
+    goes_on("the guest to go on without whoever wanted the copy");
+    assert!(bed.refused(&["machine", "snapshot", "restore", "pc", "one"]).contains("is running"));
+    bed.ok(&["machine", "snapshot", "rm", "pc", "two", "paused", "four"]);
+    bed.ok(&["kill", "pc"]);
+    drop(terminal);
+    let last = counted(&media.join("disk0.img"));
+    bed.ok(&["machine", "snapshot", "restore", "pc", "one"]);
+    assert!(counted(&media.join("disk0.img")) < last);
+    bed.ok(&["start", "pc"]);
+    bed.proa.wait_for("the boot", || bed.ok(&["logs", "pc"]).matches("ready").count() == 2);
+    bed.ok(&["rm", "-f", "pc"]);
 }
 
 #[test]

@@ -70,12 +70,34 @@ fn debian_boots_by_bios_and_cloud_init_does_what_its_seed_says() {
 #[test]
 fn debian_boots_by_uefi_with_secure_boot() {
     let bed = Bed::new();
-    bed.ok(&["machine", "create", "--disk", &debian(), "--secure-boot", "--network", "none", "deb"]);
+    bed.ok(&["network", "create", "--subnet", "10.253.41.0/24", "lan"]);
+    bed.ok(&[
+        "machine",
+        "create",
+        "--disk",
+        &debian(),
+        "--secure-boot",
+        "--network",
+        "lan",
+        "--ip",
+        "10.253.41.77",
+        "deb",
+    ]);
     bed.ok(&["start", "deb"]);
     let mut terminal = log_in(&bed, "deb", "unset");
     terminal.send("dmesg | grep -i 'secure boot enabled'; ls -d /sys/firmware/efi\n");
     terminal.expect("Secure boot enabled");
     terminal.expect("/sys/firmware/efi");
+    // It has no seed: by DHCP it learns all that there is to know.
+    terminal.send("printf '[Match]\\nName=e*\\n[Network]\\nDHCP=ipv4\\n[DHCPv4]\\nUseDomains=yes\\n' >/etc/systemd/network/all.network\n");
+    terminal
+        .send("systemctl start systemd-networkd; /lib/systemd/systemd-networkd-wait-online --timeout=60\n");
+    terminal.send("networkctl status -n 0 --no-pager | cat; ip -4 route\n");
+    terminal.expect("Address: 10.253.41.77 on");
+    terminal.expect("DNS: 10.253.41.1");
+    terminal.expect("Search Domains: lan");
+    terminal.expect("default via 10.253.41.1 dev");
+    terminal.expect("proto dhcp src 10.253.41.77");
     terminal.send("poweroff\n");
     assert_eq!(terminal.wait(), 0);
     assert_eq!(bed.state("deb"), "exited 0");
@@ -106,6 +128,12 @@ fn what_is_not_linux_boots_by_bios_and_by_uefi() {
     }
     bed.expect("ipxe-bios", "iPXE");
     bed.expect("ipxe-uefi", "iPXE");
+    // Its first thought is to boot from its network.
+    for name in ["ipxe-bios", "ipxe-uefi"] {
+        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+        let address = bed.ok(&["inspect", "--format", format, name]);
+        bed.expect_slowly(name, &format!("net0: {address}/"));
+    }
     // It writes to the screen alone, and that it counts is seen there.
     for name in ["memtest-bios", "memtest-uefi"] {
         let picture = || {

@@ -2,6 +2,7 @@
 #
 #   q  powers off           r  resets               f  floods the console
 #   d  fills its disk, and says `full`              w  writes a qcow2 header to its disk, and says `done`
+#   c  counts in sector 8 of its first disk, and then of its second, without end
 #   other letters come back in the other case; at the power button it says `button` and powers off
 .code16
 .globl _start
@@ -39,6 +40,8 @@ main:
     je header
     cmpb $'d', %al
     je fill
+    cmpb $'c', %al
+    je tally
     xorb $0x20, %al
     call putc
     jmp main
@@ -78,6 +81,15 @@ fill:
 2:  movw $full, %si
     call puts
     jmp main
+tally:
+    movw $0x8000, buffer
+    movl $8, sector
+1:  incl 0x8000
+    movb $0x80, drive
+    call write
+    incb drive
+    call write
+    jmp 1b
 write:
     movw $packet, %si
     movb drive, %dl

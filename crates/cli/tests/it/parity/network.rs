@@ -13,6 +13,7 @@ at_both_levels!(
     an_address_that_is_asked_for_is_given_once,
     an_internal_network_has_no_way_out,
     an_instance_keeps_its_address,
+    a_client_of_dhcp_is_given_the_claimed_address,
     inspect_tells_of_networks_as_docker_does,
     a_network_in_use_stays,
     a_killed_monitor_leaves_no_port_taken,
@@ -159,6 +160,24 @@ fn an_instance_keeps_its_address(bed: &Bed) {
     assert_eq!(server.address(bed), before);
     server.wait(bed);
     assert_eq!(get(&bed.ok(&["port", "site", "8000"])), "served");
+}
+
+fn a_client_of_dhcp_is_given_the_claimed_address(bed: &Bed) {
+    let network =
+        ["--subnet", "10.253.40.0/24", "--internal", "-o", "com.docker.network.driver.mtu=1400", "lan"];
+    bed.ok(&[&["network", "create"], &network[..]].concat());
+    let script = r#"
+        printf '#!/bin/sh\n[ $1 = deconfig ] || echo $1 $ip $subnet $dns $mtu $hostname $domain $router\n' >/tell
+        chmod +x /tell
+        hostname -i
+        ask() { udhcpc -i eth0 -n -q -f -t 20 -T 1 -s /tell "$@" 2>/dev/null; }
+        ask && ask -r 10.253.40.99"#;
+    let flags =
+        ["--network", "lan", "--cap-add", "NET_ADMIN", "--hostname", "asker", "--dns-search", "a.org"];
+    let said = bed.run_ok(&flags, &["sh", "-c", script]);
+    // An internal network has no router.
+    let told = "bound 10.253.40.2 255.255.255.0 10.253.40.1 1400 asker a.org";
+    assert_eq!(said, format!("10.253.40.2\n{told}\n{told}"));
 }
 
 fn inspect_tells_of_networks_as_docker_does(bed: &Bed) {
