@@ -24,9 +24,8 @@ fn memory_comes_to_a_clone_and_goes_again() {
     let grown = memory(&proa, "grown");
     assert!((before + 550..1200).contains(&grown), "{before} {grown}");
     // All of it can be used at once, and what is in it stays.
-    let fill = "mount -o remount,size=1g /dev/shm 2>/dev/null; \
-                dd if=/dev/zero of=/dev/null bs=800M count=1 2>&1 | tail -n 1";
-    assert!(ask(&proa, "grown", fill).contains("800.0MB"));
+    let fill = "dd if=/dev/zero of=/dev/null bs=800M count=1 2> /dev/null && echo filled";
+    assert_eq!(ask(&proa, "grown", fill), "filled");
     let told = refused(&proa, &["snapshot", "create", "grown", "late"]);
     assert!(told.contains("restart it first"), "{told}");
     // More than there are places for is refused, and changes nothing.
@@ -44,22 +43,13 @@ fn memory_comes_to_a_clone_and_goes_again() {
 }
 
 #[test]
-fn cpus_come_to_a_guest_that_has_acpi() {
+fn memory_comes_to_a_guest_that_has_acpi() {
     let proa = Proa::with_busybox();
     start(&proa, "two", &["--cpus", "2", "-m", "128m"], "sleep 1000");
     assert_eq!(ask(&proa, "two", "nproc"), "2");
-    let updated = proa.run(&["update", "--cpus", "3", "two"]);
-    assert!(updated.code == 0 && updated.stderr.is_empty(), "{updated:?}");
-    assert_eq!(ask(&proa, "two", "nproc"), "3");
     let before = memory(&proa, "two");
     proa.ok(&["update", "-m", "384m", "--memory-swap", "-1", "two"]);
     assert!(memory(&proa, "two") > before + 200);
-    // More than it has places for come with the next start, which is said.
-    let updated = proa.run(&["update", "--cpus", "6", "two"]);
-    assert!(updated.code == 0 && updated.stderr.contains("4 of 6"), "{updated:?}");
-    assert_eq!(ask(&proa, "two", "nproc"), "4");
-    let told = refused(&proa, &["snapshot", "create", "two", "late"]);
-    assert!(told.contains("restart it first"), "{told}");
     proa.ok(&["rm", "-f", "two"]);
 }
 
