@@ -81,6 +81,10 @@ pub fn expand(memory: bool, cpus: u32, late: &LateModules) -> Result<(), Error> 
 }
 
 fn take_memory(late: &LateModules) -> Result<(), Error> {
+    if is_driven() {
+        // To lose its device is what the driver does not survive.
+        return Ok(());
+    }
     let has_driver = !late.names.is_empty() || Path::new(DRIVER).exists();
     if !has_driver || !Path::new(ONLINE).exists() {
         return Err(Error::NoGrowth);
@@ -111,6 +115,12 @@ fn find_with_line() -> Result<(), Error> {
     config.write_all_at(&[line], LINE).at("write", &path)?;
     let path = device.join("remove");
     fs::write(&path, "1").at("write", path)
+}
+
+/// Whether the driver has a device already.
+fn is_driven() -> bool {
+    let entries = fs::read_dir(DRIVER).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("virtio"))
 }
 
 fn find_memory() -> Option<PathBuf> {

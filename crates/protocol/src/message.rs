@@ -9,7 +9,8 @@
 //! | `Abort` | none of its own | the `Exited` of its process |
 //! | `Watch` | none of its own | `Happened`, as often as something does |
 //! | `Prepare`, `Freeze`, `Adopt`, `Snapshot` | `Ok` or `Error` | |
-//! | `Signal`, `Stop`, `Discard`, `Resize`, `Pause`, `Resume`, `Update`, `UpdateGuest`, `Expand`, `Rewrite`, `Connect`, `Disconnect`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
+//! | `Update`, `UpdateGuest`, `Expand` | `Ok` or `Error` | |
+//! | `Signal`, `Stop`, `Discard`, `Resize`, `Pause`, `Resume`, `Rewrite`, `Connect`, `Disconnect`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
 //! | `Screenshot` | `Data` frames with a PNG, an empty one last, then `Ok` or `Error` | |
 //! | `Stats`, `Processes`, `Changes`, `Stat` | the like-named response | |
 //! | `ArchiveGet` | `Stat`, then `Data` frames with a tar stream, an empty one last, then `Ok` or `Error` | |

@@ -35,7 +35,7 @@ fn memory_comes_to_a_clone_and_goes_again() {
     let given = memory(&proa, "grown");
     assert!(given + 400 < grown, "{given} of {grown}");
     proa.ok(&["update", "-m", "700m", "grown"]);
-    assert!(memory(&proa, "grown") > given + 200);
+    proa.wait_for("the memory that came again", || memory(&proa, "grown") > given + 200);
     proa.ok(&["restart", "-t", "0", "grown"]);
     let again = memory(&proa, "grown");
     assert!((700..840).contains(&again), "{again}");
@@ -49,7 +49,7 @@ fn memory_comes_to_a_guest_that_has_acpi() {
     assert_eq!(ask(&proa, "two", "nproc"), "2");
     let before = memory(&proa, "two");
     proa.ok(&["update", "-m", "384m", "--memory-swap", "-1", "two"]);
-    assert!(memory(&proa, "two") > before + 200);
+    proa.wait_for("the memory that came", || memory(&proa, "two") > before + 200);
     proa.ok(&["rm", "-f", "two"]);
 }
 

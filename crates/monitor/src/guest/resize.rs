@@ -111,8 +111,8 @@ impl Guest {
             plugged: 0,
             standstill: now,
         };
-        // Once it has the device, it takes what is wanted without being asked.
-        let memory = had == 0 && wanted > 0;
+        // An agent whose guest has the device already has nothing to do.
+        let memory = wanted > had;
         if memory || self.vm.cpus() > cpus {
             resizing.enter(Step::Asked, EXPAND_TIMEOUT);
             self.send(&Request::Expand { memory, cpus: self.vm.cpus() }.frame(AGENT));
