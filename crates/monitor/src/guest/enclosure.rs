@@ -1,7 +1,7 @@
 //! The VMM's cgroup on the host, which bounds what a guest that has taken its VMM over can fill.
 //!
 //! ```text
-//!   Due ─ some milliseconds after the first answer ─▶ made, a child moves the VMM in ─▶ Joining ─▶ Held ─▶ removed at the end
+//!   Due ─ a moment after the first answer ─▶ made, a child moves the VMM in ─▶ Joining ─▶ Held ─▶ removed at the end
 //!    └ no cgroups, or none for this user ─▶ Refused: the VMM's own limits are all there is, and `inspect` says why
 //! ```
 //!
@@ -19,8 +19,8 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use super::Guest;
 use crate::error::Error;
 
-/// How long after the first answer.
-const LATE: Duration = Duration::from_millis(50);
+/// How long after the first answer: the work of what runs no longer is not delayed by it.
+const LATE: Duration = Duration::from_millis(250);
 const JOINER_TOKEN: u64 = 2;
 
 /// Where the VMM is.
