@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -98,4 +99,21 @@ fn a_vmm_has_a_cgroup_that_goes_with_it() {
     proa.ok(&["stop", "-t", "0", "bounded"]);
     assert!(!Path::new(&place).exists(), "{place}");
     proa.ok(&["rm", "bounded"]);
+}
+
+/// On cgroup v1 the kernel lets no process of real time into a group for CPU time: it is bounded all the same, and what was
+/// made for it goes, which the harness checks.
+#[test]
+fn a_vmm_of_real_time_is_bounded_as_well() {
+    let proa = Proa::with_busybox();
+    let run = ["run", "-d", "--isolation", "vm", "--name", "urgent", "busybox", "sleep", "1000"];
+    let plain = proa.command(&run);
+    let mut command = Command::new("chrt");
+    command.args(["-f", "1"]).arg(plain.get_program()).args(plain.get_args());
+    plain.get_envs().for_each(|(name, value)| _ = value.map(|value| command.env(name, value)));
+    let started = proa.run_command(command, &[]);
+    assert_eq!(started.code, 0, "{started:?}");
+    let place = enclosure(&proa, "urgent");
+    assert!(Path::new(&place).is_dir(), "{place}");
+    proa.ok(&["rm", "-f", "urgent"]);
 }

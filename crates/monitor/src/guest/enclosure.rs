@@ -30,8 +30,8 @@ pub enum Enclosing {
     Due(Instant),
     Joining(Enclosure, Job),
     Held(Enclosure),
-    /// Why there is none.
-    Refused(String),
+    /// Why there is none that holds it; what was made of one.
+    Refused(String, Option<Enclosure>),
 }
 
 impl Guest {
@@ -44,7 +44,7 @@ impl Guest {
     pub fn take_place(&mut self) -> Option<String> {
         let place = match &self.enclosing {
             Enclosing::Held(enclosure) => enclosure.place(),
-            Enclosing::Refused(why) => format!("none: {why}"),
+            Enclosing::Refused(why, _) => format!("none: {why}"),
             Enclosing::Early | Enclosing::Due(_) | Enclosing::Joining(..) => return None,
         };
         (!std::mem::replace(&mut self.place_told, true)).then_some(place)
@@ -68,7 +68,7 @@ impl Guest {
         if self.enclose_deadline().is_none_or(|due| Instant::now() < due) {
             return;
         }
-        self.enclosing = self.enclose().unwrap_or_else(|error| Enclosing::Refused(error.to_string()));
+        self.enclosing = self.enclose().unwrap_or_else(|error| Enclosing::Refused(error.to_string(), None));
     }
 
     fn enclose(&self) -> Result<Enclosing, Error> {
@@ -79,8 +79,7 @@ impl Guest {
         match joiner {
             Ok(joiner) => Ok(Enclosing::Joining(enclosure, joiner)),
             Err(error) => {
-                enclosure.remove()?;
-                Ok(Enclosing::Refused(format!("its VMM cannot be moved: {error}")))
+                Ok(Enclosing::Refused(format!("its VMM cannot be moved: {error}"), Some(enclosure)))
             }
         }
     }
@@ -101,8 +100,8 @@ impl Guest {
         self.enclosing = if is_done {
             Enclosing::Held(enclosure)
         } else {
-            // It is removed with the instance, should the VMM be in part of it.
-            Enclosing::Refused("the kernel has not let its VMM in".to_owned())
+            // The VMM may be in a part of it.
+            Enclosing::Refused("the kernel has not let its VMM in".to_owned(), Some(enclosure))
         };
     }
 
@@ -113,7 +112,7 @@ impl Guest {
             Enclosing::Joining(enclosure, _) | Enclosing::Held(enclosure) => {
                 Ok(enclosure.limit(memory, tasks)?)
             }
-            Enclosing::Early | Enclosing::Due(_) | Enclosing::Refused(_) => Ok(()),
+            Enclosing::Early | Enclosing::Due(_) | Enclosing::Refused(..) => Ok(()),
         }
     }
 
@@ -125,8 +124,8 @@ impl Guest {
                 let _ = waitid(WaitId::PidFd(joiner.pidfd.as_fd()), WaitIdOptions::EXITED);
                 Ok(enclosure.remove()?)
             }
-            Enclosing::Held(enclosure) => Ok(enclosure.remove()?),
-            Enclosing::Early | Enclosing::Due(_) | Enclosing::Refused(_) => Ok(()),
+            Enclosing::Held(enclosure) | Enclosing::Refused(_, Some(enclosure)) => Ok(enclosure.remove()?),
+            Enclosing::Early | Enclosing::Due(_) | Enclosing::Refused(_, None) => Ok(()),
         }
     }
 }

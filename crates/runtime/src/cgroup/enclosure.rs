@@ -10,9 +10,14 @@ use std::collections::BTreeMap;
 
 use proa_oci::runtime::{Linux, Memory, Pids, Resources, Spec};
 
+use rustix::io::Errno;
+
 use super::{Cgroup, Wanted, remove_leftovers, try_write};
 use crate::container::CgroupPolicy;
 use crate::{Error, Result};
+
+/// Controllers that hold what is to hold.
+const BOUNDING: &[&str] = &["memory", "pids"];
 
 /// A cgroup with limits, for one process.
 #[derive(Debug)]
@@ -35,18 +40,21 @@ impl Enclosure {
         Ok(Self { id: id.to_owned(), cgroup })
     }
 
-    /// Moves a process with all its threads into it, which can take tens of milliseconds.
+    /// Moves a process with all its threads into it, which can take tens of milliseconds. Only where it is bounded it must
+    /// be: the kernel keeps processes of real time out of v1's groups for CPU time.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn join(&self, pid: u32) -> Result<()> {
-        match &self.cgroup {
-            Cgroup::V2(cgroup) => {
-                let dir = cgroup.dir();
-                try_write(&dir, "cgroup.procs", &pid.to_string()).map_err(|errno| Error::at(dir, errno))
+        let bounds = |name: &str| name.is_empty() || name.split(',').any(|part| BOUNDING.contains(&part));
+        self.cgroup.paths().into_iter().try_for_each(|(name, dir)| {
+            match try_write(&dir, "cgroup.procs", &pid.to_string()) {
+                // It has ended meanwhile.
+                Ok(()) | Err(Errno::SRCH) => Ok(()),
+                Err(errno) if bounds(&name) => Err(Error::at(dir, errno)),
+                Err(_) => Ok(()),
             }
-            other => other.attach(pid),
-        }
+        })
     }
 
     /// Sets another bound on memory.
