@@ -16,6 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::configure::WRITABLE;
 use crate::error::{At, Error};
+use crate::expand::LateModules;
 
 const MODULES: &str = "/modules";
 const NEW_ROOT: &str = "/newroot";
@@ -27,8 +28,8 @@ const DEVICE_LIMIT: Duration = Duration::from_secs(10);
 /// Files that a process may raise its limit to: the kernel's own default for `fs.nr_open`.
 const MAX_FILES: u64 = 1 << 20;
 
-/// Mounts, loads and moves; afterwards `/` is a tmpfs with `/proc`, `/sys`, `/dev` and `/run`.
-pub fn prepare() -> Result<(), Error> {
+/// Mounts, loads and moves; afterwards `/` is a tmpfs with `/proc`, `/sys`, `/dev` and `/run`. Gives what may be loaded later.
+pub fn prepare() -> Result<LateModules, Error> {
     if !Path::new("/proc/self").exists() {
         pseudo("proc", "/proc", "")?;
     }
@@ -40,6 +41,7 @@ pub fn prepare() -> Result<(), Error> {
     // such thing there is nothing to switch off.
     let _ = fs::write("/proc/sys/vm/compaction_proactiveness", "0");
     load_modules()?;
+    let late = LateModules::find();
     mount_at("tmpfs", NEW_ROOT, MountFlags::NOSUID | MountFlags::NODEV, "mode=755")?;
     for (kind, name, data) in [("sysfs", "sys", ""), ("devtmpfs", "dev", "mode=755")] {
         pseudo(kind, &format!("{NEW_ROOT}/{name}"), data)?;
@@ -53,7 +55,8 @@ pub fn prepare() -> Result<(), Error> {
     rustix::process::chroot(".").at("change the root to", NEW_ROOT)?;
     // The runtime hands its controllers down.
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount_at("cgroup2", "/sys/fs/cgroup", flags, "")
+    mount_at("cgroup2", "/sys/fs/cgroup", flags, "")?;
+    Ok(late)
 }
 
 /// The kernel's limit for its first process is less than what services give to theirs.

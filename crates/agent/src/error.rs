@@ -20,6 +20,11 @@ pub enum Error {
     /// A disk or port did not appear.
     #[error("guest: no {0} appeared; does the kernel have its driver?")]
     Missing(String),
+    /// Memory that comes needs a driver.
+    #[error(
+        "the guest's kernel has no driver for memory that comes while it runs (CONFIG_VIRTIO_MEM, CONFIG_MEMORY_HOTPLUG): stop the instance, update it, start it"
+    )]
+    NoGrowth,
     /// A network device cannot be set up.
     #[error("guest: {0}")]
     Network(#[from] proa_network::Error),

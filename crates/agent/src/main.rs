@@ -15,6 +15,7 @@ mod adopt;
 mod boot;
 mod configure;
 mod error;
+mod expand;
 mod serve;
 
 use std::ffi::OsStr;
@@ -48,9 +49,9 @@ fn main() {
 }
 
 fn run() -> Result<(), Error> {
-    boot::prepare()?;
+    let late = boot::prepare()?;
     let port = boot::open_port()?;
-    serve::run(port)
+    serve::run(port, late)
 }
 
 /// Writes a line to the guest's console, which the monitor keeps for failures.

@@ -3,6 +3,7 @@
 //! ```text
 //!   Waiting ─Prepare─▶ Waiting ──Configure──▶ Serving ──Shutdown──▶ return      (the port's end, or bytes that are no frame: return)
 //!                                             Serving ─Plug, Unplug─▶ Serving: network devices of the instance come and go
+//!                                             Serving ─Expand─▶ Serving: memory and CPUs that have come are taken
 //!                                             Serving ─Freeze─▶ Frozen ─Thaw─▶ Serving
 //!                                                               Frozen ─Adopt─▶ Frozen ─Start─▶ Serving: in a copy of the guest
 //! ```
@@ -29,6 +30,7 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 use crate::adopt::adopt;
 use crate::configure::{self, Prepared};
 use crate::error::{At, Error};
+use crate::expand::{LateModules, expand};
 
 /// The agent's own channel.
 const AGENT: u32 = 0;
@@ -63,6 +65,7 @@ struct Guest {
     frozen: bool,
     /// When orphans that have ended are reaped, if any may have.
     orphans: Option<Instant>,
+    late: LateModules,
 }
 
 impl Guest {
@@ -87,11 +90,11 @@ impl Guest {
 }
 
 /// Serves until the end.
-pub fn run(port: File) -> Result<(), Error> {
+pub fn run(port: File, late: LateModules) -> Result<(), Error> {
     let children =
         SignalFd::new(&[rustix::process::Signal::CHILD.as_raw()]).at("watch", "child processes")?;
     let mut link = Link { port, decoder: Decoder::new(), outgoing: Vec::new(), sent: 0, ended: false };
-    let mut guest = Guest::default();
+    let mut guest = Guest { late, ..Guest::default() };
     while !link.ended {
         let events = wait(&link, &children, &guest)?;
         for (token, flags) in events {
@@ -182,6 +185,7 @@ fn request_of(request: Request, link: &mut Link, guest: &mut Guest) {
         }
         (Request::Plug { device, interface }, Some(_)) => configure::plug(device, &interface),
         (Request::Unplug { device, interface }, Some(_)) => configure::unplug(device, &interface),
+        (Request::Expand { memory, cpus }, Some(_)) => expand(memory, cpus, &guest.late),
         (Request::Freeze, Some(supervisor)) if !guest.frozen => freeze(supervisor, link, &mut guest.frozen),
         (Request::Thaw, Some(supervisor)) if guest.frozen => {
             guest.frozen = false;

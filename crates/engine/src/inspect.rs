@@ -136,7 +136,7 @@ impl Engine {
 fn state(instance: &Instance) -> Value {
     let state = &instance.state;
     let live = instance.is_live();
-    json!({
+    let mut told = json!({
         "Status": status_word(state.status),
         "Running": live,
         "Paused": state.status == Status::Paused,
@@ -149,7 +149,11 @@ fn state(instance: &Instance) -> Value {
         "Error": state.error,
         "StartedAt": rfc3339_or_zero(state.started_ns),
         "FinishedAt": rfc3339_or_zero(state.finished_ns),
-    })
+    });
+    if live && !state.vmm_cgroup.is_empty() {
+        told["VmmCgroup"] = json!(state.vmm_cgroup);
+    }
+    told
 }
 
 fn host_config(instance: &Instance, config: &InstanceConfig) -> Value {

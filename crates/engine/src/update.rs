@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   record ─ merge, by Docker's rules ─▶ new host configuration ─▶ resources
-//!     live?  Request::Update ─▶ monitor ─▶ supervisor ─▶ cgroup, on the host or in the guest
+//!     live?  Request::Update ─▶ monitor ─▶ supervisor ─▶ cgroup, on the host or in the guest,
+//!            whose memory and CPUs follow, as far as they can
 //!     then   instance.json and the row
 //! ```
 //!
@@ -10,9 +11,9 @@
 //! instance, and the old ones in the record.
 
 use proa_oci::runtime::{Pids, Resources};
-use proa_protocol::instance::{DEFAULT_GUEST_MEMORY, InstanceConfig, IsolationLevel, Status};
+use proa_protocol::instance::{InstanceConfig, IsolationLevel, Status, VmConfig};
 use proa_protocol::life::Restart;
-use proa_protocol::message::Request;
+use proa_protocol::message::{GuestSize, Request};
 
 use crate::config::{HostConfig, RestartPolicy};
 use crate::engine::{Engine, Instance};
@@ -162,8 +163,7 @@ impl Engine {
         let runs = matches!(instance.state.status, Status::Running | Status::Paused);
         let limits = LimitUpdate { restart: None, ..update.clone() } != LimitUpdate::default();
         if runs && limits {
-            check_guest(&config, &new)?;
-            self.connect(instance)?.command(Request::Update(Box::new(told)))?;
+            self.connect(instance)?.command(request(&config, &new, told)?)?;
         }
         resources::replace(
             config.spec.linux_mut().resources.get_or_insert_with(Resources::default),
@@ -178,26 +178,14 @@ impl Engine {
     }
 }
 
-/// A guest that runs has the memory and the CPUs that it was booted with.
-fn check_guest(config: &InstanceConfig, new: &HostConfig) -> Result<()> {
-    if config.isolation != IsolationLevel::Vm {
-        return Ok(());
+/// What the monitor is asked: that of a virtual machine also has the guest fit the limits.
+fn request(config: &InstanceConfig, new: &HostConfig, told: Resources) -> Result<Request> {
+    let resources = Box::new(told);
+    if config.isolation != IsolationLevel::Vm || config.machine.is_some() {
+        return Ok(Request::Update(resources));
     }
-    let wanted = spec::vm_config(new)?;
-    let hint = "a guest has the memory and the CPUs that it was started with: stop it, update it, start it";
-    let has = if config.vm.memory == 0 { DEFAULT_GUEST_MEMORY } else { config.vm.memory };
-    if wanted.memory > has {
-        let message =
-            format!("the guest has {} MiB for the instance and gets no more while it runs", has >> 20);
-        return Err(Error::conflict(message, hint));
-    }
-    if wanted.cpus > config.vm.cpus.max(1) {
-        return Err(Error::conflict(
-            format!("the guest has {} virtual CPUs and gets no more while it runs", config.vm.cpus.max(1)),
-            hint,
-        ));
-    }
-    Ok(())
+    let VmConfig { memory, cpus, .. } = spec::vm_config(new)?;
+    Ok(Request::UpdateGuest { size: GuestSize { memory, cpus }, resources })
 }
 
 #[cfg(test)]

@@ -150,6 +150,14 @@ impl Backend {
         }
     }
 
+    /// Where a VMM is bounded on the host, or why it is not; told once, when that is known.
+    pub fn take_place(&mut self) -> Option<String> {
+        match self {
+            Self::Guest(guest) => guest.take_place(),
+            Self::Local(..) | Self::Machine(_) | Self::Over => None,
+        }
+    }
+
     /// Whether clients must wait before they send more.
     pub fn congested(&self) -> bool {
         match self {
@@ -185,6 +193,19 @@ impl Backend {
             (Self::Local(..), None) | (Self::Over, _) => Err(Error::NotRunning),
             (Self::Guest(guest), _) => guest.change_network(channel, request).map(|()| None),
             (Self::Machine(_), _) => Err(Error::FixedDevices),
+        }
+    }
+
+    /// Gives a virtual machine another size and other limits. The answer is among the frames for the channel.
+    ///
+    /// # Errors
+    /// It is none, or cannot have that.
+    pub fn update_guest(&mut self, channel: u32, request: Request) -> Result<(), Error> {
+        match (self, request) {
+            (Self::Guest(guest), Request::UpdateGuest { size, resources }) => {
+                guest.update(channel, size, resources)
+            }
+            _ => Err(Error::NotRunning),
         }
     }
 

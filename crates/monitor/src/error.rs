@@ -67,6 +67,9 @@ pub enum Error {
     /// Its devices are not those that a copy would be started with.
     #[error("its networks were changed while it runs; restart it first")]
     OtherNetworks,
+    /// Nor are its memory and CPUs.
+    #[error("it was given memory or CPUs while it runs, which a copy would not have; restart it first")]
+    OtherSize,
     /// Only virtual machines are copied as they run.
     #[error("only virtual machines are copied as they run")]
     NoSnapshot,
@@ -107,6 +110,7 @@ impl Error {
             | Self::NotDue
             | Self::Changing
             | Self::OtherNetworks
+            | Self::OtherSize
             | Self::VolumeBusy => ErrorKind::Conflict,
             Self::FixedDevices | Self::NoDevice | Self::NoFiles | Self::NoSnapshot => ErrorKind::Unsupported,
             Self::Network(_)

@@ -15,7 +15,9 @@
 //! Frames may be sent from the start; they follow the configuration on the same stream. What comes back was
 //! written by a guest and is trusted in nothing: the stream ends at the first byte that is no frame.
 
+mod enclosure;
 mod network;
+mod resize;
 mod snapshot;
 
 use std::collections::VecDeque;
@@ -34,7 +36,9 @@ use proa_vm::{Extras, Vm, VmError, VmSpec, plan_shares};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
+use self::enclosure::Enclosing;
 use self::network::Devices;
+use self::resize::Resizing;
 use self::snapshot::{Freezing, take_resume};
 use crate::args::Args;
 use crate::backend::{MONITOR, Stop};
@@ -50,9 +54,6 @@ const AGENT: u32 = 0;
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes that may wait for the guest before clients are no longer read.
 const CONGESTED: usize = 4 * WINDOW as usize;
-
-// The engine, which links no hypervisor, says what a guest has.
-const _: () = assert!(proa_vm::DEFAULT_MEMORY == proa_protocol::instance::DEFAULT_GUEST_MEMORY);
 
 const STREAM_TOKEN: u64 = 0;
 const PROCESS_TOKEN: u64 = 1;
@@ -74,6 +75,7 @@ struct Retry {
 
 /// A guest and its link.
 pub struct Guest {
+    id: String,
     vm: Vm,
     /// To boot it without a template; until its first answer.
     retry: Option<Box<Retry>>,
@@ -89,6 +91,9 @@ pub struct Guest {
     /// The writable disk.
     disk: PathBuf,
     freezing: Option<Box<Freezing>>,
+    resizing: Option<Box<Resizing>>,
+    enclosing: Enclosing,
+    place_told: bool,
 }
 
 impl Guest {
@@ -141,6 +146,7 @@ impl Guest {
             None => Vm::start(&spec, notice)?,
         };
         let mut guest = Self {
+            id: spec.id.clone(),
             phase: Phase::Booting { until: Instant::now() + vm.answer_timeout() },
             retry: None,
             vm,
@@ -153,6 +159,9 @@ impl Guest {
             devices,
             disk: spec.rw_disk.clone(),
             freezing: None,
+            resizing: None,
+            enclosing: Enclosing::Early,
+            place_told: false,
         };
         let told = if guest.vm.has_container() { configure.part() } else { configure.clone() };
         let config = Box::new(told);
@@ -186,6 +195,9 @@ impl Guest {
     pub fn pop(&mut self) -> Option<Frame> {
         while let Some(frame) = self.incoming.pop_front() {
             if frame.channel != AGENT {
+                if self.takes_answer(&frame) {
+                    continue;
+                }
                 return Some(frame);
             }
             if let Some(frame) = self.agent_frame(&frame) {
@@ -215,6 +227,7 @@ impl Guest {
             set.add(STREAM_TOKEN, self.vm.stream().as_fd(), PollFlags::IN | writes);
         }
         set.add(PROCESS_TOKEN, self.vm.pidfd(), PollFlags::IN);
+        self.poll_joiner(set);
     }
 
     /// One of its descriptors is ready.
@@ -224,7 +237,8 @@ impl Guest {
                 self.write();
                 self.read();
             }
-            _ => self.reap(),
+            PROCESS_TOKEN => self.reap(),
+            _ => self.joined(),
         }
     }
 
@@ -232,7 +246,10 @@ impl Guest {
     pub fn timeout(&self) -> Option<Duration> {
         let until = match self.phase {
             Phase::Booting { until } | Phase::Stopping { until } => Some(until),
-            Phase::Serving => self.devices.deadline().or(self.freeze_deadline()),
+            Phase::Serving => {
+                let changes = [self.devices.deadline(), self.freeze_deadline(), self.resize_deadline()];
+                changes.into_iter().chain([self.enclose_deadline()]).flatten().min()
+            }
             Phase::Gone => None,
         };
         until.map(|until| until.saturating_duration_since(Instant::now()))
@@ -252,6 +269,8 @@ impl Guest {
             Phase::Serving => {
                 self.tick_change();
                 self.tick_freeze();
+                self.tick_resize();
+                self.tick_enclosing();
             }
             _ => {}
         }
@@ -296,6 +315,7 @@ impl Guest {
         }
         // The taps go with the VMM.
         self.vm.wait()?;
+        self.open_enclosure()?;
         self.places.withdraw()?;
         Ok(Stop::Done(Remains::new(None, self.places.clone())))
     }
@@ -370,6 +390,7 @@ impl Guest {
     /// It has answered: it works, and is configured or knows why not.
     fn serve(&mut self) {
         self.phase = Phase::Serving;
+        self.enclose_soon();
         self.retry = None;
         if let Some(request) = self.vm.take_template_request() {
             maker::start(&request);

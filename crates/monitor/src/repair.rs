@@ -82,7 +82,7 @@ fn is_again(config: &InstanceConfig, state: &InstanceState) -> bool {
 fn lost(state: InstanceState, again: bool) -> InstanceState {
     let status = if again { Status::Restarting } else { Status::Exited };
     if state.status == Status::Restarting {
-        return InstanceState { status, pid: 0, monitor_pid: 0, ..state };
+        return InstanceState { status, pid: 0, monitor_pid: 0, vmm_cgroup: String::new(), ..state };
     }
     InstanceState {
         status,
@@ -92,6 +92,7 @@ fn lost(state: InstanceState, again: bool) -> InstanceState {
         finished_ns: now_ns(),
         error: "its monitor was killed".into(),
         restart_count: state.restart_count + u32::from(again),
+        vmm_cgroup: String::new(),
         ..state
     }
 }

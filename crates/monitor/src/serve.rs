@@ -251,6 +251,7 @@ impl Server {
             self.backend.tick();
             self.route();
             self.check_health();
+            self.note_place();
             // Whoever hears of something finds it in the journal.
             self.events.flush();
             self.flush_clients();
@@ -441,6 +442,7 @@ impl Server {
             }
             "exec" => self.exec(channel, frame, &request),
             "connect" | "disconnect" => self.change_network(channel, &frame),
+            "update_guest" => self.update_guest(channel, &frame),
             "snapshot" => self.snapshot(channel, &frame),
             // Work on files would make the root, and stand in the start's way.
             "stat" | "changes" | "archive_get" | "archive_put"
@@ -835,6 +837,7 @@ impl Server {
         }
         self.state.pid = 0;
         self.state.monitor_pid = 0;
+        self.state.vmm_cgroup.clear();
     }
 
     fn tell_end(&mut self, channel: u32, outcome: &Outcome) {

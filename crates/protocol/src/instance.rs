@@ -129,9 +129,6 @@ pub struct Layer {
     pub path: PathBuf,
 }
 
-/// Guest memory where the user names none, bytes.
-pub const DEFAULT_GUEST_MEMORY: u64 = 512 * 1024 * 1024;
-
 /// What only a VM has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -208,6 +205,9 @@ pub struct InstanceState {
     /// A user has asked for its end.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
+    /// Of a virtual machine that runs: the cgroup of its VMM on the host, or `none: ` and why it has none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub vmm_cgroup: String,
 }
 
 fn is_zero(count: &u32) -> bool {

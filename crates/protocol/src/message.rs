@@ -9,7 +9,8 @@
 //! | `Abort` | none of its own | the `Exited` of its process |
 //! | `Watch` | none of its own | `Happened`, as often as something does |
 //! | `Prepare`, `Freeze`, `Adopt`, `Snapshot` | `Ok` or `Error` | |
-//! | `Signal`, `Stop`, `Discard`, `Resize`, `Pause`, `Resume`, `Update`, `Rewrite`, `Connect`, `Disconnect`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
+//! | `Update`, `UpdateGuest`, `Expand` | `Ok` or `Error` | |
+//! | `Signal`, `Stop`, `Discard`, `Resize`, `Pause`, `Resume`, `Rewrite`, `Connect`, `Disconnect`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
 //! | `Screenshot` | `Data` frames with a PNG, an empty one last, then `Ok` or `Error` | |
 //! | `Stats`, `Processes`, `Changes`, `Stat` | the like-named response | |
 //! | `ArchiveGet` | `Stat`, then `Data` frames with a tar stream, an empty one last, then `Ok` or `Error` | |
@@ -108,6 +109,21 @@ pub enum Request {
     Resume,
     /// Other limits, those that are named; device rules are not changed.
     Update(Box<Resources>),
+    /// To the monitor of a virtual machine: another size of the guest, as far as that can change while it runs, and other
+    /// limits in it.
+    UpdateGuest {
+        /// What the guest is to have.
+        size: GuestSize,
+        /// As for `Update`.
+        resources: Box<Resources>,
+    },
+    /// To a guest agent: take what has come.
+    Expand {
+        /// There is a new device with memory.
+        memory: bool,
+        /// CPUs that the guest has from now on.
+        cpus: u32,
+    },
     /// To a monitor: one more place in a network.
     Connect(Box<Endpoint>),
     /// To a monitor: the place in this network is given up.
@@ -223,6 +239,16 @@ impl GuestConfig {
         };
         Self { spec, ..self.clone() }
     }
+}
+
+/// What a guest is to have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GuestSize {
+    /// Memory that the program may use, bytes; 0 for what a guest has of which nothing is said.
+    pub memory: u64,
+    /// Virtual CPUs; 0 for one.
+    pub cpus: u32,
 }
 
 /// What the runtime spec has no field for.

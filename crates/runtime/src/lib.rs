@@ -69,7 +69,8 @@ mod user;
 mod view;
 
 pub use cgroup::{
-    OomWatch, SubCgroup, cgroup_path, make_cgroup, remove_leftovers, signal_leftovers, update_scope,
+    Enclosure, OomWatch, SubCgroup, cgroup_path, make_cgroup, remove_leftovers, signal_leftovers,
+    update_scope,
 };
 pub use container::{
     CgroupPolicy, Child, Container, Create, Detach, Existing, Handles, Interfaces, Owners, Part, Rootfs,

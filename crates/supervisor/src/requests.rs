@@ -61,6 +61,8 @@ impl Supervisor {
             | Request::Disconnect { .. }
             | Request::Plug { .. }
             | Request::Unplug { .. }
+            | Request::UpdateGuest { .. }
+            | Request::Expand { .. }
             | Request::Stop { .. }
             | Request::Discard
             | Request::Screenshot

@@ -2,7 +2,7 @@
 //! view of the file system, the descriptors they were given, and no life beyond their parent's.
 //!
 //! ```text
-//!   fork ─▶ session, namespaces ─▶ view: tmpfs, binds, pivot ─▶ user, no new privileges ─▶ descriptors ─▶ exec
+//!   fork ─▶ session, namespaces ─▶ view: tmpfs, binds, pivot ─▶ user, no new privileges ─▶ descriptors ─▶ Landlock ─▶ exec
 //! ```
 //!
 //! All that needs memory is made before the fork: between it and the program's start nothing is allocated, so
@@ -22,8 +22,9 @@ use rustix::io::{Errno, FdFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::process::{Resource, Rlimit, Signal};
 
-use crate::handover;
+use crate::landlock::{Domain, Use};
 use crate::mount::{self, MountAttr, NODEV, NOSUID, RDONLY};
+use crate::{exec, handover};
 
 /// User and groups of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,16 +82,34 @@ pub struct Jail {
     pub no_new_privileges: bool,
     /// What it may have at most.
     pub limits: Vec<(Resource, u64)>,
+    /// Where the kernel has Landlock: beside what the view shows it, whatever it may come to, it has nothing of the file
+    /// system and no TCP, and runs no program but itself. It must forbid new privileges.
+    pub landlock: bool,
 }
 
 impl Jail {
+    fn domain(&self, program: &Path) -> io::Result<Option<Domain>> {
+        if !self.landlock {
+            return Ok(None);
+        }
+        let loader = exec::interpreter(program)?;
+        let entries = self.view.iter().flat_map(|view| &view.entries).filter_map(|entry| match entry {
+            Entry::Bind { source, writable: false, .. } => Some((&**source, Use::Read)),
+            Entry::Bind { source, writable: true, .. } => Some((&**source, Use::Write)),
+            Entry::Device(path) => Some((&**path, Use::Device)),
+            Entry::Link { .. } => None,
+        });
+        let runs = [Some(program), loader.as_deref()].into_iter().flatten().map(|path| (path, Use::Run));
+        Domain::new(entries.chain(runs))
+    }
+
     /// Starts `command` in it. The program inherits, beside its standard streams, the descriptors `keep` under
     /// their numbers and no others, is killed when the calling thread ends, and dumps no core.
     ///
     /// # Errors
     /// A step failed; that the program is missing, or a source of the view, is `NotFound`.
     pub fn spawn(&self, mut command: Command, keep: &[BorrowedFd]) -> io::Result<Child> {
-        let mut prepared = Prepared::new(self, keep)?;
+        let mut prepared = Prepared::new(self, Path::new(command.get_program()), keep)?;
         // SAFETY: `enter` makes system calls on what was prepared, allocates nothing and takes no lock.
         unsafe { command.pre_exec(move || prepared.enter()) };
         command.spawn()
@@ -110,7 +129,7 @@ impl Jail {
         limit: Duration,
     ) -> io::Result<Child> {
         let channel = handover::Channel::new()?;
-        let mut prepared = Prepared::new(self, keep)?;
+        let mut prepared = Prepared::new(self, Path::new(command.get_program()), keep)?;
         prepared.listener_to = Some(channel.child().as_raw_fd());
         // SAFETY: as above.
         unsafe { command.pre_exec(move || prepared.enter()) };
@@ -135,6 +154,7 @@ struct Prepared {
     keep: Vec<RawFd>,
     /// Who is told of the filter that holds the opening of a file.
     listener_to: Option<RawFd>,
+    domain: Option<Domain>,
 }
 
 struct PreparedView {
@@ -153,7 +173,7 @@ enum Step {
 }
 
 impl Prepared {
-    fn new(jail: &Jail, keep: &[BorrowedFd]) -> io::Result<Self> {
+    fn new(jail: &Jail, program: &Path, keep: &[BorrowedFd]) -> io::Result<Self> {
         Ok(Self {
             parent: Some(rustix::process::getpid()),
             identity: jail.identity.as_ref().map(|who| (who.id, who.groups.clone())),
@@ -163,6 +183,7 @@ impl Prepared {
             limits: jail.limits.clone(),
             keep: keep.iter().map(AsRawFd::as_raw_fd).collect(),
             listener_to: None,
+            domain: jail.domain(program)?,
         })
     }
 
@@ -197,7 +218,7 @@ impl Prepared {
             // SAFETY: as above; the parent holds it until the program runs.
             handover::prepare_child(unsafe { BorrowedFd::borrow_raw(socket) })?;
         }
-        Ok(())
+        self.domain.as_ref().map_or(Ok(()), Domain::enter)
     }
 }
 
@@ -457,6 +478,39 @@ mod tests {
         let jail = Jail { namespaces: NEW_MOUNTS, view: Some(view), ..Jail::default() };
         let error = jail.spawn(Command::new("/bin/true"), &[]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn in_its_domain_it_has_what_it_is_shown_and_runs_nothing_else() {
+        let scratch = tempdir("domain");
+        std::fs::write(scratch.join("shown"), "seen").unwrap();
+        std::fs::write(scratch.join("hidden"), "not seen").unwrap();
+        let mut entries = system_entries();
+        entries.push(Entry::Bind { source: scratch.join("shown"), target: "shown".into(), writable: false });
+        // The rest of the host stays in sight, as it would for who has broken out of a view.
+        let at = scratch.join("at");
+        std::fs::create_dir(&at).unwrap();
+        let view = View { at, entries, root: false };
+        let jail = Jail {
+            namespaces: NEW_MOUNTS,
+            view: Some(view),
+            no_new_privileges: true,
+            landlock: true,
+            ..Jail::default()
+        };
+        let place = scratch.display();
+        let script = format!(
+            "read line < {place}/shown; echo $line; read other < {place}/hidden || echo kept; \
+             echo x > {place}/made || echo none; /bin/true || echo refused; echo y > {place}/shown || echo whole"
+        );
+        let text = output(&jail, &script, &[]);
+        if crate::landlock::abi() > 0 {
+            let words: Vec<&str> = text.lines().filter(|line| !line.contains(':')).collect();
+            assert_eq!(words, ["seen", "kept", "none", "refused", "whole"], "{text}");
+        } else {
+            assert!(text.starts_with("seen\n"), "{text}");
+        }
+        std::fs::remove_dir_all(scratch).unwrap();
     }
 
     fn tempdir(name: &str) -> PathBuf {

@@ -119,6 +119,14 @@ pub enum VmError {
         "a virtual machine with volumes, --no-template or --kernel-arg cannot be copied as it runs: run it without"
     )]
     NoGround,
+    /// More memory than can come to a machine that runs.
+    #[error(
+        "a virtual machine that was started with its memory can have {most} MiB for the instance while it runs; stop it, update it, start it"
+    )]
+    TooMuch {
+        /// MiB.
+        most: u64,
+    },
     /// Memory or CPUs that no guest can have.
     #[error("{0}")]
     BadShape(String),

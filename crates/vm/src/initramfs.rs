@@ -1,4 +1,5 @@
-//! The guest's first files: the agent as `/init`, and the modules it loads, in the order of their names.
+//! The guest's first files: the agent as `/init`, and the modules it loads, in the order of their names: those in `/modules`
+//! at once, those in `/late` when they are needed.
 //!
 //! The image is not compressed: under software emulation unpacking costs more than reading.
 
@@ -11,7 +12,7 @@ use crate::store::{Store, identity, key_of};
 use crate::{VmError, VmSpec};
 
 /// Changes when the layout of the image changes.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 /// Images kept; each agent and each kernel needs its own.
 const KEPT: usize = 8;
 
@@ -58,7 +59,7 @@ fn identify(path: &Path) -> Result<String, VmError> {
 fn build(kernel: &Kernel, spec: &VmSpec) -> Result<Vec<u8>, VmError> {
     let load = |path: &Path| fs::read(path).map_err(VmError::io(path));
     let mut archive = Archive::new();
-    for directory in ["dev", "proc", "newroot", "modules"] {
+    for directory in ["dev", "proc", "newroot", "modules", "late"] {
         archive.directory(directory);
     }
     archive.character_device("dev/console", 5, 1);
@@ -66,8 +67,11 @@ fn build(kernel: &Kernel, spec: &VmSpec) -> Result<Vec<u8>, VmError> {
     for (path, target) in &spec.extras.files {
         archive.file(target, 0o755, &load(path)?);
     }
-    for (number, (name, path)) in kernel.modules(!spec.shares.is_empty()).into_iter().enumerate() {
-        archive.file(&format!("modules/{number:02}-{name}.ko"), 0o644, &load(&path)?);
+    let modules = [("modules", kernel.modules(!spec.shares.is_empty())), ("late", kernel.late_modules())];
+    for (directory, modules) in modules {
+        for (number, (name, path)) in modules.into_iter().enumerate() {
+            archive.file(&format!("{directory}/{number:02}-{name}.ko"), 0o644, &load(&path)?);
+        }
     }
     Ok(archive.finish())
 }

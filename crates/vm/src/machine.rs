@@ -18,6 +18,7 @@ use crate::initramfs;
 use crate::kernel::Kernel;
 use crate::qemu::{MAX_DEVICES, OWN_DEVICES, Qemu};
 use crate::qmp::Qmp;
+use crate::resize::Size;
 use crate::share::Share;
 use crate::snapshot::Ground;
 use crate::store::Store;
@@ -74,6 +75,18 @@ pub(crate) struct Machine {
     pub errors: OwnedFd,
     /// How it comes to life.
     pub origin: Origin,
+}
+
+impl Machine {
+    /// Emulated guests of one CPU do without.
+    pub fn has_acpi(&self) -> bool {
+        self.cpus > 1 || matches!(self.accelerator, Accelerator::Kvm { .. })
+    }
+
+    /// CPUs that it can have one day: it hears of new ones by ACPI, and each takes memory of it before it is there.
+    pub fn possible_cpus(&self) -> u32 {
+        if self.has_acpi() { self.cpus * 2 } else { self.cpus }
+    }
 }
 
 /// How a machine comes to life.
@@ -269,6 +282,8 @@ pub struct Vm {
     pub(crate) control: Qmp,
     /// Network devices that it was started with; what follows them is spare.
     wired: usize,
+    /// Memory and CPUs, those that came while it runs among them.
+    pub(crate) size: Size,
     /// What it can be captured against.
     pub(crate) ground: Option<Ground>,
 }
@@ -588,7 +603,8 @@ impl<'spec> Launch<'spec> {
             origin,
         };
         let vmm = qemu.launch(&machine).map_err(|error| logs.add_to(error))?;
-        Ok(Vm { stream, vmm, servers, logs, clone, wanted: None, control, wired: spec.taps.len(), ground })
+        let (wired, size) = (spec.taps.len(), Size::of(&machine));
+        Ok(Vm { stream, vmm, servers, logs, clone, wanted: None, control, wired, size, ground })
     }
 }
 

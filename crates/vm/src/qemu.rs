@@ -6,12 +6,17 @@
 //! one CPU does without, which saves a sixth of its boot (and costs an idle guest one percent of a CPU, since it has
 //! the oldest of timers).
 //!
+//! What comes while it runs needs no more of a start than places for it: addresses above the memory, a bridge without
+//! devices at which memory comes (the board's own bus takes none), and, where there is ACPI to tell of them, CPUs that
+//! are not there ([`crate::resize`]).
+//!
 //! A spare network device is wired to a hub of QEMU's with no other port; a network that comes while the guest runs
 //! gets a tap at that hub. The guest sees nothing of that, so nothing needs its consent.
 //!
 //! QEMU runs as a user of its own that owns nothing, without capabilities, in namespaces where the file system
 //! holds its program, the kernel and the initramfs, read-only. Disks and sockets reach it as open descriptors. Its
-//! own system call filter is on.
+//! own system call filter is on, and where the kernel has Landlock, it has no more of files than that either, should it find
+//! its way out of its root, and no TCP, and runs no other program.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -25,7 +30,7 @@ use rustix::thread::UnshareFlags;
 
 use crate::accelerator::Accelerator;
 use crate::machine::{Disk, Helper, Hypervisor, Machine, Origin};
-use crate::{SPARE_DEVICES, VmError, user};
+use crate::{SPARE_DEVICES, VmError, resize, user};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PLACES: &[&str] =
@@ -46,8 +51,8 @@ const SLOTS: usize = 30;
 pub(crate) const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 /// Everything a guest may have: disks, shares, network devices and the serial port.
 pub(crate) const MAX_DEVICES: usize = FUNCTIONS * SLOTS;
-/// Those of them that every guest has: the serial port, the balloon and the writable disk.
-pub(crate) const OWN_DEVICES: usize = 3;
+/// Those of them that every guest has: the serial port, the bridge, the balloon and the writable disk.
+pub(crate) const OWN_DEVICES: usize = 4;
 /// Size of a place for a disk, bytes. A clone believes that the disk in it is as large; it reads no more of it than
 /// its file system says, and where it does, QEMU reports an error.
 const PLACE: u64 = 8 << 40;
@@ -57,12 +62,16 @@ const OWN_ADDRESSES: u64 = 4 << 30;
 const OWN_BYTES: u64 = 1 << 30;
 /// Threads of its user, which are those of one VMM, or for ordinary users of few: one for each CPU and some hundred
 /// that wait for disks.
-const MAX_THREADS: u64 = 1024;
+pub(crate) const MAX_THREADS: u32 = 1024;
 /// Tells the host of the guest's free memory, which is dropped then; it is never inflated. What such memory holds when
 /// it is used again is nobody's promise (in a clone it is what the template has there): a guest whose kernel wants
 /// zeros in it is not offered to say so, and gives nothing back then.
 const BALLOON: &str =
     "virtio-balloon-pci,id=balloon,free-page-reporting=on,page-poison=off,disable-legacy=on";
+/// An empty bus. It shares its slot, and so its line for interrupts, with the serial port, which the firmware has told the
+/// guest of: without ACPI, the agent finds that of a new device in this way. The standard hot-plug controller, for which our
+/// guests have no driver, has the firmware keep addresses for the bus; nothing of it is ever pressed.
+const BRIDGE: &str = "pci-bridge,id=bridge,chassis_nr=1,shpc=on,msi=off";
 /// Memory for translated code under emulation, MiB. More is not used by what runs for less than hours.
 const TRANSLATIONS: u32 = 256;
 
@@ -106,7 +115,8 @@ impl Qemu {
         }
         let who = user::identity(&machine.id, &machine.accelerator)?;
         let disks = machine.disks.iter().filter_map(|disk| disk.file.as_ref());
-        let limits = limits(machine.memory, disks)?;
+        // A limit cannot be raised by who may not do everything, as an ordinary user: so it has room for what may come.
+        let limits = limits(machine.memory + resize::most_added(machine.memory), disks)?;
         Ok(Jail { limits, ..self.jail_with(&machine.run_dir, who, shown) })
     }
 
@@ -127,6 +137,7 @@ impl Qemu {
             view: Some(View { at: at.to_owned(), entries, root: true }),
             no_new_privileges: true,
             limits: Vec::new(),
+            landlock: true,
         }
     }
 }
@@ -143,7 +154,11 @@ pub(crate) fn limits<'a, F: AsFd + 'a>(
         largest = largest.max(u64::try_from(length).unwrap_or(0));
     }
     let file = (Resource::Fsize, largest.saturating_add(OWN_BYTES));
-    Ok(vec![(Resource::As, memory.saturating_add(OWN_ADDRESSES)), (Resource::Nproc, MAX_THREADS), file])
+    Ok(vec![
+        (Resource::As, memory.saturating_add(OWN_ADDRESSES)),
+        (Resource::Nproc, MAX_THREADS.into()),
+        file,
+    ])
 }
 
 impl Hypervisor for Qemu {
@@ -206,6 +221,7 @@ fn arguments(machine: &Machine) -> Vec<String> {
     line.add("-chardev", format!("socket,id=agent,fd={}", machine.agent.as_raw_fd()));
     // Two ports instead of 31: the guest sets up two queues for each.
     line.device("virtio-serial-pci,id=ports,max_ports=2,disable-legacy=on");
+    line.device(BRIDGE);
     line.add("-device", "virtserialport,bus=ports.0,nr=1,chardev=agent,name=proa");
     line.device(BALLOON);
     for disk in &machine.disks {
@@ -282,8 +298,10 @@ fn add_board(line: &mut CommandLine, machine: &Machine) {
         board.push_str(",suppress-vmdesc=on");
     }
     line.add("-machine", board);
-    line.add("-m", format!("{}K", size / 1024));
-    line.add("-smp", machine.cpus.to_string());
+    // Who puts what comes on that bus is the agent, with or without ACPI.
+    line.add("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off");
+    line.add("-m", format!("{}K,maxmem={}K", size / 1024, (size + resize::places(size)) / 1024));
+    line.add("-smp", format!("{},maxcpus={}", machine.cpus, machine.possible_cpus()));
     accelerate(line, &machine.accelerator, machine.cpus);
 }
 
@@ -334,11 +352,18 @@ fn kernel_command_line(machine: &Machine) -> String {
     if machine.cpus == 1 {
         words.push("noreplace-smp".to_owned());
     }
+    if machine.has_acpi() {
+        // ACPI tells of places for memory beyond what some devices reach, none of which it has: no buffers for those.
+        words.push("swiotlb=noforce".to_owned());
+    }
     if let Accelerator::Emulation { tsc_khz } = machine.accelerator {
         // Calibration against emulated timers is slow, wrong, and on a busy host sometimes endless. The counter
         // is the host's own, which is the same on all its CPUs.
         words.push(format!("tsc_early_khz={tsc_khz} tsc=reliable no_timer_check"));
-        if machine.cpus == 1 {
+        if machine.has_acpi() {
+            // Nor measured anew for a CPU that comes; delays go by the counter.
+            words.push(format!("lpj={}", tsc_khz * 4));
+        } else {
             words.push("acpi=off".to_owned());
         }
     }

@@ -20,6 +20,7 @@ mod network;
 mod oracle;
 mod parity;
 mod policy;
+mod resize;
 mod rootless;
 mod rootless_network;
 mod rootless_vm;

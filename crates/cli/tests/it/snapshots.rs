@@ -16,13 +16,13 @@ const PAGE: u64 = 4096;
 const COUNT: &str = "n=0; while :; do n=$((n+1)); echo $n > /count; sleep 0.1; done";
 
 /// A virtual machine that runs.
-fn start(proa: &Proa, name: &str, options: &[&str], script: &str) {
+pub fn start(proa: &Proa, name: &str, options: &[&str], script: &str) {
     let run = ["run", "-d", "--isolation", "vm", "--name", name];
     proa.ok(&[&run[..], options, &["busybox", "sh", "-c", script]].concat());
 }
 
 /// The same from a template: the first of a host boots, and has one made.
-fn start_clone(proa: &Proa, name: &str) {
+pub fn start_clone(proa: &Proa, name: &str) {
     proa.wait_for("a start from a template", || {
         start(proa, name, &[], COUNT);
         let line = fs::read_to_string(format!("/proc/{}/cmdline", pid(proa, name))).unwrap();
@@ -34,15 +34,15 @@ fn start_clone(proa: &Proa, name: &str) {
     });
 }
 
-fn pid(proa: &Proa, name: &str) -> u32 {
+pub fn pid(proa: &Proa, name: &str) -> u32 {
     proa.ok(&["inspect", "--format", "{{.State.Pid}}", name]).trim().parse().unwrap()
 }
 
-fn ask(proa: &Proa, name: &str, script: &str) -> String {
+pub fn ask(proa: &Proa, name: &str, script: &str) -> String {
     proa.ok(&["exec", name, "sh", "-c", script]).trim().to_owned()
 }
 
-fn refused(proa: &Proa, arguments: &[&str]) -> String {
+pub fn refused(proa: &Proa, arguments: &[&str]) -> String {
     let Output { code, stdout, stderr } = proa.run(arguments);
     assert!(code != 0 && stdout.is_empty(), "{arguments:?}: {code} {stdout} {stderr}");
     stderr

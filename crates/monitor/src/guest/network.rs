@@ -108,7 +108,7 @@ impl Guest {
         if !matches!(self.phase, Phase::Serving) {
             return Err(Error::NotRunning);
         }
-        if self.devices.change.is_some() || self.freezing.is_some() {
+        if self.devices.change.is_some() || self.freezing.is_some() || self.resizing.is_some() {
             return Err(Error::Changing);
         }
         match request {
@@ -163,6 +163,8 @@ impl Guest {
             self.devices.late -= 1;
         } else if self.freezing.is_some() {
             self.agent_has_frozen(Some(answer));
+        } else if self.is_expanding() {
+            self.agent_has_expanded(answer);
         } else {
             self.finish_change(Some(answer));
         }

@@ -50,8 +50,11 @@ impl Guest {
         if !matches!(self.phase, Phase::Serving) {
             return Err(Error::NotRunning);
         }
-        if self.freezing.is_some() || self.devices.deadline().is_some() {
+        if self.freezing.is_some() || self.resizing.is_some() || self.devices.deadline().is_some() {
             return Err(Error::Changing);
+        }
+        if self.vm.is_resized() {
+            return Err(Error::OtherSize);
         }
         if !self.devices.are_as_at_start() {
             return Err(Error::OtherNetworks);

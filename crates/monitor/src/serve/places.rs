@@ -3,7 +3,7 @@
 use proa_protocol::frame::Frame;
 use proa_protocol::message::{ErrorKind, Request, Response};
 
-use super::Server;
+use super::{Phase, Server};
 use crate::network::Remains;
 
 impl Server {
@@ -18,6 +18,29 @@ impl Server {
             Err(error) => Response::error(ErrorKind::InvalidInput, error.to_string()),
         };
         self.answer(channel, &answer);
+    }
+
+    /// Notes where a VMM is bounded, for whoever looks at the instance.
+    pub(super) fn note_place(&mut self) {
+        if !matches!(self.phase, Phase::Running) {
+            return;
+        }
+        if let Some(place) = self.backend.take_place() {
+            self.state.vmm_cgroup = place;
+            // What cannot be written now is written with the next change.
+            let _ = self.record.write_state(&self.state);
+        }
+    }
+
+    /// Another size of a guest.
+    pub(super) fn update_guest(&mut self, channel: u32, frame: &Frame) {
+        let asked = match Request::parse(&frame.payload) {
+            Ok(request) => self.backend.update_guest(channel, request),
+            Err(error) => return self.refuse(channel, ErrorKind::InvalidInput, error.to_string()),
+        };
+        if let Err(error) = asked {
+            self.answer(channel, &error.response());
+        }
     }
 
     /// A copy of it as it runs.

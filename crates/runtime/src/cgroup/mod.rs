@@ -14,6 +14,7 @@ mod below;
 mod convert;
 mod delegated;
 mod devices;
+mod enclosure;
 mod leftovers;
 mod oom;
 mod systemd;
@@ -22,6 +23,7 @@ mod v2;
 
 pub(crate) use below::Below;
 pub use below::SubCgroup;
+pub use enclosure::Enclosure;
 pub use leftovers::{remove_leftovers, signal_leftovers};
 pub use oom::OomWatch;
 pub use systemd::update_scope;

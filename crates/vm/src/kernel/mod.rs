@@ -34,7 +34,7 @@ use proa_protocol::kernel::name_of;
 
 /// Changes when what is kept of a kernel changes. It is part of each name, so that two versions of this program
 /// that share a store do not take each other's work for their own; a newer one clears what older ones have made.
-const FORMAT: &str = "4";
+const FORMAT: &str = "5";
 /// Drivers and file systems without which a guest cannot work, in the order they are wanted at boot.
 const NEEDED: &[&str] =
     &["virtio_pci", "virtio_console", "virtio_blk", "virtio_net", "erofs", "overlay", "ext4"];
@@ -42,6 +42,8 @@ const NEEDED: &[&str] =
 const HELPFUL: &[&str] = &["crc32c_generic"];
 /// What gives the host back the memory that is free in the guest.
 const GIVING: &[&str] = &["virtio_balloon"];
+/// What memory needs that comes while a guest runs; loaded when some comes.
+const GROWING: &[&str] = &["virtio_mem"];
 /// What shares need on top.
 const SHARING: &[&str] = &["fuse", "virtiofs"];
 
@@ -64,6 +66,14 @@ struct Info {
     release: String,
     modules: Vec<String>,
     share_modules: Vec<String>,
+    late_modules: Vec<String>,
+}
+
+/// The modules of a kernel, by who needs them and when.
+struct Picked {
+    needed: Vec<Module>,
+    sharing: Vec<Module>,
+    late: Vec<Module>,
 }
 
 /// Modules beside those of every guest, and the part of a kernel's key that tells of them.
@@ -144,7 +154,15 @@ impl Kernel {
     /// Names and files of the modules to load, in order.
     pub fn modules(&self, sharing: bool) -> Vec<(String, PathBuf)> {
         let more: &[String] = if sharing { &self.info.share_modules } else { &[] };
-        let names = self.info.modules.iter().chain(more);
+        self.files(self.info.modules.iter().chain(more))
+    }
+
+    /// The same of those that are loaded when they are needed.
+    pub fn late_modules(&self) -> Vec<(String, PathBuf)> {
+        self.files(self.info.late_modules.iter())
+    }
+
+    fn files<'a>(&self, names: impl Iterator<Item = &'a String>) -> Vec<(String, PathBuf)> {
         names.map(|name| (name.clone(), self.directory.join("modules").join(name))).collect()
     }
 
@@ -194,7 +212,7 @@ impl Kernel {
             return Ok(kernel);
         }
         let image = image::read(&candidate.image)?;
-        let (needed, sharing) = candidate.pick_modules(&image.release, more)?;
+        let Picked { needed, sharing, late } = candidate.pick_modules(&image.release, more)?;
         let directory = directory(store, &candidate.key);
         let partial = store.partial(lock, &directory);
         let modules = partial.join("modules");
@@ -207,8 +225,9 @@ impl Kernel {
             release: image.release,
             modules: names(&needed),
             share_modules: names(&sharing),
+            late_modules: names(&late),
         };
-        for module in needed.iter().chain(&sharing) {
+        for module in needed.iter().chain(&sharing).chain(&late) {
             let path = modules.join(&module.name);
             fs::write(&path, &module.bytes).map_err(VmError::io(&path))?;
         }
@@ -250,12 +269,11 @@ impl Candidate {
         self
     }
 
-    /// The modules for every guest, and those that only shares need.
-    fn pick_modules(&self, release: &str, more: &More) -> Result<(Vec<Module>, Vec<Module>), VmError> {
+    fn pick_modules(&self, release: &str, more: &More) -> Result<Picked, VmError> {
         let mut directories = self.module_roots.iter().map(|root| root.join(release));
         let Some(directory) = directories.find(|path| path.join("modules.builtin").exists()) else {
             // A kernel with everything built in has none; what it lacks, the agent will tell.
-            return Ok((Vec::new(), Vec::new()));
+            return Ok(Picked { needed: Vec::new(), sharing: Vec::new(), late: Vec::new() });
         };
         let modules = Modules::read(&directory)?;
         if let Some(driver) = modules.missing(NEEDED) {
@@ -269,9 +287,13 @@ impl Candidate {
         let wanted = [HELPFUL, NEEDED, GIVING, &more].concat();
         let keep = insists_on_signatures(&directory, &self.image, release);
         let needed = modules.load_order(&wanted, keep)?;
-        let mut sharing = modules.load_order(SHARING, keep)?;
-        sharing.retain(|module| !needed.iter().any(|other| other.name == module.name));
-        Ok((needed, sharing))
+        let beside = |names: &[&str]| -> Result<Vec<Module>, VmError> {
+            let mut more = modules.load_order(names, keep)?;
+            more.retain(|module| !needed.iter().any(|other| other.name == module.name));
+            Ok(more)
+        };
+        let (sharing, late) = (beside(SHARING)?, beside(GROWING)?);
+        Ok(Picked { needed, sharing, late })
     }
 }
 

@@ -41,7 +41,7 @@ pub use pack::pack;
 pub use resume::check;
 
 /// Changes when snapshots made before cannot be used any more.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Bytes of a page, of memory as of disks.
 const PAGE: usize = 4096;
 /// Files of a snapshot beside those that [`proa_protocol::snapshot`] names.

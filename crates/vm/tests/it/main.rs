@@ -6,5 +6,6 @@ mod fixture;
 mod hostile;
 mod jail;
 mod life;
+mod resize;
 mod shares;
 mod templates;

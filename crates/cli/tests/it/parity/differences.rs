@@ -5,8 +5,7 @@ use super::{Bed, at_both_levels};
 at_both_levels!(
     words_for_the_kernel,
     a_boot_without_a_template,
-    a_size_of_the_writable_layer;
-    more_than_it_was_started_with;
+    a_size_of_the_writable_layer;;
     the_hosts_network,
     the_network_of_another_instance,
     devices_of_the_host,
@@ -73,19 +72,4 @@ fn rules_for_devices(bed: &Bed) {
 fn chosen_cpus(bed: &Bed) {
     let seen = only_at(bed, "container", &["--cpuset-cpus", "0"], &["nproc"]);
     assert!(seen.is_none_or(|count| count == "1"));
-}
-
-fn more_than_it_was_started_with(bed: &Bed) {
-    bed.detach("grown", &["-m", "64m", "--cpus", "0.5"], &["sleep", "1000"]);
-    for flags in [["-m", "100m"], ["--cpus", "1.5"]] {
-        let output = bed.proa(&[&["update"][..], &flags, &["grown"]].concat());
-        if bed.is_vm() {
-            bed.lacks(&output);
-        } else {
-            assert_eq!(output.code, 0, "{output:?}");
-        }
-    }
-    let limit = bed.ok(&["stats", "--no-stream", "--format", "{{.MemUsage}}", "grown"]);
-    assert!(limit.ends_with(if bed.is_vm() { "/ 64MiB" } else { "/ 100MiB" }), "{limit}");
-    bed.ok(&["rm", "-f", "grown"]);
 }

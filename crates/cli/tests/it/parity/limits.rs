@@ -2,7 +2,7 @@
 
 use super::{Bed, at_both_levels};
 
-at_both_levels!(rlimits, malformed; memory, out_of_memory, tasks, stats, update; block_devices);
+at_both_levels!(rlimits, malformed; memory, out_of_memory, tasks, stats, update, growing; block_devices);
 
 fn memory(bed: &Bed) {
     let read = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null; true";
@@ -106,6 +106,31 @@ fn update(bed: &Bed) {
     bed.ok(&["start", "changed"]);
     assert!(seen().starts_with(&(64 << 20).to_string()));
     bed.ok(&["rm", "-f", "changed"]);
+}
+
+/// Memory and CPUs go up and down while it runs, and what was asked for last is in force, now and after a restart.
+fn growing(bed: &Bed) {
+    bed.detach("grown", &["-m", "64m", "--cpus", "0.5"], &["sleep", "1000"]);
+    let limit = || bed.ok(&["stats", "--no-stream", "--format", "{{.MemUsage}}", "grown"]);
+    let fills = || bed.proa(&["exec", "grown", "dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"]);
+    assert!(limit().ends_with("/ 64MiB") && fills().code != 0);
+    bed.ok(&["update", "-m", "300m", "--memory-swap", "300m", "grown"]);
+    assert!(limit().ends_with("/ 300MiB"), "{}", limit());
+    let filled = fills();
+    assert_eq!(filled.code, 0, "{filled:?}");
+    bed.ok(&["update", "-m", "64m", "--memory-swap", "64m", "grown"]);
+    assert!(limit().ends_with("/ 64MiB") && fills().code != 0);
+    // CPUs that cannot come at once come with the next start, and that is said.
+    let more = bed.proa(&["update", "--cpus", "1.5", "-m", "128m", "--memory-swap", "128m", "grown"]);
+    assert!(more.code == 0 && more.stderr.contains("1 of 2") == bed.is_vm(), "{more:?}");
+    bed.ok(&["restart", "-t", "0", "grown"]);
+    assert!(limit().ends_with("/ 128MiB"), "{}", limit());
+    if bed.is_vm() {
+        assert_eq!(bed.ok(&["exec", "grown", "nproc"]), "2");
+    }
+    let format = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}";
+    assert_eq!(bed.ok(&["inspect", "--format", format, "grown"]), format!("{} 1500000000", 128 << 20));
+    bed.ok(&["rm", "-f", "grown"]);
 }
 
 /// On cgroup v1 an instance that nothing limits joins its cgroup late: an update joins it at once.
