@@ -35,6 +35,7 @@ mod record;
 mod repair;
 mod restart;
 mod serve;
+mod shared;
 mod volumes;
 
 use std::ffi::OsString;

@@ -90,6 +90,7 @@ impl Cgroup {
         let none = Resources::default();
         let resources = wanted.linux.resources.as_ref().unwrap_or(&none);
         let limited = is_limited(resources);
+        let needed = limited || wanted.policy == CgroupPolicy::Required;
         if wanted.policy == CgroupPolicy::Disabled {
             return if limited {
                 Err(Error::unsupported("limits need cgroups, which are disabled"))
@@ -102,14 +103,14 @@ impl Cgroup {
         }
         let path = relative_path(wanted.id, wanted.linux.cgroups_path.as_deref())?;
         if !userns::is_initial() {
-            return Self::create_delegated(&path, resources, limited, warnings);
+            return Self::create_delegated(&path, resources, [limited, needed], warnings);
         }
         if is_unified(Path::new(MOUNT)) {
             return v2::Cgroup::create(Path::new(MOUNT), &path, resources, limited, warnings).map(Self::V2);
         }
-        match v1::Cgroup::create(Path::new(MOUNT), &path, resources, limited || wanted.at_once, warnings)? {
+        match v1::Cgroup::create(Path::new(MOUNT), &path, resources, needed || wanted.at_once, warnings)? {
             Some(cgroup) => Ok(Self::V1(cgroup)),
-            None if limited => Err(Error::unsupported(format!("limits need cgroups, and {MOUNT} has none"))),
+            None if needed => Err(Error::unsupported(format!("limits need cgroups, and {MOUNT} has none"))),
             None => Ok(Self::None),
         }
     }
@@ -187,16 +188,16 @@ impl Cgroup {
         })
     }
 
-    /// For an ordinary user: in what it has been given, or nowhere, as long as nothing is limited.
+    /// For an ordinary user: in what it has been given, or nowhere, as long as it is not needed.
     fn create_delegated(
         path: &Path,
         resources: &Resources,
-        limited: bool,
+        [limited, needed]: [bool; 2],
         warnings: &mut Vec<String>,
     ) -> Result<Self> {
         let dir = match delegated::find() {
             Ok(dir) => dir,
-            Err(why) if limited => return Err(Error::unsupported(why)),
+            Err(why) if needed => return Err(Error::unsupported(why)),
             Err(_) => return Ok(Self::None),
         };
         if limited {
@@ -338,7 +339,7 @@ pub fn cgroup_path(id: &str, spec: &Spec, policy: CgroupPolicy) -> Result<PathBu
     let asked = spec.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref());
     match policy {
         CgroupPolicy::Systemd(address) => systemd::path(id, asked, address),
-        CgroupPolicy::Auto | CgroupPolicy::Disabled => relative_path(id, asked),
+        CgroupPolicy::Auto | CgroupPolicy::Required | CgroupPolicy::Disabled => relative_path(id, asked),
     }
 }
 
