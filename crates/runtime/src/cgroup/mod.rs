@@ -40,6 +40,8 @@ use crate::container::CgroupPolicy;
 use crate::{Error, Result};
 
 const MOUNT: &str = "/sys/fs/cgroup";
+/// In which cgroups are made, where the spec names none.
+const OURS: &str = "proa";
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 
 /// A container's cgroups.
@@ -378,7 +380,8 @@ fn is_unified(mount: &Path) -> bool {
 
 /// The path below a hierarchy's root.
 fn relative_path(id: &str, asked: Option<&str>) -> Result<PathBuf> {
-    let asked = asked.filter(|path| !path.is_empty()).map_or_else(|| format!("proa/{id}"), ToOwned::to_owned);
+    let asked =
+        asked.filter(|path| !path.is_empty()).map_or_else(|| format!("{OURS}/{id}"), ToOwned::to_owned);
     let path = Path::new(asked.trim_start_matches('/'));
     let is_plain = |part| matches!(part, std::path::Component::Normal(_));
     if asked.contains(':') {
@@ -460,16 +463,13 @@ fn make_parents(root: &Path, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes a cgroup directory, those below it, and the parents that are empty then.
+/// Removes a cgroup directory and those below it, and our own parent where that is empty then. Another parent is
+/// somebody's who may have set limits there.
 fn remove_dir(root: &Path, path: &Path) -> Result<()> {
     remove_tree(&root.join(path)).map_err(|errno| Error::at(root.join(path), errno))?;
-    let is_systemds = |dir: &Path| {
-        dir.extension().is_some_and(|kind| kind == "slice") && Path::new("/run/systemd/system").is_dir()
-    };
-    for parent in path.ancestors().skip(1).filter(|part| !part.as_os_str().is_empty()) {
-        if is_systemds(parent) || rustix::fs::rmdir(root.join(parent)).is_err() {
-            break;
-        }
+    if path.parent() == Some(Path::new(OURS)) {
+        // Others may be in it.
+        let _ = rustix::fs::rmdir(root.join(OURS));
     }
     Ok(())
 }
