@@ -1,8 +1,7 @@
 //! The whole root: finding and repairing what a crash left, stopping everything, what takes how much.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use proa_image::Image;
@@ -207,45 +206,18 @@ impl Engine {
         Ok(())
     }
 
-    /// Bytes on disk: images' layers, and instances' writable layers.
+    /// Bytes on disk: of images, instances' writable layers, volumes and templates.
     ///
     /// # Errors
     /// The records cannot be read.
     pub fn disk_usage(&self) -> Result<DiskUsage> {
         let instances = self.instances()?;
-        let store = self.store()?;
-        let images = store.list()?;
-        let mut layers = BTreeSet::new();
-        let mut usage =
-            DiskUsage { images: images.len(), instances: instances.len(), ..DiskUsage::default() };
-        for image in &images {
-            let used = instances.iter().any(|instance| instance.record.image_id == image.id.as_str());
-            usage.images_active += usize::from(used);
-            if !used {
-                usage.images_reclaimable += image.disk_size;
-            }
-            for layer in &image.layers {
-                if layers.insert(layer.path.clone()) {
-                    usage.images_bytes +=
-                        std::fs::metadata(&layer.path).map_or(0, |metadata| metadata.blocks() * 512);
-                }
-            }
-        }
+        let mut usage = DiskUsage { instances: instances.len(), ..DiskUsage::default() };
+        self.add_images(&instances, &mut usage)?;
+        self.add_volumes(&mut usage)?;
         let templates = self.templates()?;
         usage.templates = templates.len();
         usage.templates_bytes = templates.iter().map(|template| template.bytes).sum();
-        let uses = self.db.volume_uses()?;
-        for volume in self.volumes(&VolumeFilters::default())? {
-            let bytes = self.volume_size(&volume);
-            usage.volumes += 1;
-            usage.volumes_bytes += bytes;
-            if uses.contains_key(&volume.name) {
-                usage.volumes_active += 1;
-            } else {
-                usage.volumes_reclaimable += bytes;
-            }
-        }
-        usage.images_reclaimable = usage.images_reclaimable.min(usage.images_bytes);
         for instance in &instances {
             let (own, _) = self.sizes(instance);
             usage.instances_bytes += own;
@@ -257,6 +229,39 @@ impl Engine {
         }
         Ok(usage)
     }
+
+    /// What images have in common is counted once, and is free only when none of them is used.
+    fn add_images(&self, instances: &[Instance], usage: &mut DiskUsage) -> Result<()> {
+        let store = self.store()?;
+        let (mut all, mut used) = (BTreeMap::new(), BTreeMap::new());
+        for image in store.list()? {
+            usage.images += 1;
+            let footprint = store.footprint(&image.id)?;
+            if instances.iter().any(|instance| instance.record.image_id == image.id.as_str()) {
+                usage.images_active += 1;
+                used.extend(footprint.clone());
+            }
+            all.extend(footprint);
+        }
+        usage.images_bytes = all.values().sum();
+        usage.images_reclaimable = usage.images_bytes.saturating_sub(used.values().sum());
+        Ok(())
+    }
+
+    fn add_volumes(&self, usage: &mut DiskUsage) -> Result<()> {
+        let uses = self.db.volume_uses()?;
+        for volume in self.volumes(&VolumeFilters::default())? {
+            let bytes = self.volume_size(&volume);
+            usage.volumes += 1;
+            usage.volumes_bytes += bytes;
+            if uses.contains_key(&volume.name) {
+                usage.volumes_active += 1;
+            } else {
+                usage.volumes_reclaimable += bytes;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Each on its own.
@@ -267,25 +272,22 @@ impl Engine {
     /// The records cannot be read.
     pub fn disk_usage_of_each(&self) -> Result<(Vec<ImageUsage>, Vec<InstanceUsage>)> {
         let instances = self.instances()?;
-        let images = self.store()?.list()?;
-        let mut users = BTreeMap::<&Path, usize>::new();
-        for layer in images.iter().flat_map(|image| &image.layers) {
-            *users.entry(&layer.path).or_default() += 1;
+        let store = self.store()?;
+        let images = store.list()?;
+        let footprints = images.iter().map(|image| store.footprint(&image.id));
+        let footprints = footprints.collect::<proa_image::Result<Vec<_>>>()?;
+        let mut owners = BTreeMap::<&Path, usize>::new();
+        for path in footprints.iter().flat_map(BTreeMap::keys) {
+            *owners.entry(path).or_default() += 1;
         }
-        let usage = |image: &Image| {
-            let (mut shared, mut unique) = (0, 0);
-            for layer in &image.layers {
-                let bytes = std::fs::metadata(&layer.path).map_or(0, |metadata| metadata.blocks() * 512);
-                if users.get(&*layer.path).is_some_and(|users| *users > 1) {
-                    shared += bytes
-                } else {
-                    unique += bytes
-                }
-            }
+        let usage = |(image, footprint): (&Image, &BTreeMap<PathBuf, u64>)| {
+            let is_shared = |path: &Path| owners.get(path).is_some_and(|owners| *owners > 1);
+            let shared = footprint.iter().filter(|(path, _)| is_shared(path)).map(|(_, bytes)| bytes).sum();
+            let unique = footprint.values().sum::<u64>() - shared;
             let used = instances.iter().filter(|instance| instance.record.image_id == image.id.as_str());
             ImageUsage { image: image.clone(), shared, unique, instances: used.count() }
         };
-        let images = images.iter().map(usage).collect();
+        let images = images.iter().zip(&footprints).map(usage).collect();
         let sized = |instance: Instance| InstanceUsage { bytes: self.sizes(&instance).0, instance };
         Ok((images, instances.into_iter().map(sized).collect()))
     }
@@ -296,9 +298,9 @@ impl Engine {
 pub struct ImageUsage {
     /// Which.
     pub image: Image,
-    /// Bytes of layers that other images have as well.
+    /// Bytes that other images have as well.
     pub shared: u64,
-    /// Bytes of the others.
+    /// Bytes that are its own.
     pub unique: u64,
     /// How many instances use it.
     pub instances: usize,
@@ -320,7 +322,7 @@ pub struct DiskUsage {
     pub images: usize,
     /// Of which instances use so many.
     pub images_active: usize,
-    /// Bytes of all layers, each counted once.
+    /// Bytes of all blobs and layers, each counted once.
     pub images_bytes: u64,
     /// Bytes that pruning could free at most.
     pub images_reclaimable: u64,

@@ -56,7 +56,8 @@ impl Accelerator {
         }
     }
 
-    /// The best that works here. That it is not the hardware is said by one line to `notice`.
+    /// The best that works here. That it is not the hardware is said by one line to `notice` when that is found out: once
+    /// for each boot of the host, since `proa info` says it at any time.
     pub fn find(store: &Store, notice: &mut dyn FnMut(String)) -> Result<Self, VmError> {
         let host = describe_host();
         let known = || store.read_json::<Record>(RECORD).filter(|record| record.host == host);
@@ -69,6 +70,7 @@ impl Accelerator {
                     None => {
                         let record = Record::probe(host.clone());
                         store.write_json(&lock, &store.path(RECORD), &record)?;
+                        record.announce(notice);
                         record
                     }
                 }
@@ -76,10 +78,7 @@ impl Accelerator {
         };
         Ok(match record.unusable {
             None => Self::Kvm { group: record.group },
-            Some(reason) => {
-                notice(format!("no usable hardware virtualization ({reason}): emulating, which is slow"));
-                Self::Emulation { tsc_khz: record.tsc_khz }
-            }
+            Some(_) => Self::Emulation { tsc_khz: record.tsc_khz },
         })
     }
 }
@@ -93,6 +92,12 @@ impl Record {
             Some(_) => kvm::measure_tsc_hz(TSC_PERIOD) / 1000,
         };
         Self { host, unusable, group, tsc_khz }
+    }
+
+    fn announce(&self, notice: &mut dyn FnMut(String)) {
+        if let Some(reason) = &self.unusable {
+            notice(format!("no usable hardware virtualization ({reason}): emulating, which is slow"));
+        }
     }
 }
 
@@ -140,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_is_probed_once_and_the_notice_comes_each_time() {
+    fn the_host_is_probed_once_and_says_so_once() {
         let scratch = tempfile::tempdir().unwrap();
         let store = Store::open(scratch.path()).unwrap();
         let mut lines = Vec::new();
@@ -152,7 +157,7 @@ mod tests {
         match first {
             Accelerator::Kvm { .. } => assert!(lines.is_empty()),
             Accelerator::Emulation { tsc_khz } => {
-                assert!(tsc_khz > 100_000 && lines.len() == 2 && lines[0] == lines[1], "{lines:?}");
+                assert!(tsc_khz > 100_000 && lines.len() == 1, "{lines:?}");
             }
         }
     }

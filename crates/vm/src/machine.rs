@@ -597,7 +597,21 @@ pub(crate) fn guest_memory(limit: u64) -> u64 {
     }
 }
 
+/// A guest that the host cannot hold would start where the host overcommits, and end it later.
+pub(crate) fn check_memory(bytes: u64) -> Result<(), VmError> {
+    let host = rustix::system::sysinfo();
+    let has = (host.totalram as u64).saturating_add(host.totalswap as u64) * u64::from(host.mem_unit);
+    if bytes <= has {
+        return Ok(());
+    }
+    let (bytes, has) = (bytes >> 20, has >> 20);
+    Err(VmError::BadShape(format!(
+        "a guest of {bytes} MiB does not fit a host of {has} MiB: give it less with -m"
+    )))
+}
+
 fn check_shape(spec: &VmSpec) -> Result<(), VmError> {
+    check_memory(guest_memory(spec.memory))?;
     if spec.layers.is_empty() {
         // CVE-2026-24054: an image without layers must not become something else.
         return Err(VmError::BadShape("the image has no layers".to_owned()));
@@ -685,5 +699,6 @@ mod tests {
         assert_eq!(refusal(&|_| {}), "");
         assert!(refusal(&|spec| spec.layers.clear()).contains("no layers"));
         assert!(refusal(&|spec| spec.layers = vec!["/l".into(); 300]).contains("300 layers"));
+        assert!(refusal(&|spec| spec.memory = 1 << 50).contains("give it less with -m"));
     }
 }

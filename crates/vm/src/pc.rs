@@ -24,7 +24,7 @@ use proa_sys::jail::{Entry, Jail};
 
 use crate::accelerator::Accelerator;
 use crate::control::Control;
-use crate::machine::{Helper, Logs, VmExit};
+use crate::machine::{Helper, Logs, VmExit, check_memory};
 use crate::qemu::{CommandLine, Qemu, SANDBOX, accelerate, limits};
 use crate::store::Store;
 use crate::{VmError, user};
@@ -75,6 +75,7 @@ impl Pc {
         if let Some(reason) = spec.machine.refusal() {
             return Err(VmError::BadShape(reason.to_owned()));
         }
+        check_memory(spec.memory)?;
         let qemu = Qemu::find()?;
         let store = Store::open(&spec.store)?;
         let accelerator = Accelerator::find(&store, notice)?;

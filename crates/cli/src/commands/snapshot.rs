@@ -45,26 +45,28 @@ pub mod create {
 
 /// `proa snapshot ls`
 pub mod ls {
+    use proa_engine::snapshots::VmSnapshot;
     use serde_json::{Value, json};
 
     use crate::context::Context;
     use crate::error::Outcome;
     use crate::format;
 
-    /// List an instance's snapshots
+    /// List snapshots
     #[derive(Debug, clap::Args)]
     pub struct Args {
         /// table, json, or a Go template
         #[arg(long)]
         format: Option<String>,
-        /// Names alone
+        /// Names alone; those of all instances after the instance's
         #[arg(short, long)]
         quiet: bool,
-        /// Name or id of the instance
-        instance: String,
+        /// Name or id of the instance; without it those of all
+        instance: Option<String>,
     }
 
-    const COLUMNS: [(&str, &str); 5] = [
+    const COLUMNS: [(&str, &str); 6] = [
+        ("INSTANCE", "Instance"),
         ("SNAPSHOT", "Name"),
         ("CREATED", "RunningFor"),
         ("MEMORY", "Memory"),
@@ -77,14 +79,24 @@ pub mod ls {
     /// Runs the command.
     pub fn run(context: &Context, args: &Args) -> Outcome {
         let engine = context.engine()?;
-        let snapshots = engine.vm_snapshots(&engine.find(&args.instance)?)?;
+        let snapshots = match &args.instance {
+            None => engine.all_vm_snapshots()?,
+            Some(name) => {
+                let instance = engine.find(name)?;
+                let own = engine.vm_snapshots(&instance)?.into_iter();
+                own.map(|snapshot| (instance.record.name.clone(), snapshot)).collect()
+            }
+        };
         if args.quiet {
-            snapshots.iter().for_each(|snapshot| println!("{}", snapshot.name));
+            for (instance, VmSnapshot { name, .. }) in &snapshots {
+                if args.instance.is_some() { println!("{name}") } else { println!("{instance} {name}") }
+            }
             return Ok(0);
         }
-        let row = |snapshot: &proa_engine::snapshots::VmSnapshot| -> Value {
+        let row = |(instance, snapshot): &(String, VmSnapshot)| -> Value {
             let info = &snapshot.info;
             json!({
+                "Instance": instance,
                 "Name": snapshot.name,
                 "RunningFor": format::since_ns(info.made_ns),
                 "CreatedAt": proa_engine::parse::rfc3339_nano(info.made_ns),

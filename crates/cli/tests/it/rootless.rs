@@ -29,6 +29,13 @@ fn tar(script: &str) -> Vec<u8> {
     output.stdout
 }
 
+/// What a directory takes on disk.
+fn mega_bytes(directory: &Path) -> f64 {
+    let output = Command::new("du").args(["-s", "--block-size=1"]).arg(directory).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1e6
+}
+
 /// The process that keeps the user's namespace.
 fn holder(proa: &Proa) -> Option<u32> {
     let run = format!("proa-userns\0{}\0", proa.root().join("run").display());
@@ -217,6 +224,13 @@ fn images_are_kept_saved_and_removed_as_roots_are() {
     proa.ok(&["load", "-i", archive.to_str().unwrap()]);
     assert_eq!(proa.ok(&["images", "-q", "--no-trunc"]), id);
     assert_eq!(proa.ok(&["run", "--rm", "busybox", "echo", "again"]), "again");
+    let told = proa.ok(&["system", "df", "--format", "{{.Size}}"]);
+    let told = told.lines().next().and_then(|line| line.strip_suffix("MB")).map(str::parse::<f64>);
+    let used = mega_bytes(&proa.root().join("image"));
+    assert!(
+        told.clone().is_some_and(|told| told.is_ok_and(|told| (told - used).abs() < 0.2)),
+        "{told:?} of {used}"
+    );
     proa.ok(&["image", "prune", "-a", "-f"]);
     assert_eq!(fs::read_dir(&layers).unwrap().count(), 0);
     assert_eq!(proa.ok(&["system", "check"]), "");

@@ -78,8 +78,14 @@ fn a_snapshot_is_as_large_as_what_changed_and_brings_it_back() {
     let size = own_size(&proa, "one", "second");
     assert!(size < 12_000_000, "{size} bytes for 4 MB more");
     assert_eq!(proa.ok(&["snapshot", "ls", "-q", "one"]), "snap0\nsecond");
+    assert_eq!(proa.ok(&["snapshot", "ls", "-q"]), "one snap0\none second");
     let list = proa.ok(&["snapshot", "ls", "--format", "json", "one"]);
-    assert!(list.contains("\"Name\":\"snap0\"") && list.contains("\"Size\":\"4"), "{list}");
+    assert!(
+        list.contains("\"Instance\":\"one\",\"Memory\"")
+            && list.contains("\"Name\":\"snap0\"")
+            && list.contains("\"Size\":\"4"),
+        "{list}"
+    );
 
     assert_eq!(proa.ok(&["snapshot", "restore", "one", "snap0"]), "one");
     assert_eq!(

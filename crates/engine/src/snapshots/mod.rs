@@ -56,6 +56,22 @@ impl Engine {
         list(&self.snapshots_of(instance))
     }
 
+    /// The snapshots of all virtual machines, by the names of these; each one's oldest first.
+    ///
+    /// # Errors
+    /// A directory cannot be read.
+    pub fn all_vm_snapshots(&self) -> Result<Vec<(String, VmSnapshot)>> {
+        let mut found = Vec::new();
+        for instance in self.instances()?.iter().filter(|instance| check_vm(instance).is_ok()) {
+            let name = &instance.record.name;
+            let snapshots = list(&self.snapshots_of(instance))?;
+            found.extend(snapshots.into_iter().map(|snapshot| (name.clone(), snapshot)));
+        }
+        // Stable: those of one instance stay in their order.
+        found.sort_by(|one, other| one.0.cmp(&other.0));
+        Ok(found)
+    }
+
     /// Makes one of a virtual machine that runs; its name, which is made up where none is given.
     ///
     /// # Errors

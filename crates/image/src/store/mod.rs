@@ -14,6 +14,7 @@
 
 mod check;
 mod copies;
+mod footprint;
 mod inspect;
 mod remove;
 mod schema;

@@ -88,7 +88,7 @@ fn summary(usage: &DiskUsage) -> [Value; 4] {
             usage.volumes_bytes,
             usage.volumes_reclaimable,
         ),
-        row("Templates", usage.templates, usage.templates, usage.templates_bytes, usage.templates_bytes),
+        row("Templates", usage.templates, 0, usage.templates_bytes, usage.templates_bytes),
     ]
 }
 
