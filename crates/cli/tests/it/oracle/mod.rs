@@ -85,8 +85,15 @@ fn words(line: &str) -> Vec<String> {
 }
 
 /// JSON without the order of its fields.
-fn sorted(text: &str) -> String {
+fn plain(text: &str) -> String {
     serde_json::from_str::<Value>(text).map_or_else(|_| text.to_owned(), |value| value.to_string())
+}
+
+/// Lines in an order of their own.
+fn in_order(text: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    lines.join("\n")
 }
 
 /// Numbers and ids are `#`, and columns one space apart.
@@ -139,7 +146,8 @@ fn answer(proa: &Proa, line: &str, odd: bool, run: &dyn Fn(&str) -> Output) -> A
         "shape" => Answer::new(&run(rest), shape),
         "head" => Answer::new(&run(rest), |text| shape(&first(text))),
         "names" => Answer::new(&run(rest), addresses),
-        _ => Answer::new(&run(line), sorted),
+        "sorted" => Answer::new(&run(rest), in_order),
+        _ => Answer::new(&run(line), plain),
     }
 }
 
