@@ -202,7 +202,14 @@ pub fn remove_cgroup(name: &str) -> usize {
     let hierarchies = std::fs::read_dir(mount).into_iter().flatten().flatten().map(|entry| entry.path());
     hierarchies
         .chain([mount.to_owned()])
-        .filter(|hierarchy| std::fs::remove_dir(hierarchy.join(name)).is_ok())
+        .filter(|hierarchy| {
+            let cgroup = hierarchy.join(name);
+            // Podman leaves one of its own there.
+            for below in std::fs::read_dir(&cgroup).into_iter().flatten().flatten() {
+                let _ = std::fs::remove_dir(below.path());
+            }
+            std::fs::remove_dir(cgroup).is_ok()
+        })
         .count()
 }
 
