@@ -225,6 +225,7 @@ fn supervise(mut config: GuestConfig, lowers: Vec<PathBuf>) -> Result<Supervisor
         rootfs: Rootfs::Overlay { lowers, upper: upper.into(), work: work.into(), owners: Owners::default() },
         scratch: PathBuf::from("/run/proa/files"),
         cgroup: CgroupPolicy::Auto,
+        taken: Vec::new(),
         interfaces: None,
     }))
 }

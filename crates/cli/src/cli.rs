@@ -86,6 +86,11 @@ fn dispatch(context: &Context, entries: &[Entry], path: &str, name: &OsString, r
     let parser = Command::new(entry.name).bin_name(&path).no_binary_name(true).about(entry.about);
     // Given twice, an option has its last value, as in Docker.
     let parser = (entry.parser)(parser.disable_help_flag(true).args_override_self(true));
+    // What follows an option that takes a value is the value, whatever it begins with, as in Docker.
+    let parser = parser.mut_args(|arg| match arg.is_positional() || !arg.get_action().takes_values() {
+        true => arg,
+        false => arg.allow_hyphen_values(true),
+    });
     let help = clap::Arg::new("help").long("help").action(ArgAction::Help).help("Print help");
     match parse_matches(parser.arg(help), rest.to_vec(), entry.runs_program) {
         Ok(matches) => {

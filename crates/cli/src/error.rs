@@ -2,7 +2,7 @@
 //!
 //! | code | when |
 //! | --- | --- |
-//! | 125 | Proa failed in `run` or `create`, or an option makes no sense |
+//! | 125 | Proa failed in `run`, or an option makes no sense |
 //! | 126 | the program cannot be run |
 //! | 127 | the program does not exist |
 //! | 1 | anything else failed |
@@ -13,7 +13,7 @@ use std::path::Path;
 
 use proa_engine::Kind;
 
-/// The code of a failure of Proa's own in `run` and `create`, and of options that make no sense.
+/// The code of a failure of Proa's own in `run`, and of options that make no sense.
 pub const ENGINE: i32 = 125;
 const NOT_EXECUTABLE: i32 = 126;
 const NOT_FOUND: i32 = 127;
@@ -74,10 +74,16 @@ impl Failure {
         Self { message: format!("{doing}: {}", self.message), ..self }
     }
 
-    /// As a failure of `run` or `create`, which keep 1 for the program's own use.
+    /// As a failure of `run`, which keeps 1 for the program's own use.
     pub fn of_run(self) -> Self {
         let code = if self.code == FAILED { ENGINE } else { self.code };
         Self { code, ..self }
+    }
+
+    /// As a failure of `exec`: what makes no sense inside cannot be run.
+    pub fn of_exec(self) -> Self {
+        let is_senseless = self.code == FAILED && self.kind == Kind::InvalidInput;
+        Self { code: if is_senseless { NOT_EXECUTABLE } else { self.code }, ..self }
     }
 
     /// With this code.

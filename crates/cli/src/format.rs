@@ -91,12 +91,16 @@ fn cell(row: &Value, field: &str) -> String {
 
 /// Aligned columns, three spaces apart and at least ten wide, as Docker prints them.
 pub fn table(lines: &[Vec<String>]) -> String {
-    const LEAST: usize = 10;
+    aligned(lines, 10)
+}
+
+/// The same with columns that are at least so wide.
+pub fn aligned(lines: &[Vec<String>], least: usize) -> String {
     const GAP: usize = 3;
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = lines.iter().filter_map(|line| line.get(column));
-        cells.map(|cell| cell.chars().count() + GAP).max().unwrap_or(0).max(LEAST)
+        cells.map(|cell| cell.chars().count() + GAP).max().unwrap_or(0).max(least)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut out = String::new();

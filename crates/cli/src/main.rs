@@ -13,6 +13,7 @@ mod progress;
 mod relay;
 mod template;
 mod terminal;
+mod top;
 mod units;
 
 fn main() {

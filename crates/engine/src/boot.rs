@@ -1,6 +1,6 @@
 //! What runs again when the host has booted.
 //!
-//! Instances are started in an order in which those come first that others depend on; each is started as a user's
+//! Instances are started in an order in which those come first that others depend on, or share namespaces of; each is started as a user's
 //! `start` would, and no failure keeps the next from being tried. Nothing runs twice: an instance that has a monitor
 //! is left alone, and of two boots at once the monitor's lock decides.
 
@@ -55,11 +55,13 @@ fn in_order(mut due: Vec<Instance>) -> Vec<Instance> {
     due.sort_by_key(|instance| instance.record.created_ns);
     let mut ordered: Vec<Instance> = Vec::with_capacity(due.len());
     while !due.is_empty() {
-        let waiting: BTreeSet<&str> = due.iter().map(|instance| instance.record.name.as_str()).collect();
+        let names = |instance: &'_ Instance| [instance.record.name.clone(), instance.record.id.clone()];
+        let waiting: BTreeSet<String> = due.iter().flat_map(names).collect();
         let is_free = |instance: &Instance| {
             let own = instance.record.host_config.depends_on.iter();
             let mut names = own.filter_map(|text| Dependency::parse(text).ok());
-            names.all(|dependency| !waiting.contains(dependency.name.as_str()))
+            names.all(|dependency| !waiting.contains(&dependency.name))
+                && instance.record.host_config.sharers().all(|id| !waiting.contains(id))
         };
         let next = due.iter().position(is_free).unwrap_or(0);
         ordered.push(due.remove(next));

@@ -204,6 +204,21 @@ pub struct HostConfig {
     /// A minimal init as PID 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<bool>,
+    /// Process ids: `host` or `container:ID`; empty for its own.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub pid_mode: String,
+    /// System V's objects, message queues and `/dev/shm`: `private`, `none`, `shareable`, `host` or `container:ID`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ipc_mode: String,
+    /// Host name: `host`; empty for its own.
+    #[serde(rename = "UTSMode", skip_serializing_if = "String::is_empty")]
+    pub uts_mode: String,
+    /// View of the cgroups: `private` or `host`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cgroupns_mode: String,
+    /// The cgroup that its own is made in; empty for ours.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cgroup_parent: String,
     /// `host`, `auto`, `auto:size=COUNT`, or `private` with maps of its own; empty for what the host decides.
     pub userns_mode: String,
     /// Maps of its user namespace: asked for, or claimed when it was made.
@@ -230,6 +245,17 @@ impl HostConfig {
             return vec![&self.network_mode];
         }
         self.networks.iter().map(|endpoint| endpoint.network.as_str()).collect()
+    }
+
+    /// Ids of instances whose namespaces it shares.
+    pub fn sharers(&self) -> impl Iterator<Item = &str> {
+        let modes = [&self.network_mode, &self.pid_mode, &self.ipc_mode];
+        modes.into_iter().filter_map(|mode| mode.strip_prefix("container:"))
+    }
+
+    /// Whether its ids are others than its user's.
+    pub fn has_own_ids(&self) -> bool {
+        !matches!(self.userns_mode.as_str(), "" | "host")
     }
 }
 
@@ -292,6 +318,11 @@ impl Default for HostConfig {
             masked_paths: Vec::new(),
             readonly_paths: Vec::new(),
             init: None,
+            pid_mode: String::new(),
+            ipc_mode: String::new(),
+            uts_mode: String::new(),
+            cgroupns_mode: String::new(),
+            cgroup_parent: String::new(),
             userns_mode: String::new(),
             id_mappings: IdMappings::default(),
             policy: String::new(),

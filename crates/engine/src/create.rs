@@ -84,6 +84,7 @@ impl Engine {
         log.complete(host_config);
         userns::complete(config, host_config, *level, settings)?;
         let mut warnings = Vec::new();
+        self.complete_namespaces(config, host_config, *level)?;
         let networks = self.complete_networks(config, host_config, *level, &mut warnings)?;
         if let Some(name) = host_config.vm.kernel.as_deref().and_then(name_of) {
             self.check_kernel(name)?;
@@ -104,7 +105,7 @@ impl Engine {
         };
         let mut instance =
             spec::build(&record.id, &record.config, &record.host_config, &points, record.level)?;
-        record.config.hostname = instance.spec.hostname.clone().unwrap_or_default();
+        record.config.hostname = instance.spec.hostname.clone().unwrap_or_else(names::of_host);
         instance.layers = layers(&image.layers);
         instance.reaper = Some(self.programs.own.clone());
         mounts::prepare_sources(host_config)?;

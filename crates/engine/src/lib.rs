@@ -37,6 +37,7 @@ pub mod metrics;
 pub mod monitor;
 pub mod mounts;
 pub mod names;
+mod namespaces;
 pub mod network;
 pub mod parse;
 pub mod paths;

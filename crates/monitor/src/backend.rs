@@ -8,7 +8,7 @@ use std::time::Duration;
 use proa_protocol::frame::Frame;
 use proa_protocol::instance::{InstanceConfig, IsolationLevel, Layer, layer_mount_dir};
 use proa_protocol::message::{Request, Response};
-use proa_runtime::{CgroupPolicy, Owners, Rootfs};
+use proa_runtime::{Owners, Rootfs};
 use proa_supervisor::{HOST_TOKENS, PollSet, Status, Supervisor, SupervisorConfig, root_outside};
 
 use rustix::event::PollFlags;
@@ -17,8 +17,9 @@ use crate::args::Args;
 use crate::error::{Error, IoAt};
 use crate::guest::Guest;
 use crate::machine::Machine;
-use crate::network::{self, Places, Remains};
+use crate::network::{Places, Remains};
 use crate::record::Record;
+use crate::shared;
 
 /// The channel of the monitor itself: it attaches the log there, starts, and hears of failures and the end.
 pub const MONITOR: u32 = 1;
@@ -260,9 +261,8 @@ pub enum Stop {
 }
 
 fn local(args: &Args, record: &Record, mut config: InstanceConfig, places: Places) -> Result<Backend, Error> {
-    if let Some(other) = &config.network_of {
-        network::share(args, other, &mut config.spec)?;
-    }
+    let taken = shared::join(args, &mut config)?;
+    let cgroup = shared::cgroup_policy(&config.spec);
     let label = config.layer_label.as_deref();
     let lowers =
         config.layers.iter().map(|layer| mount_layer(&args.run, layer, label)).collect::<Result<_, _>>()?;
@@ -289,7 +289,8 @@ fn local(args: &Args, record: &Record, mut config: InstanceConfig, places: Place
         launch: config.launch,
         rootfs: Rootfs::Overlay { lowers, upper, work, owners },
         scratch: record.run_dir.join("files"),
-        cgroup: CgroupPolicy::Auto,
+        cgroup,
+        taken,
         interfaces: places.interfaces(),
     });
     Ok(Backend::Local(Box::new(supervisor), places))

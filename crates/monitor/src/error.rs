@@ -73,13 +73,15 @@ pub enum Error {
     /// Only virtual machines are copied as they run.
     #[error("only virtual machines are copied as they run")]
     NoSnapshot,
-    /// It shares the network of an instance that does not run.
+    /// It shares namespaces of an instance that does not run.
     #[error(
-        "instance {instance}, whose network this one shares, is not running: `proa start {instance}` first"
+        "instance {instance}, whose {what} this one shares, is not running: `proa start {instance}` first"
     )]
-    NetworkGone {
+    OtherGone {
         /// Beginning of its id.
         instance: String,
+        /// What is shared.
+        what: &'static str,
     },
     /// A volume cannot be used.
     #[error("volume {name}: {error}")]
@@ -105,7 +107,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::HasMonitor
-            | Self::NetworkGone { .. }
+            | Self::OtherGone { .. }
             | Self::NotRunning
             | Self::NotDue
             | Self::Changing

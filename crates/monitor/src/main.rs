@@ -36,6 +36,7 @@ mod record;
 mod repair;
 mod restart;
 mod serve;
+mod shared;
 mod volumes;
 
 use std::ffi::OsString;

@@ -1,22 +1,18 @@
-//! The instance's networks: its places in them as long as it runs, or the namespace of another instance.
+//! The instance's places in networks, as long as it runs.
 
 use std::cell::RefCell;
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
 use proa_network::{Attachment, Switch};
-use proa_oci::runtime::{NamespaceKind, Spec};
-use proa_protocol::instance::{InstanceState, LOCK_FILE, STATE_FILE, Status, instance_dir};
 use proa_protocol::message::Request;
 use proa_protocol::network::Endpoint;
 use proa_runtime::Interfaces;
 use proa_supervisor::Mounts;
-use proa_sys::lock;
 
 use crate::args::{Args, Mode};
-use crate::error::{Error, IoAt};
+use crate::error::Error;
 
 /// Of an ordinary user: it stays the same as long as this process holds it.
 static SWITCH: OnceLock<Switch> = OnceLock::new();
@@ -175,32 +171,4 @@ impl Drop for Remains {
         self.unmount();
         self.places.finish();
     }
-}
-
-/// Puts the namespace of the instance with this id into the spec.
-///
-/// # Errors
-/// It does not run.
-pub fn share(args: &Args, other: &str, spec: &mut Spec) -> Result<(), Error> {
-    let path = instance_dir(&args.root, other).join(STATE_FILE);
-    let state = match fs::read(&path) {
-        Ok(bytes) => InstanceState::parse(&bytes).map_err(|error| Error::BadJson { path, error })?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => InstanceState::default(),
-        Err(error) => return Err(error).at(&path),
-    };
-    if !matches!(state.status, Status::Running | Status::Paused) || !is_held(args, other)? {
-        return Err(Error::NetworkGone { instance: other.chars().take(12).collect() });
-    }
-    for namespace in &mut spec.linux_mut().namespaces {
-        if namespace.kind == NamespaceKind::Network {
-            namespace.path = Some(format!("/proc/{}/ns/net", state.pid));
-        }
-    }
-    Ok(())
-}
-
-/// Whether an instance has a monitor: without one its process id may be anybody's.
-fn is_held(args: &Args, instance: &str) -> Result<bool, Error> {
-    let path = instance_dir(&args.run, instance).join(LOCK_FILE);
-    lock::is_held(&path).at(&path)
 }

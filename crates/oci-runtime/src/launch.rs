@@ -135,6 +135,7 @@ impl<'a> Wish<'a> {
             interfaces: None,
             bundle: &self.bundle,
             nodev: false,
+            taken: &[],
         };
         // Paths in the spec are relative to the bundle.
         rustix::process::chdir(&self.bundle).map_err(|errno| Failure::at(&self.bundle, errno))?;

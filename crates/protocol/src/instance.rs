@@ -108,6 +108,12 @@ pub struct InstanceConfig {
     /// Id of the instance whose network namespace it shares (`--network container:NAME`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_of: Option<String>,
+    /// The same of its process ids (`--pid container:NAME`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid_of: Option<String>,
+    /// The same of System V's objects, message queues and `/dev/shm` (`--ipc container:NAME`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipc_of: Option<String>,
     /// What events say of it: name, image, labels.
     pub actor: BTreeMap<String, String>,
     /// How it is kept going and ended.

@@ -455,6 +455,30 @@ pub struct ProcessInfo {
     pub rss: u64,
     /// Command line.
     pub command: String,
+    /// Name of the program.
+    pub name: String,
+    /// Name of the user where the supervisor runs, or its number.
+    pub user: String,
+    /// Group id.
+    pub gid: u32,
+    /// Name of the group.
+    pub group: String,
+    /// Process group.
+    pub pgid: u32,
+    /// Session.
+    pub sid: u32,
+    /// State as `ps` writes it, with what is to be said of it: `Ss+`.
+    pub state: String,
+    /// Nice value.
+    pub nice: i32,
+    /// The kernel's priority.
+    pub priority: i32,
+    /// Threads.
+    pub threads: u32,
+    /// Virtual memory, bytes.
+    pub vsz: u64,
+    /// Resident memory, thousandths of all that the machine has.
+    pub of_memory: u32,
 }
 
 /// One difference between an instance's root and its image.

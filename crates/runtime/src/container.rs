@@ -116,6 +116,8 @@ pub enum CgroupPolicy {
     /// At once where something is limited or the kernel makes it cheap, else by [`Container::join_cgroup_late`].
     #[default]
     Auto,
+    /// At once, whatever is limited; refused where there is none to be had.
+    Required,
     /// Never: for hosts without cgroups. A spec that limits something is refused.
     Disabled,
     /// A scope that systemd makes, at once; the spec's path is `slice:prefix:name`. By the bus at this address, of the
@@ -156,6 +158,17 @@ pub struct Create<'a> {
     /// Whether the root and all mounts are `nodev` unless the spec says `dev` (invariant 11). Otherwise they are what
     /// the spec says.
     pub nodev: bool,
+    /// Mounts that are there already, for bind mounts of the spec at these destinations.
+    pub taken: &'a [Taken],
+}
+
+/// A mount that no path of the caller's leads to, detached.
+#[derive(Debug)]
+pub struct Taken {
+    /// Path inside of the spec's bind mount whose source this is.
+    pub destination: String,
+    /// The mount.
+    pub mount: OwnedFd,
 }
 
 /// A process started by [`Container::exec`]; a child of the caller, who must reap it.
@@ -265,6 +278,7 @@ impl Container {
         let mut plan = Plan::new(create.id, create.spec, linux)?;
         plan.state.bundle = create.bundle.display().to_string();
         plan.as_written = !create.nodev;
+        plan.taken = create.taken;
         if create.interfaces.is_some() {
             plan.namespaces.network_at_clone()?;
         }
@@ -614,8 +628,8 @@ impl Container {
     /// # Errors
     /// `/proc` cannot be read.
     pub fn processes(&self) -> Result<Vec<ProcessInfo>> {
-        let boot = processes::boot_time();
-        Ok(self.members().into_iter().filter_map(|pid| processes::info(pid, boot)).collect())
+        let teller = processes::Teller::new();
+        Ok(self.members().into_iter().filter_map(|pid| teller.tell(pid)).collect())
     }
 
     /// Freezes all processes.

@@ -50,7 +50,8 @@ pub(crate) fn fork_first(
     let job = Job { process, user, stdio, init, scoped, place, open, detach };
     let target = cgroup.fork_target()?;
     if plan.namespaces.join_between() || plan.namespaces.join_pid().is_some() && !userns::is_initial() {
-        let join = || init::namespaces::join(&plan.namespaces).map_err(|error| error.context("namespaces"));
+        let join =
+            || init::namespaces::join(&plan.namespaces, true).map_err(|error| error.context("namespaces"));
         return fork_between(&job, plan.namespaces.at_clone, target, join);
     }
     let Some(path) = plan.namespaces.join_pid() else {
@@ -109,6 +110,30 @@ fn fork_for_parent(
         Fork::Child => init::run(job, channel, ends),
         Fork::Parent { pid, pidfd } => {
             between.send_forked(pid, pidfd.as_fd()).map_err(|errno| Error::call("sendmsg", errno))
+        }
+    }
+}
+
+/// What a process of its own makes, in new namespaces of these kinds or in such as it joins; they go with it.
+pub(crate) fn made_aside(namespaces: u64, make: impl FnOnce() -> Result<OwnedFd>) -> Result<OwnedFd> {
+    let (ours, theirs) = channel::pair()?;
+    // SAFETY: this crate's callers have one thread (invariant 4); its documentation asks for that.
+    match unsafe { fork_into(namespaces, None) }.map_err(|error| Error::call("clone3", error))? {
+        Fork::Child => {
+            let _guard = ExitOnDrop;
+            drop(ours);
+            match make() {
+                // Whoever does not hear it has gone.
+                Ok(made) => _ = theirs.send_root(Some(made.as_fd()), &[]),
+                Err(error) => theirs.send_failure(&error),
+            }
+            exit_now(0)
+        }
+        Fork::Parent { pidfd, .. } => {
+            drop(theirs);
+            let made = ours.receive_made();
+            end(pidfd.as_fd());
+            made
         }
     }
 }

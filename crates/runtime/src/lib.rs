@@ -74,11 +74,12 @@ pub use cgroup::{
 };
 pub use container::{
     CgroupPolicy, Child, Container, Create, Detach, Existing, Handles, Interfaces, Owners, Part, Rootfs,
-    Stdio, signal_number,
+    Stdio, Taken, signal_number,
 };
 pub use error::{Error, Result};
 pub use hostroot::{mount_before, unmount_root};
 pub use init::{Phase, STEPS, Step};
 pub use mini_init::{INIT_NAME, init_main};
 pub use plan::{check, hex_mask, knows_mount_option};
+pub use sources::mounted_in;
 pub use view::image_directory;

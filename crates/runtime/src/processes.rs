@@ -7,6 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use proa_protocol::message::ProcessInfo;
 use rustix::param::{clock_ticks_per_second, page_size};
 
+use crate::user::Names;
+
 /// A process and all its descendants; of a container's first process: everything in its pid namespace but what
 /// was put there from outside.
 pub(crate) fn descendants(pid: u32) -> Vec<u32> {
@@ -74,27 +76,60 @@ fn sum_interfaces(text: &str) -> (u64, u64) {
     bytes.fold((0, 0), |(received, sent), (in_, out)| (received + in_, sent + out))
 }
 
-/// What is to be said about a process; `None` if it has ended.
-pub(crate) fn info(pid: u32, boot_s: i64) -> Option<ProcessInfo> {
-    let stat = Stat::read(pid)?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let uid =
-        status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok())?;
-    let ticks = clock_ticks_per_second();
-    Some(ProcessInfo {
-        uid,
-        pid,
-        ppid: stat.ppid,
-        start_s: boot_s + (stat.start_ticks / ticks) as i64,
-        cpu_ms: stat.ticks * 1000 / ticks,
-        tty: terminal_name(stat.tty),
-        rss: stat.rss_pages * page_size() as u64,
-        command: command(pid).unwrap_or(stat.name),
-    })
+/// What is to be said about processes.
+pub(crate) struct Teller {
+    names: Names,
+    boot_s: i64,
+    memory: u64,
+}
+
+impl Teller {
+    pub(crate) fn new() -> Self {
+        let machine = rustix::system::sysinfo();
+        let memory = (machine.totalram as u64 * u64::from(machine.mem_unit)).max(1);
+        Self { names: Names::here(), boot_s: boot_time(), memory }
+    }
+
+    /// About one; `None` if it has ended.
+    pub(crate) fn tell(&self, pid: u32) -> Option<ProcessInfo> {
+        let stat = Stat::read(pid)?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let effective = |key: &str| {
+            status.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().nth(1)?.parse().ok())
+        };
+        let (uid, gid) = (effective("Uid:")?, effective("Gid:")?);
+        let locks = status.lines().any(|line| {
+            line.strip_prefix("VmLck:").is_some_and(|rest| rest.split_whitespace().next() != Some("0"))
+        });
+        let ticks = clock_ticks_per_second();
+        let rss = stat.rss_pages * page_size() as u64;
+        Some(ProcessInfo {
+            uid,
+            pid,
+            ppid: stat.ppid,
+            start_s: self.boot_s + (stat.start_ticks / ticks) as i64,
+            cpu_ms: stat.ticks * 1000 / ticks,
+            tty: terminal_name(stat.tty),
+            rss,
+            state: stat.letters(pid, locks),
+            command: command(pid).unwrap_or_else(|| format!("[{}]", stat.name)),
+            name: stat.name,
+            user: self.names.user(uid),
+            gid,
+            group: self.names.group(gid),
+            pgid: stat.pgid,
+            sid: stat.sid,
+            nice: stat.nice,
+            priority: stat.priority,
+            threads: stat.threads,
+            vsz: stat.vsz,
+            of_memory: (rss * 1000 / self.memory) as u32,
+        })
+    }
 }
 
 /// When the machine was started, seconds since the epoch.
-pub(crate) fn boot_time() -> i64 {
+fn boot_time() -> i64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     stat.lines().find_map(|line| line.strip_prefix("btime ")?.parse().ok()).unwrap_or(0)
 }
@@ -118,10 +153,19 @@ fn terminal_name(device: i32) -> String {
 
 struct Stat {
     name: String,
+    state: char,
     ppid: u32,
+    pgid: u32,
+    sid: u32,
     tty: i32,
+    /// The process group in the terminal's foreground.
+    foreground: i32,
     ticks: u64,
+    priority: i32,
+    nice: i32,
+    threads: u32,
     start_ticks: u64,
+    vsz: u64,
     rss_pages: u64,
     /// A zombie.
     has_ended: bool,
@@ -137,15 +181,38 @@ impl Stat {
         let (head, tail) = text.rsplit_once(')')?;
         let fields: Vec<&str> = tail.split_whitespace().collect();
         let number = |field: usize| fields.get(field - 3)?.parse::<i64>().ok();
+        let state = fields.first()?.chars().next()?;
         Some(Self {
-            name: format!("[{}]", head.split_once('(')?.1),
+            name: head.split_once('(')?.1.to_owned(),
+            state,
             ppid: number(4)? as u32,
+            pgid: number(5)? as u32,
+            sid: number(6)? as u32,
             tty: number(7)? as i32,
+            foreground: number(8)? as i32,
             ticks: (number(14)? + number(15)?) as u64,
+            priority: number(18)? as i32,
+            nice: number(19)? as i32,
+            threads: number(20)? as u32,
             start_ticks: number(22)? as u64,
+            vsz: number(23)? as u64,
             rss_pages: number(24)? as u64,
-            has_ended: matches!(*fields.first()?, "Z" | "X"),
+            has_ended: matches!(state, 'Z' | 'X'),
         })
+    }
+
+    /// The state, and what `ps` says beside it.
+    fn letters(&self, pid: u32, locks: bool) -> String {
+        let more = [
+            ('<', self.nice < 0),
+            ('N', self.nice > 0),
+            ('L', locks),
+            ('s', self.sid == pid),
+            ('l', self.threads > 1),
+            ('+', self.foreground == self.pgid as i32),
+        ];
+        let more = more.into_iter().filter(|(_, holds)| *holds).map(|(letter, _)| letter);
+        std::iter::once(self.state).chain(more).collect()
     }
 }
 
@@ -157,7 +224,8 @@ mod tests {
     fn names_with_parentheses_do_not_shift_the_fields() {
         let text = "7 (a) b) (c)) S 3 7 7 34817 7 0 1 2 3 4 50 25 0 0 20 0 1 0 999 4096 12 0";
         let stat = Stat::parse(text).unwrap();
-        assert_eq!((stat.name.as_str(), stat.ppid, stat.tty), ("[a) b) (c)]", 3, 34817));
+        assert_eq!((stat.name.as_str(), stat.ppid, stat.tty), ("a) b) (c)", 3, 34817));
+        assert_eq!((stat.vsz, stat.threads, stat.letters(7, false).as_str()), (4096, 1, "Ss+"));
         assert_eq!((stat.ticks, stat.start_ticks, stat.rss_pages), (75, 999, 12));
         assert_eq!(terminal_name(34817), "pts/1");
         assert_eq!(terminal_name(0), "?");
@@ -176,8 +244,14 @@ mod tests {
         let own = std::process::id();
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
         assert!(descendants(own).contains(&child.id()));
-        let info = info(own, boot_time()).unwrap();
-        assert!(info.rss > 0 && info.start_s > 1_600_000_000 && info.command.contains("proa"));
+        let info = Teller::new().tell(own).unwrap();
+        assert!(
+            info.rss > 0
+                && info.vsz >= info.rss
+                && !info.name.is_empty()
+                && info.start_s > 1_600_000_000
+                && info.command.contains("proa")
+        );
         assert_eq!(pid_namespace(own), pid_namespace(child.id()));
         child.kill().unwrap();
         child.wait().unwrap();

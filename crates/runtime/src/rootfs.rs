@@ -4,7 +4,6 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use proa_sys::clone::{ExitOnDrop, Fork, exit_now, fork_into};
 use proa_sys::mount::{self, MountAttr, NODEV};
 use proa_sys::userns;
 use rustix::fs::{CWD, Mode, OFlags};
@@ -15,9 +14,9 @@ use rustix::mount::{
 };
 
 use crate::container::Rootfs;
-use crate::fork::end;
+use crate::fork::made_aside;
 use crate::plan::{Plan, namespaces};
-use crate::{Error, Result, channel, sources};
+use crate::{Error, Result, sources};
 
 /// The longest value that the kernel takes for an option of a new mount.
 pub(crate) const LONGEST_VALUE: usize = 255;
@@ -63,30 +62,10 @@ pub(crate) fn mount_in_child(rootfs: &Rootfs, plan: &Plan) -> Result<OwnedFd> {
 /// the host is to see nothing of it: a process with mounts of its own covers each layer with its mapped clone, makes
 /// the overlay, and hands it over. Its mounts go with it, however it ends.
 fn mapped_overlay(rootfs: &Rootfs, lowers: &[PathBuf], plan: &Plan, pid: u32) -> Result<OwnedFd> {
-    let (ours, theirs) = channel::pair()?;
-    // SAFETY: this crate's callers have one thread (invariant 4); its documentation asks for that.
-    match unsafe { fork_into(namespaces::MOUNT, None) }.map_err(|error| Error::call("clone3", error))? {
-        Fork::Child => {
-            let _guard = ExitOnDrop;
-            drop(ours);
-            let made = cover(lowers, pid).and_then(|()| match mount_covered(rootfs, plan)? {
-                Some(root) => Ok(root),
-                None => mount_in_child(rootfs, plan),
-            });
-            match made {
-                // Whoever does not hear it has gone.
-                Ok(root) => _ = theirs.send_root(Some(root.as_fd()), &[]),
-                Err(error) => theirs.send_failure(&error),
-            }
-            exit_now(0)
-        }
-        Fork::Parent { pidfd, .. } => {
-            drop(theirs);
-            let root = ours.receive_made();
-            end(pidfd.as_fd());
-            root
-        }
-    }
+    made_aside(namespaces::MOUNT, || {
+        cover(lowers, pid)?;
+        mount_covered(rootfs, plan)?.map_or_else(|| mount_in_child(rootfs, plan), Ok)
+    })
 }
 
 fn mount_covered(rootfs: &Rootfs, plan: &Plan) -> Result<Option<OwnedFd>> {

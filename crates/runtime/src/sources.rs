@@ -9,9 +9,9 @@ use proa_sys::mount::{self, IDMAP, MountAttr};
 use rustix::event::pause;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
-use rustix::thread::{CapabilitySet, capabilities};
+use rustix::thread::{CapabilitySet, LinkNameSpaceType, capabilities, move_into_link_name_space};
 
-use crate::fork::{end, write_id_maps};
+use crate::fork::{end, made_aside, open_namespace, write_id_maps};
 use crate::plan::{IdMap, MountSource, Plan, namespaces};
 use crate::{Error, Result};
 
@@ -24,6 +24,11 @@ pub(crate) fn take(plan: &Plan) -> Result<Vec<OwnedFd>> {
         let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         if bind.recursive {
             flags |= OpenTreeFlags::AT_RECURSIVE;
+        }
+        if let Some(taken) = plan.taken.iter().find(|taken| taken.destination == mount.destination) {
+            let mount = taken.mount.try_clone().map_err(|error| Error::call("dup", error))?;
+            sources.push(mount);
+            continue;
         }
         let path = Path::new(&plan.state.bundle).join(bind.path);
         let source = open_tree(CWD, &path, flags)
@@ -56,6 +61,22 @@ pub(crate) fn take_outside(plan: &Plan, pid: u32) -> Result<Vec<OwnedFd>> {
         }
     }
     Ok(sources)
+}
+
+/// A clone of what is mounted at a path of a process's own root, with what is mounted below it. Only who is in a mount
+/// namespace may clone its mounts, and links of that root lead nowhere else from there (invariant 9).
+///
+/// # Errors
+/// The process has ended, or has no such mount.
+pub fn mounted_in(pid: u32, path: &str) -> Result<OwnedFd> {
+    let namespace = open_namespace(pid)?;
+    made_aside(0, || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))
+            .map_err(|errno| Error::call("enter the mount namespace", errno))?;
+        let flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+        open_tree(CWD, path, flags).map_err(|errno| Error::at(path, errno))
+    })
 }
 
 fn map_ids(source: &OwnedFd, idmap: &IdMap, pid: u32) -> Result<()> {

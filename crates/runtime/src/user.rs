@@ -55,6 +55,36 @@ fn with_more(mut gids: Vec<u32>, more: &[String], group: impl FnOnce() -> String
     Ok(gids)
 }
 
+/// Names of the machine's own users and groups, for who looks at its processes.
+pub(crate) struct Names {
+    passwd: String,
+    group: String,
+}
+
+impl Names {
+    /// By the files of where we run; a guest has none, and so numbers.
+    pub(crate) fn here() -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        Self { passwd: read("/etc/passwd"), group: read("/etc/group") }
+    }
+
+    /// The name of a user, or the number.
+    pub(crate) fn user(&self, uid: u32) -> String {
+        let found = accounts(&self.passwd).find(|account| account.uid == uid).map(|account| account.name);
+        found.map_or_else(|| number_or_root(uid), ToOwned::to_owned)
+    }
+
+    /// The name of a group, or the number.
+    pub(crate) fn group(&self, gid: u32) -> String {
+        let found = groups(&self.group).find(|group| group.gid == gid).map(|group| group.name);
+        found.map_or_else(|| number_or_root(gid), ToOwned::to_owned)
+    }
+}
+
+fn number_or_root(id: u32) -> String {
+    if id == 0 { "root".into() } else { id.to_string() }
+}
+
 struct Account<'a> {
     name: &'a str,
     uid: u32,

@@ -4,7 +4,6 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use proa_sys::clone::{ExitOnDrop, Fork, exit_now, fork_into};
 use proa_sys::userns;
 use rustix::fs::{CWD, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -12,12 +11,12 @@ use rustix::mount::{
     MountAttrFlags, MountFlags, MountPropagationFlags, fsconfig_set_flag, fsconfig_set_string,
 };
 
-use crate::fork::end;
+use crate::fork::made_aside;
 use crate::plan::namespaces;
 use crate::rootfs::{
     LONGEST_VALUE, clone_tree, finish, has_lowerdir_append, join_names, open_all, open_context,
 };
-use crate::{Error, Result, channel, inroot};
+use crate::{Error, Result, inroot};
 
 /// The directory `path` of the image with these layers, lowest first; `None` where the image has no such directory.
 /// `empty` is an empty directory, since an overlay has two layers at least.
@@ -68,26 +67,9 @@ fn mount(layers: &[PathBuf], empty: &Path, one_by_one: bool) -> Result<OwnedFd> 
 
 /// The same by `mount(2)`, whose options may be as long as a page, in a mount namespace that goes away.
 fn mount_aside(lowers: &[PathBuf], at: &Path) -> Result<OwnedFd> {
-    let (ours, theirs) = channel::pair()?;
-    // SAFETY: this crate's callers have one thread (invariant 4); its documentation asks for that.
-    match unsafe { fork_into(namespaces::MOUNT, None) }.map_err(|error| Error::call("clone3", error))? {
-        Fork::Child => {
-            let _guard = ExitOnDrop;
-            drop(ours);
-            match mount_here(lowers, at) {
-                // Whoever does not hear it has gone.
-                Ok(tree) => _ = theirs.send_root(Some(tree.as_fd()), &[]),
-                Err(error) => theirs.send_failure(&error.context("overlay of an image's layers")),
-            }
-            exit_now(0)
-        }
-        Fork::Parent { pidfd, .. } => {
-            drop(theirs);
-            let tree = ours.receive_made();
-            end(pidfd.as_fd());
-            tree
-        }
-    }
+    made_aside(namespaces::MOUNT, || {
+        mount_here(lowers, at).map_err(|error| error.context("overlay of an image's layers"))
+    })
 }
 
 fn mount_here(lowers: &[PathBuf], at: &Path) -> Result<OwnedFd> {

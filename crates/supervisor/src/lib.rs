@@ -44,7 +44,7 @@ use proa_oci::runtime::{ConsoleSize, NamespaceKind, Spec};
 use proa_protocol::frame::{Frame, Kind};
 use proa_protocol::message::{ErrorKind, ExitStatus, Happening, LaunchConfig, Request, Response};
 use proa_runtime::{
-    CgroupPolicy, Container, Create, Error, Handles, Interfaces, OomWatch, Part, Rootfs, Stdio,
+    CgroupPolicy, Container, Create, Error, Handles, Interfaces, OomWatch, Part, Rootfs, Stdio, Taken,
 };
 use rustix::event::PollFlags;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -83,6 +83,8 @@ pub struct SupervisorConfig {
     pub cgroup: CgroupPolicy,
     /// Who makes its network interfaces.
     pub interfaces: Option<Box<dyn Interfaces>>,
+    /// Sources of bind mounts that are no paths.
+    pub taken: Vec<Taken>,
 }
 
 /// Where a supervisor is in its container's life.
@@ -488,6 +490,7 @@ impl Supervisor {
             interfaces: config.interfaces.as_deref().filter(|_| !holds),
             bundle: &config.scratch,
             nodev: true,
+            taken: &config.taken,
         };
         let (container, handles) = match aim {
             Aim::Run => Container::run(create)?,

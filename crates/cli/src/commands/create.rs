@@ -25,6 +25,6 @@ impl Args {
 /// Runs the command.
 pub fn run(context: &Context, args: &Args) -> Outcome {
     let created = args.wanted().and_then(|wanted| run::create(context, &args.container, wanted));
-    println!("{}", created.map_err(Failure::of_run)?.record.id);
+    println!("{}", created?.record.id);
     Ok(0)
 }

@@ -69,12 +69,13 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
         privileged: args.privileged.then_some(config.isolation),
         terminal: args.tty.then(|| terminal::size().unwrap_or(ConsoleSize { height: 0, width: 0 })),
     };
-    let process = exec_process(&config.spec.process.unwrap_or_default(), &request)?;
+    let process = exec_process(&config.spec.process.unwrap_or_default(), &request)
+        .map_err(|error| Failure::from(error).of_exec())?;
     let user = args.user.clone().unwrap_or(config.launch.user);
     let stdin = args.interactive && !args.detach;
     let exec = Request::Exec(Box::new(ExecConfig { process, user, stdin, attach: !args.detach }));
     if args.detach {
-        return match channel.call(exec)? {
+        return match channel.call(exec).map_err(|error| Failure::from(error).of_exec())? {
             Response::Started { .. } => Ok(0),
             other => Err(Failure::new(format!("unexpected answer {other:?}"))),
         };
@@ -82,7 +83,7 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
     channel.send(&[exec])?;
     let options =
         relay::Options { stdin, tty: args.tty, sig_proxy: false, detach_keys: keys, running: false };
-    match relay::relay(channel, &options, || {})? {
+    match relay::relay(channel, &options, || {}).map_err(Failure::of_exec)? {
         Ended::Exited(status) => Ok(status.code),
         Ended::Detached => Ok(0),
         Ended::OutputClosed => Ok(141),

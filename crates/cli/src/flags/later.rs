@@ -7,7 +7,6 @@ use crate::error::Failure;
 /// Options by what they need.
 const LATER: &[(&str, &[&str])] = &[
     ("links, which user-defined networks replace", &["link", "link-local-ip"]),
-    ("shared namespaces", &["ipc", "pid", "uts", "cgroupns", "cgroup-parent"]),
     ("device plug-ins", &["gpus"]),
     ("other runtimes", &["runtime", "storage-opt"]),
 ];

@@ -4,6 +4,7 @@ mod later;
 mod life;
 mod limits;
 mod machine;
+mod namespaces;
 mod network;
 mod process;
 mod security;
@@ -75,6 +76,8 @@ pub struct ContainerFlags {
     limits: limits::LimitFlags,
     #[command(flatten)]
     security: security::SecurityFlags,
+    #[command(flatten)]
+    namespaces: namespaces::NamespaceFlags,
     #[command(flatten)]
     life: life::LifeFlags,
     #[command(flatten)]
@@ -149,6 +152,7 @@ impl ContainerFlags {
         self.storage.apply(&mut config, &mut host)?;
         self.limits.apply(&mut host)?;
         self.security.apply(&mut host)?;
+        self.namespaces.apply(&mut host);
         self.life.apply(&mut config, &mut host)?;
         Ok(Wanted { image: config.image.clone(), config, host_config: host, level })
     }

@@ -100,6 +100,12 @@ impl Evaluator {
 
     fn command(&self, terms: &[Term], piped: Option<Value>, dot: &Value) -> Evaluated<Value> {
         let Some((first, rest)) = terms.split_first() else { return Err("missing value".into()) };
+        if let (Term::Field(path), [key]) = (first, rest)
+            && path.last().is_some_and(|last| last == "Label")
+        {
+            let labels = dot.get("Labels").unwrap_or(&Value::Null);
+            return Ok(label(labels, &functions::display(&self.term(key, dot)?)).into());
+        }
         let Term::Function(name) = first else {
             if !rest.is_empty() || piped.is_some() {
                 return Err("an argument for what is no function".into());
@@ -124,6 +130,25 @@ impl Evaluator {
             Term::Function(name) => functions::call(name, Vec::new()),
         }
     }
+}
+
+/// One of the labels that a listing has in one text, as `key=value,…`: `.Label "key"`. A value goes on to the next key.
+fn label(labels: &Value, key: &str) -> String {
+    let mut found = String::new();
+    let mut is_in = false;
+    for piece in labels.as_str().unwrap_or_default().split(',') {
+        match piece.split_once('=') {
+            Some((name, value)) => {
+                is_in = name == key;
+                if is_in {
+                    value.clone_into(&mut found);
+                }
+            }
+            None if is_in => found.extend([",", piece]),
+            None => {}
+        }
+    }
+    found
 }
 
 fn fields(value: &Value, path: &[String]) -> Evaluated<Value> {

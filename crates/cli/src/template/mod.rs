@@ -68,7 +68,7 @@ mod tests {
         json!({
             "Name": "/web",
             "State": { "Status": "running", "Pid": 42, "OOMKilled": false },
-            "Config": { "Env": ["A=1", "B=2"], "Labels": { "tier": "one", "a.b": "dotted" }, "Cmd": null },
+            "Labels": "a=b,tier=one,two", "Config": { "Env": ["A=1", "B=2"], "Labels": { "tier": "one", "a.b": "dotted" }, "Cmd": null },
             "Mounts": [{ "Source": "/a", "RW": true }, { "Source": "/b", "RW": false }],
             "Ports": {},
             "Size": 1.5,
@@ -93,6 +93,7 @@ mod tests {
             ("{{index .Config.Labels \"a.b\"}}", "dotted"),
             ("{{index .Config.Labels \"none\"}}", ""),
             ("{{.Config.Labels.none}}", "<no value>"),
+            ("{{.Label \"tier\"}}{{.Label \"none\"}}", "one,two"),
             ("{{.Config.Cmd}}", "<no value>"),
             ("{{index .Config.Env 1}}", "B=2"),
             ("{{(index .Mounts 0).Source}}", "/a"),

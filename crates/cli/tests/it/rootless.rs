@@ -250,6 +250,23 @@ fn limits_say_what_they_need() {
     }
 }
 
+#[test]
+fn shared_processes_say_what_they_need() {
+    let proa = proa();
+    let run = |flags: &[&str]| proa.run(&[&["run", "--rm"], flags, &["busybox", "true"]].concat());
+    refused(&run(&["--pid", "host"]), 125, &["root", "/proc"]);
+    proa.ok(&["run", "-d", "--name", "first", "busybox", "sleep", "1000"]);
+    for flags in [["--pid", "container:first"], ["--cgroup-parent", "/parent"]] {
+        let output = run(&flags);
+        if proa.has_cgroup() {
+            assert_eq!(output.code, 0, "{output:?}");
+        } else {
+            refused(&output, 125, &["cgroup"]);
+        }
+    }
+    proa.ok(&["rm", "-f", "first"]);
+}
+
 /// In a namespace whose own limit is none, as on a host where they are switched off.
 #[test]
 fn forbidden_namespaces_are_one_line_that_names_the_switch() {

@@ -11,7 +11,7 @@
 //! the kernel, which lets a start bind each of them once.
 //!
 //! The network `bridge` is where instances are that name none; it is made when first needed. `none` and `host` are no
-//! networks of the database, only words.
+//! networks of the database, only words (`predefined`).
 
 mod check;
 mod choose;
@@ -21,6 +21,7 @@ mod endpoints;
 mod mode;
 mod options;
 pub mod ports;
+mod predefined;
 mod resolver;
 mod rows;
 mod view;
@@ -41,6 +42,7 @@ use crate::{names, parse};
 
 pub use endpoints::EndpointConfig;
 pub use mode::Mode;
+pub use predefined::is_predefined;
 pub use rows::NetworkFilters;
 pub(crate) use view::settings;
 pub use view::{ports_text, published};
@@ -130,14 +132,19 @@ impl Engine {
             ));
         }
         names::check_name(&record.name)?;
-        if ["host", "none", "default", "container"].contains(&record.name.as_str()) {
-            return Err(Error::invalid(format!(
-                "{} is no name for a network: it has a meaning",
-                record.name
-            )));
+        if is_predefined(&record.name) || ["default", "container"].contains(&record.name.as_str()) {
+            return Err(Error::invalid_with_hint(
+                format!("{} is no name for a network: it has a meaning", record.name),
+                "choose another",
+            ));
         }
-        options::check(&mut record)?;
         record.id = names::fresh_id()?;
+        self.make_network(record)
+    }
+
+    /// Makes a network with the id and the name that it has.
+    fn make_network(&self, mut record: NetworkRecord) -> Result<NetworkRecord> {
+        options::check(&mut record)?;
         record.created_ns = parse::now_ns();
         if record.bridge.is_empty() {
             record.bridge = format!("pr-{}", names::short(&record.id));
@@ -154,7 +161,7 @@ impl Engine {
         self.db.insert_network(&record)?;
         if let Err(error) = self.bring_up(&record.network()) {
             // A network without its bridge can be removed; the first failure is the one to tell.
-            let _ = self.remove_network(&record);
+            let _ = self.forget_network(&record);
             return Err(error);
         }
         self.tell_network(&record, "create", &[]);
@@ -179,14 +186,16 @@ impl Engine {
             return Ok(found);
         }
         if text == DEFAULT {
+            let id = self.predefined_id(DEFAULT);
             let made =
-                self.create_network(NetworkRecord { name: DEFAULT.into(), ..NetworkRecord::default() });
+                self.make_network(NetworkRecord { id, name: DEFAULT.into(), ..NetworkRecord::default() });
             return match made {
                 // Another command was faster.
                 Err(Error::Conflict { .. }) => self.network(text),
                 other => other,
             };
         }
+        predefined::refuse_word(text)?;
         Err(Error::NoSuchNetwork(text.to_owned()))
     }
 
@@ -203,7 +212,13 @@ impl Engine {
     /// # Errors
     /// There is none.
     pub fn view_network(&self, text: &str) -> Result<NetworkView> {
-        let record = self.network(text)?;
+        let record = match self.db.find_network(text)? {
+            Some(record) => record,
+            None => match self.view_word(text)? {
+                Some(view) => return Ok(view),
+                None => self.network(text)?,
+            },
+        };
         let (_, places) = files::read_all(&self.paths.run);
         let mut endpoints = Vec::new();
         for (instance, Live { endpoint, .. }) in places {
@@ -219,8 +234,18 @@ impl Engine {
     /// Removes a network that no instance has a place in.
     ///
     /// # Errors
-    /// One has.
+    /// One has, or it is one that is always there.
     pub fn remove_network(&self, record: &NetworkRecord) -> Result<()> {
+        if is_predefined(&record.name) {
+            return Err(Error::conflict(
+                format!("network {} is always there, and cannot be removed", record.name),
+                "",
+            ));
+        }
+        self.forget_network(record)
+    }
+
+    fn forget_network(&self, record: &NetworkRecord) -> Result<()> {
         let users = self.db.network_users(&record.id)?;
         if !users.is_empty() {
             return Err(Error::conflict(
@@ -249,7 +274,7 @@ impl Engine {
     pub fn prune_networks(&self, filters: &PruneFilters) -> Result<Vec<String>> {
         let mut removed = Vec::new();
         for record in self.db.networks()? {
-            if record.name == DEFAULT || !filters.matches(record.created_ns, &record.labels) {
+            if is_predefined(&record.name) || !filters.matches(record.created_ns, &record.labels) {
                 continue;
             }
             match self.remove_network(&record) {
@@ -276,7 +301,7 @@ impl Engine {
     }
 
     fn tell_network(&self, record: &NetworkRecord, action: &str, more: &[(&str, String)]) {
-        let fixed = [("name", record.name.clone()), ("type", record.driver.as_str().to_owned())];
+        let fixed = [("name", record.name.clone()), ("type", record.driver_word().to_owned())];
         let attributes = fixed.iter().chain(more).map(|(key, value)| ((*key).to_owned(), value.clone()));
         self.tell_of("network", action, &record.id, attributes.collect());
     }

@@ -111,10 +111,15 @@ fn network(instance: &Instance, endpoint: &Endpoint, live: bool) -> Value {
     let (address_6, prefix_6) = is(false);
     let config = &instance.record.host_config;
     let asked = config.networks.iter().find(|asked| asked.network == endpoint.network.name);
+    let given = asked.map(|asked| [("IPv4Address", &asked.ip), ("IPv6Address", &asked.ip6)]);
+    let given: Map<String, Value> = given
+        .into_iter()
+        .flatten()
+        .filter(|(_, address)| !address.is_empty())
+        .map(|(name, address)| (name.to_owned(), json!(address)))
+        .collect();
     json!({
-        "IPAMConfig": asked.filter(|asked| !(asked.ip.is_empty() && asked.ip6.is_empty())).map(|asked| json!({
-            "IPv4Address": asked.ip, "IPv6Address": asked.ip6,
-        })),
+        "IPAMConfig": if given.is_empty() { Value::Null } else { given.into() },
         "Links": null,
         "Aliases": asked.map(|asked| &asked.aliases).filter(|aliases| !aliases.is_empty()),
         "MacAddress": if live { endpoint.interface.mac.as_str() } else { "" },

@@ -69,6 +69,10 @@ impl Subject {
         if host.network_mode == "host" {
             subject.host_namespaces.push("network");
         }
+        let shared = [("pid", &host.pid_mode), ("ipc", &host.ipc_mode)];
+        subject
+            .host_namespaces
+            .extend(shared.into_iter().filter(|(_, mode)| *mode == "host").map(|(name, _)| name));
         subject.privileged = host.privileged;
         subject.added = host.cap_add.iter().map(|name| short_capability(name)).collect();
         subject.drops_all = host.cap_drop.iter().any(|name| short_capability(name) == "ALL");

@@ -95,8 +95,6 @@ fn resolv_conf(host: &HostConfig, network: Network) -> Result<String> {
 /// the resolver; domains are searched as on the host, unless others are given.
 pub(crate) fn resolv_conf_of(host: &HostConfig, servers: &[IpAddr]) -> Result<String> {
     let search = if host.dns_search.is_empty() { hosts_search()? } else { host.dns_search.clone() };
-    // A lone dot says that nothing is to be searched.
-    let search: Vec<String> = search.into_iter().filter(|domain| domain != ".").collect();
     write_resolv_conf(host, servers, &search)
 }
 
@@ -110,21 +108,24 @@ fn hosts_search() -> Result<Vec<String>> {
 }
 
 fn write_resolv_conf(host: &HostConfig, servers: &[IpAddr], search: &[String]) -> Result<String> {
-    let mut text = String::new();
+    // A lone dot says that nothing is to be searched.
+    let search: Vec<String> = search.iter().filter(|domain| *domain != ".").cloned().collect();
+    let mut text = list("search", "--dns-search", &search)?;
     for server in servers {
         let _ = writeln!(text, "nameserver {server}");
     }
-    let one_word = |word: &str| !word.is_empty() && !word.contains(char::is_whitespace);
-    let lists = [("search", "--dns-search", search), ("options", "--dns-option", &host.dns_options)];
-    for (keyword, flag, words) in lists {
-        if let Some(wrong) = words.iter().find(|word| !one_word(word)) {
-            return Err(Error::invalid(format!("invalid {flag} {wrong:?}")));
-        }
-        if !words.is_empty() {
-            let _ = writeln!(text, "{keyword} {}", words.join(" "));
-        }
-    }
+    text.push_str(&list("options", "--dns-option", &host.dns_options)?);
     Ok(text)
+}
+
+/// A line of words, or none.
+fn list(keyword: &str, flag: &str, words: &[String]) -> Result<String> {
+    let one_word = |word: &str| !word.is_empty() && !word.contains(char::is_whitespace);
+    match words.iter().find(|word| !one_word(word)) {
+        Some(wrong) => Err(Error::invalid(format!("invalid {flag} {wrong:?}"))),
+        None if words.is_empty() => Ok(String::new()),
+        None => Ok(format!("{keyword} {}\n", words.join(" "))),
+    }
 }
 
 fn read(path: &str) -> Result<String> {

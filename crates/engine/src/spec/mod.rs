@@ -25,7 +25,7 @@ use proa_protocol::volume::MountPoint;
 use crate::config::{ContainerConfig, HostConfig};
 use crate::error::{Error, Result};
 use crate::network::Mode;
-use crate::{logging, mounts, names};
+use crate::{logging, mounts, names, namespaces};
 
 pub use environment::merge as merge_environment;
 pub(crate) use files::{parse_extra_host, resolv_conf_of};
@@ -73,7 +73,10 @@ pub fn complete(host: &mut HostConfig, level: IsolationLevel) -> Result<()> {
     level.as_str().clone_into(&mut host.isolation);
     host.cap_add = security::normalize(&host.cap_add)?;
     host.cap_drop = security::normalize(&host.cap_drop)?;
-    if host.privileged && !host.security_opt.iter().any(|option| option.starts_with("label")) {
+    // A label would keep it from what it shares with the host.
+    let unlabelled =
+        host.privileged || [&host.pid_mode, &host.ipc_mode].into_iter().any(|mode| mode == "host");
+    if unlabelled && !host.security_opt.iter().any(|option| option.starts_with("label")) {
         host.security_opt.push("label=disable".into());
     }
     resources::complete_swap(host);
@@ -93,7 +96,7 @@ pub fn build(
 ) -> Result<InstanceConfig> {
     check_level(host, level)?;
     let network = Network::of(host)?;
-    let hostname = hostname(id, config, network)?;
+    let hostname = hostname(id, config, host, network)?;
     let mut spec = defaults::default_spec();
     spec.hostname = Some(hostname.clone());
     spec.domainname = (!config.domainname.is_empty()).then(|| config.domainname.clone());
@@ -103,6 +106,7 @@ pub fn build(
     if let Some(root) = &mut spec.root {
         root.readonly = host.readonly_rootfs;
     }
+    namespaces::apply(&mut spec, id, host)?;
     place_mounts(&mut spec, host, points, level)?;
     apply_linux(&mut spec, host, network)?;
     limits::apply(&mut spec, host)?;
@@ -115,7 +119,7 @@ pub fn build(
         all_devices: host.privileged,
         files: files::build(config, host, network, &hostname, &spec.mounts)?,
     };
-    Ok(InstanceConfig {
+    let mut instance = InstanceConfig {
         id: id.to_owned(),
         isolation: level,
         spec,
@@ -126,7 +130,9 @@ pub fn build(
         auto_remove: host.auto_remove,
         mount_points: points.to_vec(),
         ..InstanceConfig::default()
-    })
+    };
+    namespaces::write(host, &mut instance);
+    Ok(instance)
 }
 
 pub(crate) fn check_level(host: &HostConfig, level: IsolationLevel) -> Result<()> {
@@ -194,7 +200,10 @@ fn user(config: &ContainerConfig) -> String {
     if config.user.is_empty() { "0".into() } else { config.user.clone() }
 }
 
-fn hostname(id: &str, config: &ContainerConfig, network: Network) -> Result<String> {
+fn hostname(id: &str, config: &ContainerConfig, host: &HostConfig, network: Network) -> Result<String> {
+    if namespaces::has_hosts_name(host) {
+        return Ok(names::of_host());
+    }
     if !config.hostname.is_empty() {
         let valid = config.hostname.len() <= 63
             && config.hostname.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
@@ -207,7 +216,7 @@ fn hostname(id: &str, config: &ContainerConfig, network: Network) -> Result<Stri
         return Ok(config.hostname.clone());
     }
     if network == Network::Host {
-        return Ok(rustix::system::uname().nodename().to_string_lossy().into_owned());
+        return Ok(names::of_host());
     }
     Ok(names::short(id).to_owned())
 }
@@ -241,11 +250,10 @@ fn apply_linux(spec: &mut Spec, host: &HostConfig, network: Network) -> Result<(
     }
     if network == Network::Own {
         // As Docker has it: who has a network of its own needs no privilege for its ports and for ping.
-        let has_ids = !matches!(host.userns_mode.as_str(), "" | "host");
         let (key, value) = UNPRIVILEGED_PORTS;
         linux.sysctl.insert(key.to_owned(), value.to_owned());
         // A range of groups must be whole in the instance's own ids.
-        if !has_ids {
+        if !host.has_own_ids() {
             let last = proa_sys::userns::count_ids().clamp(1, MOST_GROUPS) - 1;
             linux.sysctl.insert(UNPRIVILEGED_PING.to_owned(), format!("0 {last}"));
         }
@@ -272,6 +280,12 @@ fn apply_linux(spec: &mut Spec, host: &HostConfig, network: Network) -> Result<(
         if of_network && network == Network::Host {
             return Err(Error::invalid(format!(
                 "sysctl {key:?} would change the host: not with --network host"
+            )));
+        }
+        if of_ipc && !namespaces::has_own_ipc(host) {
+            return Err(Error::invalid(format!(
+                "sysctl {key:?} would change others: not with --ipc {}",
+                host.ipc_mode
             )));
         }
         linux.sysctl.insert(key.clone(), value.clone());

@@ -128,7 +128,7 @@ fn names_and_files() {
     for line in ["127.0.0.1\tlocalhost", "127.0.1.1\tharbour.sea harbour", "10.0.0.2\tdb", "fe80::1\tsix"] {
         assert!(hosts.lines().any(|found| found == line), "{line} in {hosts}");
     }
-    assert_eq!(files["/etc/resolv.conf"], "nameserver 10.0.0.1\nsearch sea lake\noptions ndots:2\n");
+    assert_eq!(files["/etc/resolv.conf"], "search sea lake\nnameserver 10.0.0.1\noptions ndots:2\n");
     let mounted = HostConfig { binds: strings(&["/x:/etc/hosts"]), ..HostConfig::default() };
     assert!(!container(&named, &mounted).unwrap().launch.files.contains_key("/etc/hosts"));
     for wrong in ["db", "db:", ":10.0.0.1", "db:host-gateway", "a b:10.0.0.1"] {

@@ -367,7 +367,7 @@ fn a_container_without_limits_joins_its_cgroup_a_moment_later() {
 #[test]
 fn a_named_cgroup_is_joined_before_create_returns() {
     let bundle = Bundle::program(&["/bin/sleep", "1000"]);
-    let name = format!("/proa-named/{}", bundle.id);
+    let name = format!("/proa/{}", bundle.id);
     let bundle = bundle.with(|spec| spec.linux_mut().cgroups_path = Some(name.clone()));
     bundle.create(&[]);
     let text = fs::read_to_string(format!("/proc/{}/cgroup", bundle.pid())).unwrap();

@@ -19,7 +19,8 @@ pub(super) fn find() -> Result<PathBuf, String> {
     let mount = Path::new(MOUNT);
     if !is_unified(mount) {
         return Err(
-            "an ordinary user can set limits with cgroup v2 only, and this host has v1: run as root".into()
+            "an ordinary user has cgroups, and with them limits, with cgroup v2 only, and this host has v1: run as root"
+                .into()
         );
     }
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();

@@ -42,6 +42,8 @@ use crate::container::CgroupPolicy;
 use crate::{Error, Result};
 
 const MOUNT: &str = "/sys/fs/cgroup";
+/// In which cgroups are made, where the spec names none.
+const OURS: &str = "proa";
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 
 /// A container's cgroups.
@@ -92,6 +94,7 @@ impl Cgroup {
         let none = Resources::default();
         let resources = wanted.linux.resources.as_ref().unwrap_or(&none);
         let limited = is_limited(resources);
+        let needed = limited || wanted.policy == CgroupPolicy::Required;
         if wanted.policy == CgroupPolicy::Disabled {
             return if limited {
                 Err(Error::unsupported("limits need cgroups, which are disabled"))
@@ -104,14 +107,14 @@ impl Cgroup {
         }
         let path = relative_path(wanted.id, wanted.linux.cgroups_path.as_deref())?;
         if !userns::is_initial() {
-            return Self::create_delegated(&path, resources, limited, warnings);
+            return Self::create_delegated(&path, resources, [limited, needed], warnings);
         }
         if is_unified(Path::new(MOUNT)) {
             return v2::Cgroup::create(Path::new(MOUNT), &path, resources, limited, warnings).map(Self::V2);
         }
-        match v1::Cgroup::create(Path::new(MOUNT), &path, resources, limited || wanted.at_once, warnings)? {
+        match v1::Cgroup::create(Path::new(MOUNT), &path, resources, needed || wanted.at_once, warnings)? {
             Some(cgroup) => Ok(Self::V1(cgroup)),
-            None if limited => Err(Error::unsupported(format!("limits need cgroups, and {MOUNT} has none"))),
+            None if needed => Err(Error::unsupported(format!("limits need cgroups, and {MOUNT} has none"))),
             None => Ok(Self::None),
         }
     }
@@ -189,16 +192,16 @@ impl Cgroup {
         })
     }
 
-    /// For an ordinary user: in what it has been given, or nowhere, as long as nothing is limited.
+    /// For an ordinary user: in what it has been given, or nowhere, as long as it is not needed.
     fn create_delegated(
         path: &Path,
         resources: &Resources,
-        limited: bool,
+        [limited, needed]: [bool; 2],
         warnings: &mut Vec<String>,
     ) -> Result<Self> {
         let dir = match delegated::find() {
             Ok(dir) => dir,
-            Err(why) if limited => return Err(Error::unsupported(why)),
+            Err(why) if needed => return Err(Error::unsupported(why)),
             Err(_) => return Ok(Self::None),
         };
         if limited {
@@ -340,7 +343,7 @@ pub fn cgroup_path(id: &str, spec: &Spec, policy: CgroupPolicy) -> Result<PathBu
     let asked = spec.linux.as_ref().and_then(|linux| linux.cgroups_path.as_deref());
     match policy {
         CgroupPolicy::Systemd(address) => systemd::path(id, asked, address),
-        CgroupPolicy::Auto | CgroupPolicy::Disabled => relative_path(id, asked),
+        CgroupPolicy::Auto | CgroupPolicy::Required | CgroupPolicy::Disabled => relative_path(id, asked),
     }
 }
 
@@ -379,7 +382,8 @@ fn is_unified(mount: &Path) -> bool {
 
 /// The path below a hierarchy's root.
 fn relative_path(id: &str, asked: Option<&str>) -> Result<PathBuf> {
-    let asked = asked.filter(|path| !path.is_empty()).map_or_else(|| format!("proa/{id}"), ToOwned::to_owned);
+    let asked =
+        asked.filter(|path| !path.is_empty()).map_or_else(|| format!("{OURS}/{id}"), ToOwned::to_owned);
     let path = Path::new(asked.trim_start_matches('/'));
     let is_plain = |part| matches!(part, std::path::Component::Normal(_));
     if asked.contains(':') {
@@ -461,16 +465,13 @@ fn make_parents(root: &Path, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes a cgroup directory, those below it, and the parents that are empty then.
+/// Removes a cgroup directory and those below it, and our own parent where that is empty then. Another parent is
+/// somebody's who may have set limits there.
 fn remove_dir(root: &Path, path: &Path) -> Result<()> {
     remove_tree(&root.join(path)).map_err(|errno| Error::at(root.join(path), errno))?;
-    let is_systemds = |dir: &Path| {
-        dir.extension().is_some_and(|kind| kind == "slice") && Path::new("/run/systemd/system").is_dir()
-    };
-    for parent in path.ancestors().skip(1).filter(|part| !part.as_os_str().is_empty()) {
-        if is_systemds(parent) || rustix::fs::rmdir(root.join(parent)).is_err() {
-            break;
-        }
+    if path.parent() == Some(Path::new(OURS)) {
+        // Others may be in it.
+        let _ = rustix::fs::rmdir(root.join(OURS));
     }
     Ok(())
 }

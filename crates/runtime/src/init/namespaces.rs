@@ -20,7 +20,7 @@ pub(super) fn run(job: &Job) -> Result<()> {
     match &job.place {
         Place::New { plan, .. } => {
             if !plan.namespaces.join_between() {
-                join(&plan.namespaces)?;
+                join(&plan.namespaces, false)?;
             }
             unshare(plan.namespaces.unshare_first())
         }
@@ -38,12 +38,10 @@ pub(super) fn run(job: &Job) -> Result<()> {
 }
 
 /// Joins what has a path: the mount namespace late, since it changes what paths mean, and the user namespace last,
-/// since the others may belong to the one we come from.
-pub(crate) fn join(namespaces: &Namespaces) -> Result<()> {
+/// since the others may belong to the one we come from. The pid namespace is joined before the fork of who is to be in it.
+pub(crate) fn join(namespaces: &Namespaces, with_pid: bool) -> Result<()> {
     let mut opened = Vec::new();
-    // Where nobody stands between, the pid namespace was joined before the fork.
-    let is_wanted = |flag: u64| flag != flags::PID || namespaces.join_between();
-    for (path, flag) in namespaces.join.iter().filter(|(_, flag)| is_wanted(*flag)) {
+    for (path, flag) in namespaces.join.iter().filter(|(_, flag)| with_pid || *flag != flags::PID) {
         let fd = rustix::fs::open(*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| Error::at(path, errno))?;
         opened.push((*path, *flag, fd));

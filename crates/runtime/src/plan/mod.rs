@@ -19,6 +19,7 @@ use proa_oci::runtime::{
 use proa_oci::state::State;
 use proa_sys::mount;
 
+use crate::container::Taken;
 use crate::{Error, Result, hooks, netdev};
 
 /// What the first process of a container sets up.
@@ -38,6 +39,8 @@ pub(crate) struct Plan<'a> {
     pub namespaces: Namespaces<'a>,
     /// Mounts in their order.
     pub mounts: Vec<MountPlan<'a>>,
+    /// Sources of bind mounts that are no paths.
+    pub taken: &'a [Taken],
     /// Propagation of the root mount, and whether that is recursive.
     pub propagation: (u64, bool),
     /// Mounts look as the spec says in every detail.
@@ -86,6 +89,7 @@ impl<'a> Plan<'a> {
             },
             names: [spec.hostname.as_deref(), spec.domainname.as_deref()],
             mounts: mounts(spec, &namespaces, &mut warnings)?,
+            taken: &[],
             namespaces,
             propagation: propagation(linux.rootfs_propagation.as_deref())?,
             nodev: false,

@@ -215,6 +215,7 @@ fn a_directory_as_root() {
         interfaces: None,
         bundle: "/".as_ref(),
         nodev: true,
+        taken: &[],
     })
     .unwrap();
     container.start().unwrap();
@@ -249,6 +250,7 @@ fn an_overlay_of_many_layers() {
         interfaces: None,
         bundle: "/".as_ref(),
         nodev: true,
+        taken: &[],
     })
     .unwrap();
     container.start().unwrap();

@@ -171,6 +171,7 @@ fn limits_without_cgroups_are_refused() {
         interfaces: None,
         bundle: "/".as_ref(),
         nodev: true,
+        taken: &[],
     };
     let error = proa_runtime::Container::create(create).unwrap_err();
     assert!(error.to_string().contains("limits need cgroups"), "{error}");

@@ -127,6 +127,7 @@ impl Fixture {
             interfaces: None,
             bundle: self.dir.path(),
             nodev: self.nodev,
+            taken: &[],
         }
     }
 

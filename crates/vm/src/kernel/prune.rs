@@ -134,28 +134,28 @@ mod tests {
         let store = Store::open(&scratch.path().join("vm")).unwrap();
         let file = scratch.path().join("kernel");
         fs::write(&file, "k").unwrap();
-        let unchanged = format!("4-{}", Candidate::named(&file).unwrap().key);
+        let unchanged = format!("5-{}", Candidate::named(&file).unwrap().key);
         let origin = file.to_str().unwrap();
         keep(&store, &unchanged, origin);
-        keep(&store, "4-named-0123456789abcdef", origin);
-        keep(&store, "4-named-fedcba9876543210", "/no/such/kernel");
+        keep(&store, "5-named-0123456789abcdef", origin);
+        keep(&store, "5-named-fedcba9876543210", "/no/such/kernel");
         keep(&store, "2-own-lean-named-1", "x");
-        keep(&store, "4-own-lean-named-2", "x");
-        keep(&store, "4-own-lost-named-3", "x");
+        keep(&store, "5-own-lean-named-2", "x");
+        keep(&store, "5-own-lost-named-3", "x");
         keep(&store, "3-linux-image-1", "x");
-        keep(&store, "5-linux-image-9", "x");
+        keep(&store, "6-linux-image-9", "x");
         fs::write(store.path("kernels/3-distribution"), "linux-image-1").unwrap();
         fs::create_dir(store.path("kernels/named")).unwrap();
-        for (name, directory) in [("old", "2-own-lean-named-1"), ("lean", "4-own-lean-named-2")] {
+        for (name, directory) in [("old", "2-own-lean-named-1"), ("lean", "5-own-lean-named-2")] {
             let text = format!(r#"{{"directory":"{directory}","release":"6","source":"x"}}"#);
             fs::write(store.path("kernels/named").join(name), text).unwrap();
         }
         let gone = [
             "3-distribution",
             "3-linux-image-1",
-            "4-named-0123456789abcdef",
-            "4-named-fedcba9876543210",
-            "4-own-lost-named-3",
+            "5-named-0123456789abcdef",
+            "5-named-fedcba9876543210",
+            "5-own-lost-named-3",
         ];
         assert_eq!(survey(&store, None), gone);
         assert_eq!(survey(&store, Some(vec![file])), gone);
@@ -166,23 +166,23 @@ mod tests {
     fn of_the_kernels_that_are_found_the_newest_at_hand_stays() {
         let scratch = tempfile::tempdir().unwrap();
         let store = Store::open(scratch.path()).unwrap();
-        keep(&store, "4-linux-image-1", "x");
-        keep(&store, "4-linux-image-2", "x");
-        keep(&store, "4-linux-image-1-with-m", "x");
-        fs::write(store.path("kernels/4-distribution"), "linux-image-2\n").unwrap();
-        fs::write(store.path("kernels/4-distribution-with-m"), "linux-image-1-with-m").unwrap();
-        fs::write(store.path("kernels/4-distribution-with-n"), "linux-image-0-with-n").unwrap();
-        assert_eq!(survey(&store, None), ["4-distribution-with-n", "4-linux-image-1"]);
+        keep(&store, "5-linux-image-1", "x");
+        keep(&store, "5-linux-image-2", "x");
+        keep(&store, "5-linux-image-1-with-m", "x");
+        fs::write(store.path("kernels/5-distribution"), "linux-image-2\n").unwrap();
+        fs::write(store.path("kernels/5-distribution-with-m"), "linux-image-1-with-m").unwrap();
+        fs::write(store.path("kernels/5-distribution-with-n"), "linux-image-0-with-n").unwrap();
+        assert_eq!(survey(&store, None), ["5-distribution-with-n", "5-linux-image-1"]);
         // The host has one: that is what guests boot, but for those with further modules.
-        keep(&store, "4-host-6.1-a", "x");
-        keep(&store, "4-host-5.9-z", "x");
-        fs::create_dir(store.path("kernels/4-host-6.2-b")).unwrap();
-        fs::write(store.path("kernels/4-host-6.2-b/unfit"), "lacks ext4").unwrap();
+        keep(&store, "5-host-6.1-a", "x");
+        keep(&store, "5-host-5.9-z", "x");
+        fs::create_dir(store.path("kernels/5-host-6.2-b")).unwrap();
+        fs::write(store.path("kernels/5-host-6.2-b/unfit"), "lacks ext4").unwrap();
         let gone =
-            ["4-distribution", "4-distribution-with-n", "4-host-5.9-z", "4-linux-image-1", "4-linux-image-2"];
+            ["5-distribution", "5-distribution-with-n", "5-host-5.9-z", "5-linux-image-1", "5-linux-image-2"];
         assert_eq!(survey(&store, None), gone);
-        keep(&store, "4-host-6.2-b", "x");
-        fs::remove_file(store.path("kernels/4-host-6.2-b/unfit")).unwrap();
-        assert!(survey(&store, None).contains(&"4-host-6.1-a".to_owned()));
+        keep(&store, "5-host-6.2-b", "x");
+        fs::remove_file(store.path("kernels/5-host-6.2-b/unfit")).unwrap();
+        assert!(survey(&store, None).contains(&"5-host-6.1-a".to_owned()));
     }
 }

@@ -64,7 +64,7 @@ fn document(view: &NetworkView) -> Value {
         "Id": record.id,
         "Created": proa_engine::parse::rfc3339_nano(record.created_ns),
         "Scope": "local",
-        "Driver": record.driver.as_str(),
+        "Driver": record.driver_word(),
         "EnableIPv4": true,
         "EnableIPv6": record.ipv6 || record.subnets.iter().any(|config| config.subnet.addr().is_ipv6()),
         "IPAM": {

@@ -11,7 +11,7 @@ use crate::format;
 /// List networks
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only those for which this holds: id, name, label, driver
+    /// Only those for which this holds: id, name, label, driver, scope, type (builtin or custom)
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     /// table, json, or a Go template
@@ -31,7 +31,7 @@ const COLUMNS: [(&str, &str); 4] =
 /// Runs the command.
 pub fn run(context: &Context, args: &Args) -> Outcome {
     let filters = NetworkFilters::parse(&args.filter)?;
-    let mut networks = context.engine()?.networks()?;
+    let mut networks = context.engine()?.all_networks()?;
     networks.retain(|network| filters.matches(network));
     let id = |record: &NetworkRecord| {
         if args.no_trunc { record.id.clone() } else { short(&record.id).to_owned() }
@@ -45,7 +45,7 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
         json!({
             "ID": id(record),
             "Name": record.name,
-            "Driver": record.driver.as_str(),
+            "Driver": record.driver_word(),
             "Scope": "local",
             "IPv4": "true",
             "IPv6": record.ipv6.to_string(),

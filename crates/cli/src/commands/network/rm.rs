@@ -1,5 +1,7 @@
 //! `proa network rm`
 
+use proa_engine::network::is_predefined;
+
 use crate::context::Context;
 use crate::error::{Failure, Outcome, each};
 
@@ -18,15 +20,17 @@ pub struct Args {
 pub fn run(context: &Context, args: &Args) -> Outcome {
     let engine = context.engine()?;
     each(&args.names, |name| {
-        let found =
-            engine.networks()?.into_iter().any(|record| record.name == name || record.id.starts_with(name));
-        if !found && args.force {
-            return Ok(());
-        }
-        if !found {
+        let all = engine.all_networks()?;
+        let named = all.iter().find(|record| record.name == name);
+        let Some(found) = named.or_else(|| all.iter().find(|record| record.id.starts_with(name))) else {
+            if args.force {
+                return Ok(());
+            }
             return Err(Failure::from(proa_engine::Error::NoSuchNetwork(name.to_owned())));
-        }
-        engine.remove_network(&engine.network(name)?)?;
+        };
+        // One that is always there may have no row yet.
+        let record = if is_predefined(&found.name) { found.clone() } else { engine.network(name)? };
+        engine.remove_network(&record)?;
         println!("{name}");
         Ok(())
     })

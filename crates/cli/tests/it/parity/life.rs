@@ -135,6 +135,17 @@ fn top(bed: &Bed) {
     let seen = bed.ok(&["top", "tree"]);
     assert!(seen.lines().next().unwrap().contains("PID"), "{seen}");
     assert!(seen.contains("sleep 999") && seen.contains("sleep 998"), "{seen}");
+    let chosen = bed.ok(&["top", "tree", "-eo", "pid,ppid,user,stat,comm,args"]);
+    let words: Vec<Vec<&str>> = chosen.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words[0], ["PID", "PPID", "USER", "STAT", "COMMAND", "COMMAND"]);
+    let of = |age: &str| words.iter().find(|line| line.last() == Some(&age)).unwrap();
+    assert_eq!(of("998")[1], of("999")[0], "{chosen}");
+    assert_eq!(of("999")[2..], ["root", "Ss", "sleep", "sleep", "999"]);
+    let sizes = bed.ok(&["top", "tree", "aux"]);
+    let size: u64 = sizes.lines().last().unwrap().split_whitespace().nth(4).unwrap().parse().unwrap();
+    assert!(sizes.starts_with("USER") && size > 0, "{sizes}");
+    let refused = bed.proa(&["top", "tree", "-Z"]);
+    assert!(refused.code == 1 && refused.stderr.contains("-Z"), "{refused:?}");
     bed.ok(&["rm", "-f", "tree"]);
 }
 

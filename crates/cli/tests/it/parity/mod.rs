@@ -21,6 +21,7 @@ pub mod outside;
 mod process;
 mod restart;
 mod security;
+mod sharing;
 mod terminal;
 mod userns;
 mod volumes;

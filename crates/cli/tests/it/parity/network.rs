@@ -20,7 +20,8 @@ at_both_levels!(
     a_stopped_instance_changes_its_networks,
     a_running_instance_changes_its_networks,
     networks_that_changed_while_an_instance_ran_outlive_a_crash,
-    bad_names_and_addresses_are_refused
+    bad_names_and_addresses_are_refused,
+    some_networks_are_always_there
 );
 
 /// As an ordinary user's virtual machine, where a guest is all that differs from the container's test.
@@ -310,4 +311,30 @@ fn bad_names_and_addresses_are_refused(bed: &Bed) {
     refused(&[&run[..], &["--network", "none", "--ip", "10.0.0.1", "busybox", "true"]].concat(), "no other");
     refused(&[&run[..], &["--mac-address", "01:00:00:00:00:00", "busybox", "true"]].concat(), "MAC");
     refused(&[&run[..], &["-p", "203.0.113.1:80:80", "busybox", "true"]].concat(), "no address of this host");
+}
+
+fn some_networks_are_always_there(bed: &Bed) {
+    let listed =
+        || bed.ok(&["network", "ls", "--no-trunc", "--format", "{{.ID}} {{.Name}} {{.Driver}} {{.Scope}}"]);
+    let before = listed();
+    let names: Vec<&str> =
+        before.lines().filter_map(|line| line.split_once(' ')).map(|(_, rest)| rest).collect();
+    assert_eq!(names, ["bridge bridge local", "host host local", "none null local"]);
+    bed.detach("alone", &["--network", "none"], &["sleep", "1000"]);
+    let inside = "{{range .Containers}}{{.Name}}{{end}}";
+    assert_eq!(bed.ok(&["network", "inspect", "-f", inside, "none"]), "alone");
+    assert_eq!(bed.ok(&["network", "inspect", "-f", inside, "host"]), "");
+    for name in ["bridge", "host", "none"] {
+        for command in [&["rm"][..], &["rm", "-f"], &["create"]] {
+            let refused = bed.proa(&[&["network"], command, &[name]].concat());
+            assert!(refused.code == 1 && refused.stderr.contains(name), "{refused:?}");
+            assert!(refused.stderr.lines().count() <= 2, "{refused:?}");
+        }
+        let connected = bed.proa(&["network", "connect", name, "alone"]);
+        assert_eq!(connected.code, i32::from(name != "bridge"), "{connected:?}");
+    }
+    bed.ok(&["network", "prune", "-f"]);
+    // Its id is the same once it is made.
+    assert_eq!(listed(), before);
+    bed.ok(&["rm", "-f", "alone"]);
 }
