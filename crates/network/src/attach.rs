@@ -171,6 +171,10 @@ impl Attachment {
         endpoint: Endpoint,
         make: impl FnOnce(&Self, &Endpoint) -> Result<T, Error> + Send,
     ) -> Result<T, Error> {
+        if self.endpoints.is_empty() {
+            // As long as it had no place nobody has looked for it.
+            self.switch = Switch::of(&self.run);
+        }
         ensure(&self.run, &self.switch, &self.firewall, &endpoint.network)?;
         match self.switch.inside(|| make(self, &endpoint)) {
             Ok(made) => {

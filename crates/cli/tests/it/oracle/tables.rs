@@ -51,7 +51,7 @@ pub const PORTS: Case = Case {
         "run --rm -p 1-3:80-81 busybox true",
         "run --rm -p 203.0.113.1:80:80 busybox true",
         "$stop -t 0 dd",
-        "sorted port dd",
+        "port dd",
         "inspect -f '{{json .NetworkSettings.Ports}}' dd",
     ],
     differs: &[],
@@ -68,7 +68,6 @@ pub const PORTS: Case = Case {
         ),
         ("inspect -f '{{json .HostConfig.PortBindings}}' cc", "leaves 0.0.0.0 out"),
         ("inspect -f '{{json .NetworkSettings.Ports}}' dd", "tells of ports of what does not run as well"),
-        ("sorted port dd", "tells of ports of what does not run as well"),
         ("ps --format {{.Ports}}", "sorts by protocol first, and writes ranges"),
     ],
 };
