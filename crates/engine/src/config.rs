@@ -242,9 +242,15 @@ impl HostConfig {
     /// Names of its networks, as `ps` shows them.
     pub fn network_names(&self) -> Vec<&str> {
         if self.networks.is_empty() {
-            return vec![&self.network_mode];
+            return if self.is_detached() { Vec::new() } else { vec![&self.network_mode] };
         }
         self.networks.iter().map(|endpoint| endpoint.network.as_str()).collect()
+    }
+
+    /// Whether it was made for a network and has been taken out of all.
+    pub fn is_detached(&self) -> bool {
+        let mode = self.network_mode.as_str();
+        self.networks.is_empty() && !["none", "host"].contains(&mode) && !mode.starts_with("container:")
     }
 
     /// Ids of instances whose namespaces it shares.

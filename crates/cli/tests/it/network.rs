@@ -194,7 +194,7 @@ fn a_place_whose_instance_is_gone_is_found_and_taken_away() {
     let bed = Bed::new("container");
     let server = Server::start(&bed, "site", &["-p", "8000"]);
     let run = bed.ok(&["info", "--format", "{{.RunRoot}}"]);
-    let network = bed.ok(&["network", "ls", "-q", "--no-trunc"]);
+    let network = bed.ok(&["network", "ls", "-q", "--no-trunc", "--filter", "name=bridge"]);
     let place = std::path::Path::new(&run).join("networks").join(&network).join(&server.id);
     let text = std::fs::read_to_string(&place).unwrap();
     bed.ok(&["rm", "-f", "site"]);

@@ -82,7 +82,7 @@ impl Engine {
     fn check_change(&self, instance: &Instance) -> Result<()> {
         let host = &instance.record.host_config;
         let mode = host.network_mode.as_str();
-        if mode == "host" || mode.starts_with("container:") {
+        if ["host", "none"].contains(&mode) || mode.starts_with("container:") {
             return Err(Error::conflict(
                 format!("instance {} has --network {mode}, which goes with no other", instance.record.name),
                 "make another instance with --network",
@@ -111,8 +111,10 @@ impl Engine {
     }
 
     fn note_places(&self, instance: &Instance, mut host: crate::config::HostConfig) -> Result<()> {
-        host.network_mode =
-            host.networks.first().map_or_else(|| "none".to_owned(), |first| first.network.clone());
+        // What has no place any more may get one again, unlike what was made with none.
+        if let Some(first) = host.networks.first() {
+            host.network_mode.clone_from(&first.network);
+        }
         self.db.set_host_config(&instance.record.id, &host)
     }
 }

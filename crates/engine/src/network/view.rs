@@ -66,12 +66,9 @@ pub(crate) fn settings(engine: &Engine, instance: &Instance, config: &InstanceCo
     for endpoint in &places {
         networks.insert(endpoint.network.name.clone(), network(instance, endpoint, live));
     }
-    if places.is_empty() {
-        let mode = &instance.record.host_config.network_mode;
-        let name = if mode == "host" { "host" } else { "none" };
-        if !mode.starts_with("container:") {
-            networks.insert(name.into(), network(instance, &Endpoint::default(), live));
-        }
+    let host = &instance.record.host_config;
+    if places.is_empty() && ["host", "none"].contains(&&*host.network_mode) {
+        networks.insert(host.network_mode.clone(), network(instance, &Endpoint::default(), live));
     }
     // Docker repeats here what the default network says.
     let default = networks.get(super::DEFAULT).cloned().unwrap_or_else(|| json!({}));
