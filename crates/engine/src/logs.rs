@@ -226,6 +226,24 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_missed_in_the_middle_of_a_rotation() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for (number, name) in ["log.json.3", "log.json.2", "log.json.1", "log.json"].iter().enumerate() {
+            write(directory.path(), name, number as i32..number as i32 + 1);
+        }
+        // As the monitor renames them, the oldest first.
+        for (from, to) in
+            [("log.json.3", "log.json.4"), ("log.json.2", "log.json.3"), ("log.json.1", "log.json.2")]
+        {
+            std::fs::rename(at(from), at(to)).unwrap();
+            assert_eq!(texts(directory.path(), &LogOptions::default()), ["0", "1", "2", "3"]);
+        }
+        std::fs::rename(at("log.json"), at("log.json.1")).unwrap();
+        assert_eq!(texts(directory.path(), &LogOptions::default()), ["0", "1", "2", "3"]);
+    }
+
+    #[test]
     fn the_place_is_kept_across_a_rotation() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);

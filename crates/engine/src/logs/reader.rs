@@ -126,6 +126,7 @@ impl Reader {
     /// Inodes and paths, the oldest first.
     fn files(&self) -> Result<Vec<(u64, PathBuf)>> {
         let mut files = Vec::new();
+        let mut gap = false;
         for number in 0..MOST_FILES {
             let plain = match number {
                 0 => self.name.to_owned(),
@@ -134,10 +135,13 @@ impl Reader {
             // Both are there for a moment.
             let names = [plain.clone(), plain + COMPRESSED];
             match names.iter().find_map(|name| self.known(name).transpose()).transpose()? {
-                Some(file) => files.push(file),
-                // Between the two renames of a rotation there may be no current file.
-                None if number == 0 => {}
-                None => break,
+                Some(file) => {
+                    files.push(file);
+                    gap = false;
+                }
+                None if gap => break,
+                // Between two renames of a rotation one is missing.
+                None => gap = true,
             }
         }
         files.reverse();

@@ -66,6 +66,8 @@ struct Info {
     release: String,
     modules: Vec<String>,
     share_modules: Vec<String>,
+    /// Not in what older versions have kept under names.
+    #[serde(default)]
     late_modules: Vec<String>,
 }
 

@@ -33,7 +33,8 @@ fn short_files(bed: &Bed) {
     bed.ok(&["kill", "short"]);
     let followed = follower.finish();
     let all = bed.proa(&["logs", "short"]);
-    assert!(all.stdout == followed.stdout && all.stderr == "bad\n", "{}", all.stderr);
+    assert_eq!((all.stdout.len(), &*all.stderr), (followed.stdout.len(), "bad\n"), "{followed:?}");
+    assert!(all.stdout == followed.stdout);
     let (numbers, end) = all.stdout.rsplit_once('\n').unwrap();
     assert!(numbers.lines().map(|line| line.parse::<u32>().unwrap()).eq(1..=20_000));
     assert_eq!(end, "end");
