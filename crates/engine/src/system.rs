@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::engine::{Engine, Instance};
 use crate::error::{Error, Result};
 use crate::life::StopOptions;
+use crate::lsm::apparmor;
 use crate::volumes::VolumeFilters;
 use crate::{monitor, names, signals};
 
@@ -176,6 +177,7 @@ impl Engine {
         self.unmount_volumes()?;
         self.unmount_layers()?;
         self.take_down_networks()?;
+        apparmor::forget(&self.paths.run);
         // What is not empty belongs to a command that has just begun.
         for directory in
             [self.paths.run.join("instances"), self.paths.run.join("layers"), self.paths.run.clone()]

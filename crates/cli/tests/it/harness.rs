@@ -340,8 +340,10 @@ impl Proa {
             }
         }
         // A user's goes with the last of its processes.
-        let stays = self.user.is_none() && Path::new(run).is_dir();
-        left.extend(stays.then(|| format!("directory {run}")));
+        if self.user.is_none() && Path::new(run).is_dir() {
+            let inside = Command::new("find").arg(run).output().map(|output| output.stdout);
+            left.push(format!("directory {}", String::from_utf8_lossy(&inside.unwrap_or_default())));
+        }
         ids.lines().for_each(|id| left.extend(cgroups_of(id)));
         left
     }

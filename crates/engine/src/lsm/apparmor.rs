@@ -18,6 +18,8 @@ const ENABLED: &str = "/sys/module/apparmor/parameters/enabled";
 const PROFILES: &str = "/sys/kernel/security/apparmor/profiles";
 /// By absolute path: the loader runs as root, and no `PATH` is asked (it may be the user's).
 const PARSERS: &[&str] = &["/usr/sbin/apparmor_parser", "/sbin/apparmor_parser"];
+/// Below the run directory: the text that was loaded last.
+const NOTE: &str = "apparmor-profile";
 /// Where a distribution keeps what the text can include.
 const INCLUDES: &str = "/etc/apparmor.d";
 
@@ -49,7 +51,7 @@ pub fn ensure_default(run: &Path) -> Result<Support> {
         return Ok(Support::Missing(format!("{PROFILES} cannot be read: is securityfs mounted?")));
     };
     let text = profile(&Includes::of_host());
-    let note = run.join("apparmor-profile");
+    let note = run.join(NOTE);
     let is_loaded = has_profile(&loaded, DEFAULT_PROFILE);
     if is_loaded && fs::read_to_string(&note).is_ok_and(|noted| noted == text) {
         return Ok(Support::Loaded);
@@ -67,6 +69,12 @@ pub fn ensure_default(run: &Path) -> Result<Support> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(run);
     made.and_then(|()| fs::write(&note, &text)).map_err(|error| Error::io("write", &note, error))?;
     Ok(Support::Loaded)
+}
+
+/// Forgets what was loaded: who wants it next loads it again.
+pub fn forget(run: &Path) {
+    // Most hosts have none.
+    let _ = fs::remove_file(run.join(NOTE));
 }
 
 /// A profile that the user names must be loaded.
