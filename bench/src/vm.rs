@@ -15,6 +15,8 @@ use crate::measure::{Contender, interleave, output, print};
 use crate::memory::{field, private};
 use crate::setup::{Docker, Setup};
 
+/// Where our VMM has its memory from; the bare one has it of no file.
+const BACKEND: &str = ",memory-backend=memory";
 /// Options of our VMM that the bare one shares.
 const SHARED: [&str; 7] = ["-M", "-machine", "-accel", "-cpu", "-m", "-smp", "-append"];
 /// The disks of an instance of one layer, in the order in which our VMM has them.
@@ -168,7 +170,10 @@ fn bare_commands(setup: &Setup) -> Result<(Vec<String>, Vec<String>)> {
         match pair[0] {
             "-kernel" => copy(&pid, pair[1], &setup.text("kernel"))?,
             "-initrd" => copy(&pid, pair[1], &setup.text("ours.cpio"))?,
-            option if SHARED.contains(&option) => shared.extend(pair.iter().map(ToString::to_string)),
+            option if SHARED.contains(&option) => {
+                let value = pair[1].replace(BACKEND, "");
+                shared.extend([option.to_owned(), value]);
+            }
             _ => {}
         }
     }
