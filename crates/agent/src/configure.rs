@@ -24,7 +24,7 @@ use crate::error::{At, Error};
 
 /// Where the writable disk is mounted.
 pub const WRITABLE: &str = "/run/proa/rw";
-const LAYERS: &str = "/run/proa/layers";
+pub const LAYERS: &str = "/run/proa/layers";
 const SHARES: &str = "/run/proa/shares";
 const BLOCK_DEVICES: &str = "/sys/block";
 const WRITABLE_DISK: &str = "rw";
@@ -176,7 +176,7 @@ pub fn unplug(device: usize, interface: &str) -> Result<(), Error> {
 }
 
 /// Gives the instance the network namespace that was made for it, if it wants a new one that is the guest's own.
-fn use_network(spec: &mut Spec) {
+pub fn use_network(spec: &mut Spec) {
     let Some(linux) = &mut spec.linux else { return };
     if linux.namespaces.iter().any(|namespace| namespace.kind == NamespaceKind::User) {
         return;

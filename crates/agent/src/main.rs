@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   kernel ─▶ boot: /proc, modules, devices, a root that can be pivoted ─▶ port opened
+//!          ─▶ prepare, rehearse: what a template and its clones do ahead of need    ─▶ Ok
 //!          ─▶ configure: entropy, clock, layers, writable disk, shares    ─▶ Ok
 //!             or, going on from a snapshot, adopt: entropy, clock, networks, names  ─▶ Ok
 //!          ─▶ serve: frames ⇄ supervisor ─▶ Shutdown ─▶ unmount, sync, power off
@@ -16,9 +17,8 @@ mod boot;
 mod configure;
 mod error;
 mod expand;
+mod rehearse;
 mod serve;
-
-use std::ffi::OsStr;
 
 use rustix::system::{RebootCommand, reboot};
 
@@ -28,8 +28,12 @@ use crate::error::Error;
 const NOT_OURS: i32 = 125;
 
 fn main() {
-    if std::env::args_os().next().as_deref() == Some(OsStr::new(proa_runtime::INIT_NAME)) {
+    let name = std::env::args_os().next().unwrap_or_default();
+    if name == proa_runtime::INIT_NAME {
         proa_runtime::init_main();
+    }
+    if name == rehearse::PROGRAM {
+        return;
     }
     if rustix::process::getpid() != rustix::process::Pid::INIT {
         say(

@@ -1,11 +1,11 @@
 //! Moves frames between the port and the supervisor until the host says that it is over.
 //!
 //! ```text
-//!   Waiting ─Prepare─▶ Waiting ──Configure──▶ Serving ──Shutdown──▶ return      (the port's end, or bytes that are no frame: return)
-//!                                             Serving ─Plug, Unplug─▶ Serving: network devices of the instance come and go
-//!                                             Serving ─Expand─▶ Serving: memory and CPUs that have come are taken
-//!                                             Serving ─Freeze─▶ Frozen ─Thaw─▶ Serving
-//!                                                               Frozen ─Adopt─▶ Frozen ─Start─▶ Serving: in a copy of the guest
+//!   Waiting ─Prepare, Rehearse─▶ Waiting ──Configure──▶ Serving ──Shutdown──▶ return      (the port's end, or bytes that are no frame: return)
+//!                                                       Serving ─Plug, Unplug─▶ Serving: network devices of the instance come and go
+//!                                                       Serving ─Expand─▶ Serving: memory and CPUs that have come are taken
+//!                                                       Serving ─Freeze─▶ Frozen ─Thaw─▶ Serving
+//!                                                                         Frozen ─Adopt─▶ Frozen ─Start─▶ Serving: in a copy of the guest
 //! ```
 //!
 //! Frozen, it has said all that there was to say and says nothing, so that what is on its way in either direction is
@@ -31,6 +31,7 @@ use crate::adopt::adopt;
 use crate::configure::{self, Prepared};
 use crate::error::{At, Error};
 use crate::expand::{LateModules, expand};
+use crate::rehearse::rehearse;
 
 /// The agent's own channel.
 const AGENT: u32 = 0;
@@ -178,6 +179,7 @@ fn request_of(request: Request, link: &mut Link, guest: &mut Guest) {
             let kind = kind.map(|kind| (*kind, &programs[..]));
             configure::prepare(mount, interfaces, kind).map(|done| guest.prepared = Some(done))
         }
+        (Request::Rehearse(config), None) => rehearse(*config),
         (Request::Configure(config), None) => {
             guest.interfaces.clone_from(&config.interfaces);
             let configured = configure::apply(*config, guest.prepared.take());

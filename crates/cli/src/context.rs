@@ -9,10 +9,11 @@ use proa_engine::logging::LogSettings;
 use proa_engine::monitor::{self, Programs, Waiting};
 use proa_engine::prune::ImageSettings;
 use proa_engine::rootless::{self, Entered, Mapping};
-use proa_engine::settings::{NetworkSettings, SecuritySettings};
+use proa_engine::settings::{NetworkSettings, SecuritySettings, VmSettings};
 use proa_engine::{Bases, Engine, Paths};
 use proa_image::registry::ProxyConfig;
 use proa_image::{RegistryConfig, RegistryOptions};
+use proa_protocol::instance::IsolationLevel;
 
 use crate::error::Failure;
 
@@ -179,9 +180,9 @@ impl Context {
     ///
     /// # Errors
     /// The state directory cannot be used, or the monitor's program cannot be run.
-    pub fn engine_and_monitor(&self) -> Result<(&Engine, Waiting), Failure> {
+    pub fn engine_and_monitor(&self, level: IsolationLevel) -> Result<(&Engine, Waiting), Failure> {
         let (paths, programs) = (self.paths()?, programs()?);
-        let monitor = monitor::spawn_waiting(&programs, &paths)?;
+        let monitor = monitor::spawn_waiting(&programs, &paths, level)?;
         Ok((self.open(paths, programs)?, monitor))
     }
 
@@ -215,6 +216,14 @@ impl Context {
     /// The configuration file makes no sense.
     pub fn network_settings(&self) -> Result<NetworkSettings, Failure> {
         Ok(NetworkSettings::load(&self.existing_config()?)?)
+    }
+
+    /// What holds for virtual machines.
+    ///
+    /// # Errors
+    /// The configuration file makes no sense.
+    pub fn vm_settings(&self) -> Result<VmSettings, Failure> {
+        Ok(VmSettings::load(&self.existing_config()?)?)
     }
 
     /// What becomes of instances' output where nobody says so.

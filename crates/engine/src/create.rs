@@ -16,6 +16,7 @@ use proa_image::layer::LayerForm;
 use proa_image::{Image, LayerCopy, LayerFile};
 use proa_protocol::instance::{CONFIG_FILE, InstanceConfig, IsolationLevel, Layer};
 use proa_protocol::kernel::name_of;
+use proa_protocol::standby::{self, Standby};
 use proa_protocol::volume::MountPoint;
 use proa_sys::trees;
 
@@ -51,6 +52,8 @@ pub struct CreateRequest {
     pub network: NetworkSettings,
     /// What becomes of its output where nobody says so.
     pub log: LogSettings,
+    /// How many virtual machines may stand by.
+    pub standby: u32,
 }
 
 /// An instance just made. Litter collectors stay away while this lives.
@@ -60,6 +63,8 @@ pub struct Created {
     pub record: Record,
     /// What makes no difference to it, but ought to be known.
     pub warnings: Vec<String>,
+    /// What it wants to stand by for the next of its kind, and can have itself.
+    pub(crate) standby: Option<Standby>,
     pub(crate) _making: Making,
 }
 
@@ -122,12 +127,14 @@ impl Engine {
         }
         instance.actor = events::actor(&record);
         let confined = self.confine(&record, &mut instance, &mut warnings);
-        if let Err(error) = confined.and_then(|()| self.complete(&record, &mut instance, &request.image)) {
+        if let Err(error) =
+            confined.and_then(|()| self.complete(&record, &mut instance, &request.image, request.standby))
+        {
             self.undo(&record);
             return Err(error);
         }
         self.tell(&record, "create", &[]);
-        Ok(Created { record, warnings, _making: making })
+        Ok(Created { record, warnings, standby: instance.standby, _making: making })
     }
 
     pub(crate) fn claim(&self, record: &mut Record, wanted: Option<&str>) -> Result<()> {
@@ -154,7 +161,13 @@ impl Engine {
         Err(Error::conflict("no free name was found", "give one with --name"))
     }
 
-    fn complete(&self, record: &Record, instance: &mut InstanceConfig, image: &Image) -> Result<()> {
+    fn complete(
+        &self,
+        record: &Record,
+        instance: &mut InstanceConfig,
+        image: &Image,
+        most: u32,
+    ) -> Result<()> {
         // The row keeps the image from now on; make sure that it was still there when the row was.
         let store = self.store()?;
         if !store.contains(&image.id)? {
@@ -172,6 +185,10 @@ impl Engine {
         let directory = self.paths.instance(&record.id);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
         made.map_err(|error| Error::io("make directory", &directory, error))?;
+        if instance.isolation == IsolationLevel::Vm && most > 0 {
+            let kind = standby::kind(instance, &self.programs.monitor);
+            instance.standby = Some(Standby { kind, most });
+        }
         self.write_config(instance)
     }
 

@@ -18,11 +18,12 @@ use rustix::event::Timespec;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::channel::Channel;
+use crate::create::Created;
 use crate::db::{Database, Record};
 use crate::error::{Error, Result};
 use crate::monitor::{self, Mode, Programs, Waiting};
 use crate::paths::Paths;
-use crate::{names, rootless};
+use crate::{names, rootless, standby};
 
 /// Held shared by whoever makes or starts an instance, exclusively by whoever judges what is litter.
 const LOCK_FILE: &str = "lock";
@@ -301,9 +302,12 @@ impl Engine {
     ///
     /// # Errors
     /// The monitor is gone, or a program of ours cannot be run.
-    pub fn give_monitor(&self, monitor: Waiting, record: &Record) -> Result<Channel> {
+    pub fn give_monitor(&self, monitor: Waiting, created: &Created) -> Result<Channel> {
+        let record = &created.record;
         let _switch = self.prepare_switch(&record.host_config)?;
-        let channel = monitor.serve(&record.id, self.notice)?;
+        let standby = created.standby.as_ref().and_then(|wish| standby::claim(&self.paths, wish));
+        let monitor = monitor.or_rather(standby);
+        let channel = monitor.serve(&self.programs, &self.paths, &record.id, self.notice)?;
         self.ensure_resolver(&record.host_config)?;
         Ok(channel)
     }

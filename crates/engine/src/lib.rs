@@ -50,6 +50,7 @@ mod shelf;
 pub mod signals;
 pub mod snapshots;
 pub mod spec;
+pub mod standby;
 pub mod system;
 pub mod templates;
 pub mod update;

@@ -14,7 +14,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use proa_image::{Event, Progress};
-use proa_protocol::instance::{LOCK_FILE, SOCKET_FILE};
+use proa_protocol::instance::{IsolationLevel, LOCK_FILE, SOCKET_FILE};
 use proa_protocol::kernel::{ADD_ARGUMENT, AddKernel, PRUNE_ARGUMENT, PruneKernels, Pruned};
 use proa_protocol::machine::{DiskImport, DiskImported, IMPORT_ARGUMENT};
 use proa_protocol::snapshot::{CHECK_ARGUMENT, Check, PACK_ARGUMENT, Pack};
@@ -26,8 +26,8 @@ use serde::Serialize;
 
 use crate::channel::Channel;
 use crate::error::{Error, Result};
-use crate::names;
 use crate::paths::Paths;
+use crate::{names, standby};
 
 /// How often it is looked how far a long work has come.
 const LOOK: Duration = Duration::from_millis(200);
@@ -74,30 +74,47 @@ fn seal(programs: &Programs) -> Result<Sealed> {
     Sealed::open(&programs.monitor).map_err(|error| Error::io("run", &programs.monitor, error))
 }
 
-/// A monitor that was started before it is known for which instance: it ends where nobody tells it.
+/// A monitor that was started before it is known for which instance: it ends where nobody tells it. Or one that will be
+/// started when that is known.
 #[derive(Debug)]
 pub struct Waiting {
-    socket: UnixStream,
+    socket: Option<UnixStream>,
 }
 
 impl Waiting {
+    /// One that is there already, and is better than this.
+    pub(crate) fn or_rather(self, other: Option<UnixStream>) -> Self {
+        Self { socket: other.or(self.socket) }
+    }
+
     /// Tells it the instance, and returns the conversation with it.
     ///
     /// # Errors
-    /// It is gone.
-    pub fn serve(mut self, id: &str, notice: fn(&str)) -> Result<Channel> {
-        let sent = self.socket.write_all(id.as_bytes());
+    /// It is gone, or the program cannot be run.
+    pub(crate) fn serve(
+        self,
+        programs: &Programs,
+        paths: &Paths,
+        id: &str,
+        notice: fn(&str),
+    ) -> Result<Channel> {
+        let Some(mut socket) = self.socket else { return spawn(programs, paths, id, Mode::Run, notice) };
+        let sent = socket.write_all(id.as_bytes());
         sent.map_err(|_| Error::MonitorGone(names::short(id).to_owned()))?;
-        Ok(Channel::new(self.socket, id, notice))
+        Ok(Channel::new(socket, id, notice))
     }
 }
 
-/// Starts a monitor that is to run an instance: it gets ready while the instance is made.
+/// Starts a monitor that is to run an instance: it gets ready while the instance is made. Where it may be that none is needed,
+/// since a virtual machine stands by that has one, that is left for later.
 ///
 /// # Errors
 /// The program cannot be run.
-pub fn spawn_waiting(programs: &Programs, paths: &Paths) -> Result<Waiting> {
-    spawn_with(programs, paths, |_| {}).map(|socket| Waiting { socket })
+pub fn spawn_waiting(programs: &Programs, paths: &Paths, level: IsolationLevel) -> Result<Waiting> {
+    if level == IsolationLevel::Vm && standby::is_any(paths) {
+        return Ok(Waiting { socket: None });
+    }
+    spawn_with(programs, paths, |_| {}).map(|socket| Waiting { socket: Some(socket) })
 }
 
 /// Starts a monitor and returns the conversation with it.

@@ -1,4 +1,4 @@
-//! The tables `security` and `network` of the configuration file, TOML or JSON: what holds for every instance of this host.
+//! The tables `security`, `network` and `vm` of the configuration file, TOML or JSON: what holds for every instance of this host.
 //!
 //! ```toml
 //! [security]
@@ -10,6 +10,9 @@
 //!
 //! [network]
 //! publish = "0.0.0.0"          # where -p names no address, instead of 127.0.0.1
+//!
+//! [vm]
+//! standby = 2                  # virtual machines started ahead of need, instead of 1
 //! ```
 
 use std::io::ErrorKind;
@@ -99,12 +102,37 @@ impl Default for NetworkSettings {
     }
 }
 
+/// What holds for virtual machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
+pub struct VmSettings {
+    /// How many may stand by for instances to come.
+    pub standby: u32,
+}
+
+impl Default for VmSettings {
+    fn default() -> Self {
+        Self { standby: 1 }
+    }
+}
+
+impl VmSettings {
+    /// Reads the file's `vm` table. A missing file is an empty one.
+    ///
+    /// # Errors
+    /// The file cannot be read or understood.
+    pub fn load(path: &Path) -> Result<Self> {
+        load(path, "[vm] has standby = NUMBER").map(|file: File| file.vm)
+    }
+}
+
 /// The tables of the file that are read here.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct File {
     security: SecuritySettings,
     network: NetworkSettings,
+    vm: VmSettings,
 }
 
 impl NetworkSettings {
@@ -201,6 +229,18 @@ mod tests {
         let settings = load("[security]\nuserns = 'auto'\nuserns-range = '500000:1000'").unwrap();
         assert_eq!(settings.userns, Some(DefaultUserns::Auto));
         assert_eq!(settings.userns_range, Some(IdRange { first: 500_000, count: 1000 }));
+    }
+
+    #[test]
+    fn one_virtual_machine_stands_by_unless_the_host_says_otherwise() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let load = |text: &str| {
+            std::fs::write(file.path(), text).unwrap();
+            VmSettings::load(file.path())
+        };
+        assert_eq!(load("").unwrap().standby, 1);
+        assert_eq!(load("[vm]\nstandby = 0").unwrap().standby, 0);
+        assert!(load("[vm]\nstandby = -1").unwrap_err().to_string().contains("standby"));
     }
 
     #[test]

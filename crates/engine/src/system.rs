@@ -50,6 +50,7 @@ impl Engine {
         self.check_instances(options.repair, &mut problems)?;
         self.check_directories(options.repair, &mut problems)?;
         self.check_aside(options.repair, &mut problems)?;
+        self.check_standby(options.repair, &mut problems)?;
         self.check_volumes(options.repair, &mut problems)?;
         self.check_places(options.repair, &mut problems)?;
         if options.repair {
@@ -146,6 +147,18 @@ impl Engine {
         Ok(())
     }
 
+    /// What is left of virtual machines that stood by.
+    fn check_standby(&self, repair: bool, problems: &mut Vec<Problem>) -> Result<()> {
+        for path in self.dead_standby()? {
+            if repair {
+                trees::remove(&path).map_err(|error| Error::io("remove", &path, error))?;
+            }
+            let what = format!("{} is left of a virtual machine that stood by", path.display());
+            problems.push(Problem { what, repaired: repair });
+        }
+        Ok(())
+    }
+
     /// Ends everything of this root: instances, monitors, layer mounts. Returns the names of what it stopped.
     ///
     /// # Errors
@@ -174,6 +187,7 @@ impl Engine {
         }
         self.settle_all()?;
         self.end_template_makers()?;
+        self.end_standby()?;
         self.unmount_volumes()?;
         self.unmount_layers()?;
         self.take_down_networks()?;

@@ -20,6 +20,7 @@ use crate::machine::Machine;
 use crate::network::{Places, Remains};
 use crate::record::Record;
 use crate::shared;
+use crate::standby::Ready;
 
 /// The channel of the monitor itself: it attaches the log there, starts, and hears of failures and the end.
 pub const MONITOR: u32 = 1;
@@ -40,7 +41,7 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Prepares what the configuration asks for: mounts a container's layers, or boots a guest. Lines for the
+    /// Prepares what the configuration asks for: mounts a container's layers, or boots a guest, if that is not `standby`. Lines for the
     /// user go to `notice`. Where that fails it has no place in any network.
     ///
     /// # Errors
@@ -49,6 +50,7 @@ impl Backend {
         args: &Args,
         record: &Record,
         config: InstanceConfig,
+        standby: Option<Ready>,
         notice: &mut dyn FnMut(String),
     ) -> Result<Self, Error> {
         let places = Places::prepare(args, &config.networks)?;
@@ -57,9 +59,9 @@ impl Backend {
                 .map(Box::new)
                 .map(Self::Machine),
             IsolationLevel::Container => local(args, record, config, places.clone()),
-            IsolationLevel::Vm => {
-                Guest::boot(args, record, config, places.clone(), notice).map(Box::new).map(Self::Guest)
-            }
+            IsolationLevel::Vm => Guest::boot(args, record, config, places.clone(), standby, notice)
+                .map(Box::new)
+                .map(Self::Guest),
         };
         made.inspect_err(|_| places.give_up())
     }
@@ -220,6 +222,13 @@ impl Backend {
             Self::Machine(machine) => machine.snapshot(channel, &directory),
             Self::Local(..) => Err(Error::NoSnapshot),
             Self::Over => Err(Error::NotRunning),
+        }
+    }
+
+    /// What is left to do for others when the instance has ended and everybody has been told.
+    pub fn prepare_next(&mut self) {
+        if let Self::Guest(guest) = self {
+            guest.prepare_next();
         }
     }
 

@@ -8,6 +8,9 @@
 //!
 //! One that goes on from a snapshot ([`snapshot`]) has no other way to begin: where that fails, so does the start.
 //!
+//! One that stood by before there was an instance ([`standby`]) has everything but that behind it. Once this guest has
+//! been at work for a moment, or has ended, another is made to stand by for the next of its kind.
+//!
 //! What is sent to a clone of a template before its first answer is kept, to be said again to the guest that boots
 //! in its place. A guest that booted and for which a template is wanted has that made by a process of its own, which
 //! nobody waits for.
@@ -30,9 +33,10 @@ use proa_protocol::frame::{Decoder, Frame, Kind, MAX_STREAM, WINDOW};
 use proa_protocol::instance::InstanceConfig;
 use proa_protocol::message::{ErrorKind, GuestConfig, Request, Response};
 use proa_protocol::snapshot::Resume;
+use proa_protocol::standby::Standby;
 use proa_protocol::template::STORE;
 use proa_supervisor::PollSet;
-use proa_vm::{Extras, Vm, VmError, VmSpec, plan_shares};
+use proa_vm::{Extras, TemplateRequest, Vm, VmError, VmSpec, plan_shares};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
@@ -47,11 +51,14 @@ use crate::error::Error;
 use crate::maker;
 use crate::network::{Places, Remains};
 use crate::record::Record;
+use crate::standby::{self, Ready};
 
 /// The channel on which the agent is configured and shut down.
 const AGENT: u32 = 0;
 /// How long a guest may take to unmount and power off.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after the first answer what stands by for the next is made: this one's work comes first.
+const SETTLED: Duration = Duration::from_secs(1);
 /// Bytes that may wait for the guest before clients are no longer read.
 const CONGESTED: usize = 4 * WINDOW as usize;
 
@@ -94,6 +101,22 @@ pub struct Guest {
     resizing: Option<Box<Resizing>>,
     enclosing: Enclosing,
     place_told: bool,
+    next: Option<Next>,
+}
+
+/// What is to stand by for the next instance of the kind, when this one has begun or ended.
+struct Next {
+    args: Args,
+    wish: Standby,
+    request: TemplateRequest,
+    due: Option<Instant>,
+}
+
+impl Next {
+    fn new(args: &Args, wish: Standby, spec: &VmSpec) -> Option<Self> {
+        let request = TemplateRequest::of_kind(spec)?;
+        Some(Self { args: args.clone(), wish, request, due: None })
+    }
 }
 
 impl Guest {
@@ -103,13 +126,13 @@ impl Guest {
         record: &Record,
         mut config: InstanceConfig,
         places: Places,
+        standby: Option<Ready>,
         notice: &mut dyn FnMut(String),
     ) -> Result<Self, Error> {
         let shares = plan_shares(&mut config.spec)?;
         let tags = shares.iter().map(|share| share.tag.clone()).collect();
         // What is only held for work on its files has no devices for them.
-        let taps = places.taps()?;
-        let endpoints = config.networks.iter().take(taps.len());
+        let endpoints = config.networks.iter().take(places.count());
         let interfaces = endpoints.clone().map(|endpoint| endpoint.interface.clone()).collect();
         let devices = Devices::new(endpoints);
         let configure = GuestConfig {
@@ -122,7 +145,7 @@ impl Guest {
             entropy: entropy(),
             time_ns: now_ns(),
         };
-        let spec = VmSpec {
+        let mut spec = VmSpec {
             id: config.id,
             kernel: config.vm.kernel,
             agent: args.agent.clone().unwrap_or_default(),
@@ -135,16 +158,21 @@ impl Guest {
             rw_size: config.vm.disk_size,
             shares,
             templates: !config.vm.no_template,
-            taps,
+            taps: Vec::new(),
             kind: Some(Box::new(configure.kind())),
             programs: configure.spec.process.as_ref().map(Process::candidates).unwrap_or_default(),
             extras: Extras { words: config.vm.kernel_args, ..Extras::default() },
         };
         let resume = take_resume(record)?;
-        let vm = match &resume {
-            Some(resume) => Vm::resume(&spec, &resume.snapshot, notice)?,
-            None => Vm::start(&spec, notice)?,
+        let standby = standby.filter(|ready| resume.is_none() && ready.fits(&mut spec, places.count()));
+        spec.taps = places.taps(standby.as_ref().map_or(&[], |ready| &ready.taps))?;
+        let next = config.standby.and_then(|wish| Next::new(args, wish, &spec));
+        let vm = match (&resume, standby) {
+            (Some(resume), _) => Vm::resume(&spec, &resume.snapshot, notice)?,
+            (None, Some(Ready { machine, place: _place, .. })) => machine.take(&spec)?,
+            (None, None) => Vm::start(&spec, notice)?,
         };
+        let vm_is_of_kind = vm.has_container();
         let mut guest = Self {
             id: spec.id.clone(),
             phase: Phase::Booting { until: Instant::now() + vm.answer_timeout() },
@@ -162,6 +190,7 @@ impl Guest {
             resizing: None,
             enclosing: Enclosing::Early,
             place_told: false,
+            next: next.filter(|_| vm_is_of_kind),
         };
         let told = if guest.vm.has_container() { configure.part() } else { configure.clone() };
         let config = Box::new(told);
@@ -248,7 +277,8 @@ impl Guest {
             Phase::Booting { until } | Phase::Stopping { until } => Some(until),
             Phase::Serving => {
                 let changes = [self.devices.deadline(), self.freeze_deadline(), self.resize_deadline()];
-                changes.into_iter().chain([self.enclose_deadline()]).flatten().min()
+                let next = self.next.as_ref().and_then(|next| next.due);
+                changes.into_iter().chain([self.enclose_deadline(), next]).flatten().min()
             }
             Phase::Gone => None,
         };
@@ -271,6 +301,9 @@ impl Guest {
                 self.tick_freeze();
                 self.tick_resize();
                 self.tick_enclosing();
+                if self.next.as_ref().and_then(|next| next.due).is_some_and(|due| Instant::now() >= due) {
+                    self.prepare_next();
+                }
             }
             _ => {}
         }
@@ -392,14 +425,26 @@ impl Guest {
         self.phase = Phase::Serving;
         self.enclose_soon();
         self.retry = None;
+        if let Some(next) = &mut self.next {
+            next.due = Some(Instant::now() + SETTLED);
+        }
         if let Some(request) = self.vm.take_template_request() {
             maker::start(&request);
+        }
+    }
+
+    /// Has a virtual machine stand by for the next instance of this kind, once.
+    pub fn prepare_next(&mut self) {
+        if let Some(Next { args, wish, request, due: Some(_) }) = self.next.take() {
+            standby::start(&args, &wish, self.places.count(), &request);
         }
     }
 
     /// A clone of a template is replaced by a guest that boots; any other guest is lost.
     fn give_up(&mut self, why: VmError) {
         let Some(retry) = self.retry.take() else { return self.fail(&why.into()) };
+        // The template is gone.
+        self.next = None;
         let Retry { spec, config, told } = *retry;
         let incoming = &mut self.incoming;
         let mut notice = |message: String| incoming.push_back(Response::Notice { message }.frame(MONITOR));

@@ -148,7 +148,7 @@ impl Machine {
             vars: media.join(VARS_FILE),
             seed: machine.seed.then(|| record.dir.join(SEED_FILE)),
             machine,
-            nics: places.taps()?.into_iter().zip(macs).collect(),
+            nics: places.taps(&[])?.into_iter().zip(macs).collect(),
         };
         let screen = Screen::listen(&record.run_dir)?;
         let pc = Pc::start(&spec, notice)?;

@@ -3,6 +3,7 @@
 //! ```text
 //!   proa-monitor --root DIR --run DIR [--id ID] [--client] [--agent FILE] [--again | --maintenance | --repair]
 //!   proa-monitor --template JSON [detach]
+//!   proa-monitor --standby JSON [detach]
 //!   proa-monitor --add-kernel JSON
 //!   proa-monitor --prune-kernels JSON
 //!   proa-monitor --import-disk JSON
@@ -37,6 +38,7 @@ mod repair;
 mod restart;
 mod serve;
 mod shared;
+mod standby;
 mod volumes;
 
 use std::ffi::OsString;
@@ -61,6 +63,7 @@ use crate::error::{Error, IoAt};
 use crate::log::{Identity, Log};
 use crate::record::Record;
 use crate::serve::{Again, Reaper, Server};
+use crate::standby::Ready;
 use crate::volumes::Volumes;
 
 /// Digits of an instance's id.
@@ -77,6 +80,11 @@ fn main() -> ExitCode {
     let mut arguments = arguments.peekable();
     if arguments.next_if(|first| first == maker::ARGUMENT).is_some() {
         return maker::run(arguments);
+    }
+    if arguments.next_if(|first| first == proa_protocol::standby::ARGUMENT).is_some() {
+        return standby::run(arguments, |args, client, ready| {
+            code(&monitor(args, Some(client), Some(ready)))
+        });
     }
     if arguments.next_if(|first| first == ADD_ARGUMENT).is_some() {
         return errand(arguments, |wanted| proa_vm::add_kernel(&wanted).map(drop));
@@ -113,8 +121,14 @@ fn run(args: Args) -> ExitCode {
     let result = match args.mode {
         Mode::Repair => repair::run(&args).inspect_err(complain),
         // The client has been told, and the state says it: standard error is nobody's.
-        Mode::Run | Mode::Again | Mode::Maintenance => monitor(args),
+        Mode::Run | Mode::Again | Mode::Maintenance => {
+            args.client.then(first_client).transpose().and_then(|client| monitor(args, client, None))
+        }
     };
+    code(&result)
+}
+
+fn code(result: &Result<(), Error>) -> ExitCode {
     if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -153,20 +167,19 @@ fn usage(message: &str) -> ExitCode {
     ExitCode::from(125)
 }
 
-fn monitor(mut args: Args) -> Result<(), Error> {
+fn monitor(mut args: Args, client: Option<UnixStream>, standby: Option<Ready>) -> Result<(), Error> {
     // Run by a descriptor, it is named after that.
     let _ = rustix::thread::set_name(c"proa-monitor");
     // Whoever starts an instance, its root is to be open to its users.
     rustix::process::umask(FileMode::from_raw_mode(0o022));
     // The terminal's signals are for the client. Failure means that we lead a session already.
     let _ = rustix::process::setsid();
-    let client = args.client.then(first_client).transpose()?;
     if let (true, Some(client)) = (args.id.is_empty(), &client) {
         let Some(id) = told_id(client) else { return Ok(()) };
         args.id = id;
     }
     let told = client.as_ref().and_then(|client| client.try_clone().ok());
-    let result = prepare(&args, client).and_then(|server| server.run().at(&args.run));
+    let result = prepare(&args, client, standby).and_then(|server| server.run().at(&args.run));
     if let (Err(error), Some(client)) = (&result, told) {
         tell(&client, error);
     }
@@ -195,7 +208,7 @@ fn first_client() -> Result<UnixStream, Error> {
     Ok(UnixStream::from(proa_sys::inherited::take_output().at("standard output".as_ref())?))
 }
 
-fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {
+fn prepare(args: &Args, client: Option<UnixStream>, standby: Option<Ready>) -> Result<Server, Error> {
     let record = Record::lock(&args.root, &args.run, &args.id)?;
     record.check_dir()?;
     let state = repair::finish(args, &record)?;
@@ -219,7 +232,7 @@ fn prepare(args: &Args, client: Option<UnixStream>) -> Result<Server, Error> {
     let backend = match args.mode {
         // It has one when it starts.
         Mode::Again => Backend::Over,
-        _ => Backend::new(args, &record, config, &mut |line| notices.push(line))?,
+        _ => Backend::new(args, &record, config, standby, &mut |line| notices.push(line))?,
     };
     let mut server = Server::new(record, state, backend, (log, events), listener, (again, notices));
     server.keep_volumes(volumes);

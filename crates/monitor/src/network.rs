@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
-use proa_network::{Attachment, Switch};
+use proa_network::{Attachment, Switch, Tap};
 use proa_protocol::message::Request;
 use proa_protocol::network::Endpoint;
 use proa_runtime::Interfaces;
@@ -66,13 +66,18 @@ impl Places {
         Some(Box::new(Maker(Rc::clone(attachment))))
     }
 
-    /// What a virtual machine's interfaces are wired to.
+    /// What a virtual machine's interfaces are wired to: these taps, or new ones.
     ///
     /// # Errors
     /// The kernel refuses something.
-    pub fn taps(&self) -> Result<Vec<Arc<OwnedFd>>, Error> {
+    pub fn taps(&self, there: &[Tap]) -> Result<Vec<Arc<OwnedFd>>, Error> {
         let Some(attachment) = &self.attachment else { return Ok(Vec::new()) };
-        Ok(attachment.borrow_mut().taps()?.into_iter().map(Arc::new).collect())
+        Ok(attachment.borrow_mut().taps(there)?)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.attachment.as_ref().map_or(0, |attachment| attachment.borrow().count())
     }
 
     /// Gives up names and ports: the program has ended, and nobody has been told yet.
@@ -101,7 +106,7 @@ impl Places {
     ///
     /// # Errors
     /// The kernel refuses something.
-    pub fn connect_tap(&self, endpoint: Endpoint) -> Result<OwnedFd, Error> {
+    pub fn connect_tap(&self, endpoint: Endpoint) -> Result<Arc<OwnedFd>, Error> {
         let attachment = self.attachment.as_ref().ok_or(Error::NotRunning)?;
         Ok(attachment.borrow_mut().connect_tap(endpoint)?)
     }

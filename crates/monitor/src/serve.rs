@@ -814,6 +814,7 @@ impl Server {
         if !owned && !matches!(outcome, Outcome::Nothing) {
             self.reap();
         }
+        self.backend.prepare_next();
     }
 
     fn note_end(&mut self, outcome: &Outcome, left_behind: String) {

@@ -18,9 +18,12 @@
 //! the instance, so all of an ordinary user's, are served by a process of their own ([`crate::forward`]) from when there is
 //! a link until the ports are given up.
 //!
+//! A virtual machine that stood by before it had an instance brings its taps along, which have names of their own.
+//!
 //! A container's link goes with its network namespace, which the kernel takes milliseconds to undo; nobody waits for
 //! that but [`Attachment::finish`].
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -55,6 +58,33 @@ pub struct Attachment {
     /// In the order of the endpoints' ports.
     reserved: Vec<Reserved>,
     forwarder: Option<Forwarder>,
+    /// Names of links that were there before the instance, by the names of its interfaces.
+    links: BTreeMap<String, String>,
+}
+
+/// A tap that leads nowhere yet.
+#[derive(Debug, Clone)]
+pub struct Tap {
+    name: String,
+    cable: Arc<OwnedFd>,
+}
+
+impl Tap {
+    /// Makes one where the bridges are.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn make(switch: &Switch, name: String) -> Result<Self, Error> {
+        let cable = switch
+            .inside(|| proa_sys::tap::open(&name).map_err(Error::file("make the tap", &name)))
+            .map(Arc::new)?;
+        Ok(Self { name, cable })
+    }
+
+    /// The end of whoever wires a machine to it.
+    pub fn cable(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.cable)
+    }
 }
 
 impl Attachment {
@@ -85,12 +115,18 @@ impl Attachment {
             ensure(run, &switch, &firewall, &endpoint.network)?;
         }
         let (run, instance) = (run.to_owned(), instance.to_owned());
-        Ok(Self { run, switch, instance, endpoints, firewall, reserved, forwarder: None })
+        let links = BTreeMap::new();
+        Ok(Self { run, switch, instance, endpoints, firewall, reserved, forwarder: None, links })
     }
 
     /// Whether there are any.
     pub fn has_places(&self) -> bool {
         !self.endpoints.is_empty()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.endpoints.len()
     }
 
     /// Makes a container's interfaces in the network namespace of its first process.
@@ -162,8 +198,8 @@ impl Attachment {
     ///
     /// # Errors
     /// As for [`Attachment::connect`].
-    pub fn connect_tap(&mut self, endpoint: Endpoint) -> Result<OwnedFd, Error> {
-        self.add(endpoint, |this, endpoint| this.tap(endpoint, &mut Links::here()?))
+    pub fn connect_tap(&mut self, endpoint: Endpoint) -> Result<Arc<OwnedFd>, Error> {
+        self.add(endpoint, |this, endpoint| this.tap(endpoint, None, &mut Links::here()?))
     }
 
     fn add<T: Send>(
@@ -211,7 +247,9 @@ impl Attachment {
         let endpoint = &self.endpoints[place];
         clean_up(&self.run, &self.switch, &self.instance, std::slice::from_ref(endpoint))?;
         let first: usize = self.endpoints.iter().take(place).map(|endpoint| endpoint.ports.len()).sum();
-        let gone = self.endpoints.remove(place).ports.len();
+        let endpoint = self.endpoints.remove(place);
+        self.links.remove(&endpoint.interface.name);
+        let gone = endpoint.ports.len();
         self.reserved.drain(first..first + gone);
         if gone > 0 { self.forward() } else { Ok(()) }
     }
@@ -220,28 +258,36 @@ impl Attachment {
         self.endpoints.iter().find(|endpoint| endpoint.network.id == network)
     }
 
-    /// Makes the taps that a virtual machine's interfaces are wired to, in their order.
+    /// The taps that a virtual machine's interfaces are wired to, in their order: those that are there, if they are for as
+    /// many, or new ones.
     ///
     /// # Errors
     /// The kernel refuses. What was made is left for [`Attachment::finish`] or [`clean_up`].
-    pub fn taps(&mut self) -> Result<Vec<OwnedFd>, Error> {
+    pub fn taps(&mut self, there: &[Tap]) -> Result<Vec<Arc<OwnedFd>>, Error> {
         if !self.has_places() {
             return Ok(Vec::new());
         }
+        for (endpoint, tap) in self.endpoints.iter().zip(there) {
+            self.links.insert(endpoint.interface.name.clone(), tap.name.clone());
+        }
         let taps = self.switch.inside(|| {
             let mut here = Links::here()?;
-            self.endpoints.iter().map(|endpoint| self.tap(endpoint, &mut here)).collect()
+            let each = self.endpoints.iter().enumerate();
+            each.map(|(number, endpoint)| self.tap(endpoint, there.get(number), &mut here)).collect()
         })?;
         self.forward()?;
         Ok(taps)
     }
 
-    fn tap(&self, endpoint: &Endpoint, here: &mut Links) -> Result<OwnedFd, Error> {
+    fn tap(&self, endpoint: &Endpoint, there: Option<&Tap>, here: &mut Links) -> Result<Arc<OwnedFd>, Error> {
         let (link, bridge) = self.admit(endpoint, here)?;
-        let tap = proa_sys::tap::open(&link).map_err(Error::file("make the tap", &link))?;
+        let cable = match there {
+            Some(tap) => tap.cable(),
+            None => Arc::new(proa_sys::tap::open(&link).map_err(Error::file("make the tap", &link))?),
+        };
         here.join(&link, bridge, endpoint.interface.mtu)?;
         here.reflect(&link)?;
-        Ok(tap)
+        Ok(cable)
     }
 
     /// Has the firewall let a link in and tells the resolver of its endpoint; gives its name and the bridge's number.
@@ -264,7 +310,10 @@ impl Attachment {
 
     fn live(&self, endpoint: &Endpoint) -> Live {
         let link = match endpoint.network.driver {
-            Driver::Bridge => link_of(&self.instance, endpoint),
+            Driver::Bridge => match self.links.get(&endpoint.interface.name) {
+                Some(link) => link.clone(),
+                None => link_of(&self.instance, endpoint),
+            },
             Driver::Macvlan => String::new(),
         };
         Live { endpoint: endpoint.clone(), link, switch: self.switch.held() }

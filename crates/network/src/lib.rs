@@ -9,6 +9,6 @@ pub mod link;
 pub mod ports;
 pub mod switch;
 
-pub use attach::Attachment;
+pub use attach::{Attachment, Tap};
 pub use error::Error;
 pub use switch::Switch;

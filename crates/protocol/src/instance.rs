@@ -38,6 +38,7 @@ use crate::log::LogConfig;
 use crate::machine::MachineConfig;
 use crate::message::LaunchConfig;
 use crate::network::Endpoint;
+use crate::standby::Standby;
 use crate::volume::MountPoint;
 
 /// Name of the configuration file.
@@ -99,6 +100,9 @@ pub struct InstanceConfig {
     pub log: LogConfig,
     /// What only a VM has.
     pub vm: VmConfig,
+    /// That a virtual machine is to stand by for the next of its kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<Standby>,
     /// What makes it a machine: it boots its own disks, and has neither spec nor layers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<MachineConfig>,

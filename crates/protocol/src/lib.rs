@@ -31,6 +31,7 @@ pub mod machine;
 pub mod message;
 pub mod network;
 pub mod snapshot;
+pub mod standby;
 pub mod template;
 pub mod time;
 pub mod volume;

@@ -8,7 +8,7 @@
 //! | `Wait` | `Exited` when the first process ends | |
 //! | `Abort` | none of its own | the `Exited` of its process |
 //! | `Watch` | none of its own | `Happened`, as often as something does |
-//! | `Prepare`, `Freeze`, `Adopt`, `Snapshot` | `Ok` or `Error` | |
+//! | `Prepare`, `Rehearse`, `Freeze`, `Adopt`, `Snapshot` | `Ok` or `Error` | |
 //! | `Update`, `UpdateGuest`, `Expand` | `Ok` or `Error` | |
 //! | `Signal`, `Stop`, `Discard`, `Resize`, `Pause`, `Resume`, `Rewrite`, `Connect`, `Disconnect`, `Shutdown` | `Ok` or `Error` | on an attach or exec channel: no answer |
 //! | `Screenshot` | `Data` frames with a PNG, an empty one last, then `Ok` or `Error` | |
@@ -48,6 +48,9 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         programs: Vec<String>,
     },
+    /// To a guest agent that is prepared: start once, in a container of its own that is gone when this is answered, an
+    /// empty program of the agent's, so that what the kernel and the VMM do at the first time is done before somebody waits.
+    Rehearse(Box<GuestConfig>),
     /// To a guest agent, once, first: what the guest is to be.
     Configure(Box<GuestConfig>),
     /// To a guest agent: stop the instance, say all there is to say, answer, and from then on say nothing.

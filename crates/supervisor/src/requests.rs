@@ -52,6 +52,7 @@ impl Supervisor {
                 }
             }
             Request::Prepare { .. }
+            | Request::Rehearse(_)
             | Request::Configure(_)
             | Request::Freeze
             | Request::Thaw

@@ -12,6 +12,8 @@
 //! A [`Pc`] is the other kind of machine: it boots disks of its own, has no agent, and is spoken to by its serial
 //! console and QEMU's control ([`Control`]). [`import::run`] makes such disks of files of other forms.
 //!
+//! One can be started before it is known for which instance, and stand by ([`Standby`]).
+//!
 //! A machine that runs can be captured and gone on from ([`Vm::capture`], [`pack_snapshot`], [`Vm::resume`]).
 //!
 //! Starting does not wait for the guest: the caller writes its `Configure` request at once and polls.
@@ -34,6 +36,7 @@ mod qmp;
 mod resize;
 mod share;
 mod snapshot;
+mod standby;
 mod store;
 mod template;
 mod user;
@@ -54,6 +57,7 @@ pub use prune::prune_kernels;
 pub use resize::CpuShortage;
 pub use share::{Share, plan_shares};
 pub use snapshot::{check as check_snapshot, pack as pack_snapshot};
+pub use standby::{Standby, StandbySpec};
 pub use template::TemplateRequest;
 
 /// Guest memory where the user names none, bytes.

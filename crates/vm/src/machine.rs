@@ -348,6 +348,18 @@ impl Vm {
         Ok(())
     }
 
+    /// The error for a guest that does not do what it is asked.
+    pub(crate) fn explain(&self, why: String) -> VmError {
+        self.logs.explain(why)
+    }
+
+    /// Its writable disk is at another place than when it was started.
+    pub(crate) fn belongs_to(&mut self, disk: PathBuf) {
+        if let Some(clone) = &mut self.clone {
+            clone.disk = Some(disk);
+        }
+    }
+
     /// Whether it goes on from a template; then [`Vm::boot_instead`] is the answer to its failure.
     pub fn is_clone(&self) -> bool {
         self.clone.is_some()
@@ -469,7 +481,7 @@ fn give_up_clone(
 
 /// Servers of shares work in the guest's memory, which a clone has for itself alone; and what a test adds to a guest,
 /// no template has.
-fn may_be_cloned(spec: &VmSpec) -> bool {
+pub(crate) fn may_be_cloned(spec: &VmSpec) -> bool {
     spec.templates && spec.shares.is_empty() && spec.extras == Extras::default()
 }
 
@@ -525,7 +537,7 @@ impl Parts {
         Ground { base: base.into(), shape, accelerator: self.accelerator.clone() }
     }
 
-    fn restore(&self, spec: &VmSpec, template: Template, of_kind: bool) -> Result<Vm, VmError> {
+    pub fn restore(&self, spec: &VmSpec, template: Template, of_kind: bool) -> Result<Vm, VmError> {
         let writable = match &template.disk {
             Some(disk) => disk::open_copy(disk, &spec.rw_disk)?,
             None => disk::open(&self.store, &spec.rw_disk, or_default(spec.rw_size, DEFAULT_DISK))?,

@@ -82,6 +82,11 @@ impl Qmp {
         self.ask("cont", json!({})).map(drop)
     }
 
+    /// The same without waiting for its answer.
+    pub fn order_go_on(&mut self) -> Result<(), VmError> {
+        self.order("cont", json!({}))
+    }
+
     /// Writes the state of the devices of a machine that stands still, and nothing else, to a file that is open for
     /// writing alone. The name of the command is of who needed that first.
     pub fn save_devices(&mut self, state: BorrowedFd) -> Result<(), VmError> {

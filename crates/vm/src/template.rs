@@ -174,6 +174,11 @@ impl<'a> Shape<'a> {
         Ok(Self { parts, key, memory, cpus, places, mounted, interfaces, kind })
     }
 
+    /// Name of the template.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     fn directory(&self) -> PathBuf {
         self.parts.store.path(DIRECTORY).join(&self.key)
     }
@@ -295,6 +300,16 @@ fn is_of_this_boot(failure: &Path) -> bool {
 }
 
 impl TemplateRequest {
+    /// One for instances of this guest's kind alone, if there can be one.
+    pub fn of_kind(spec: &VmSpec) -> Option<Self> {
+        Self::fitting(spec).into_iter().find(|request| request.kind.is_some())
+    }
+
+    /// Memory of its guest, bytes.
+    pub fn guest_memory(&self) -> u64 {
+        guest_memory(self.memory)
+    }
+
     /// What would fit this guest, the closest first.
     pub(crate) fn fitting(spec: &VmSpec) -> Vec<Self> {
         let for_all = Self::for_all(spec);
@@ -479,15 +494,18 @@ fn save(shape: &Shape, directory: &Path) -> Result<String, VmError> {
 }
 
 /// Until the agent of a guest that boots has answered that it is prepared; else why it has not.
-fn prepare(mut stream: &UnixStream, shape: &Shape) -> Result<(), String> {
-    let told = |error: io::Error| error.to_string();
+fn prepare(stream: &UnixStream, shape: &Shape) -> Result<(), String> {
     let kind = shape.kind.map(|kind| Box::new(kind.config.clone()));
     let programs = shape.kind.map(|kind| kind.programs.clone()).unwrap_or_default();
-    Request::Prepare { mount: shape.mounted, interfaces: shape.interfaces, kind, programs }
-        .frame(0)
-        .write_to(&mut stream)
-        .map_err(told)?;
-    let deadline = Instant::now() + BOOT_LIMIT;
+    let wanted = Request::Prepare { mount: shape.mounted, interfaces: shape.interfaces, kind, programs };
+    ask(stream, &wanted, BOOT_LIMIT)
+}
+
+/// Asks an agent, and waits until it has answered that it is done; else why it is not.
+pub(crate) fn ask(mut stream: &UnixStream, wanted: &Request, limit: Duration) -> Result<(), String> {
+    let told = |error: io::Error| error.to_string();
+    wanted.frame(0).write_to(&mut stream).map_err(told)?;
+    let deadline = Instant::now() + limit;
     let mut decoder = Decoder::new();
     let mut bytes = [0; 4096];
     loop {
@@ -499,7 +517,7 @@ fn prepare(mut stream: &UnixStream, shape: &Shape) -> Result<(), String> {
         let left = deadline.saturating_duration_since(Instant::now());
         let left = Timespec::try_from(left).unwrap_or_default();
         match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&left)) {
-            Ok(0) => return Err(format!("no answer within {} s", BOOT_LIMIT.as_secs())),
+            Ok(0) => return Err(format!("no answer within {} s", limit.as_secs())),
             Ok(_) => {}
             Err(errno) => return Err(errno.to_string()),
         }

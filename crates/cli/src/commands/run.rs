@@ -66,7 +66,7 @@ fn run_inner(context: &Context, args: &Args) -> Outcome {
     if attached.stdin && tty {
         check_terminal()?;
     }
-    let (engine, monitor) = context.engine_and_monitor()?;
+    let (engine, monitor) = context.engine_and_monitor(wanted.level)?;
     let created = create(context, &args.container, wanted)?;
     let id = created.record.id.clone();
     let remove = created.record.auto_remove;
@@ -106,7 +106,7 @@ pub struct Finished {
 
 fn start_detached(engine: &Engine, monitor: Waiting, created: Created) -> Result<Finished, Failure> {
     engine.wait_dependencies(&created.record)?;
-    let mut channel = engine.give_monitor(monitor, &created.record)?;
+    let mut channel = engine.give_monitor(monitor, &created)?;
     channel.start()?;
     println!("{}", created.record.id);
     Ok(Finished { code: 0, over: false })
@@ -120,7 +120,7 @@ fn run_attached(
     options: &relay::Options,
 ) -> Result<Finished, Failure> {
     engine.wait_dependencies(&created.record)?;
-    let mut channel = engine.give_monitor(monitor, &created.record)?;
+    let mut channel = engine.give_monitor(monitor, &created)?;
     let id = created.record.id.clone();
     send_start(&mut channel, attached, options)?;
     let ended = relay::relay(channel, options, move || drop(created))?;
@@ -204,6 +204,7 @@ fn create_instance(context: &Context, flags: &ContainerFlags, wanted: Wanted) ->
         settings: context.security_settings()?,
         network: context.network_settings()?,
         log: context.log_settings()?,
+        standby: context.vm_settings()?.standby,
     };
     Ok(context.engine()?.create(request)?)
 }

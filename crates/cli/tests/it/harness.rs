@@ -89,6 +89,8 @@ pub struct Proa {
     user: Option<User>,
     /// The file of the network namespace that its commands run in, where that is not the host's.
     home: Option<String>,
+    /// How many of root's virtual machines may stand by: few tests want what goes on behind their backs.
+    standby: u32,
 }
 
 impl Proa {
@@ -107,7 +109,7 @@ impl Proa {
         let cache = workspace().join("target/test-cache/vm");
         fs::create_dir_all(&cache).unwrap();
         std::os::unix::fs::symlink(cache, root.path().join("vm")).unwrap();
-        Self { root, binary, user: None, home: None }
+        Self { root, binary, user: None, home: None, standby: 0 }
     }
 
     /// An empty root that belongs to an ordinary user, who runs all commands. Its home, its sockets and a copy of
@@ -138,6 +140,11 @@ impl Proa {
     /// Has an ordinary user's commands run in a network namespace.
     pub fn live_in(&mut self, namespace: &str) {
         self.home = Some(namespace.to_owned());
+    }
+
+    /// Lets so many virtual machines stand by.
+    pub fn stand_by(&mut self, most: u32) {
+        self.standby = most;
     }
 
     /// A root with the image `busybox`, made from the host's static busybox.
@@ -225,7 +232,7 @@ impl Proa {
     pub fn plain_command(&self) -> Command {
         let Some(user) = &self.user else {
             let mut command = Command::new(&self.binary);
-            command.env_remove("PROA_ROOT").env("TERM", "xterm");
+            command.env_remove("PROA_ROOT").env("TERM", "xterm").env("PROA_CONFIG", self.config());
             return command;
         };
         // Everything in arguments, since some tests wrap the command.
@@ -243,6 +250,13 @@ impl Proa {
         }
         command.arg(&self.binary).current_dir("/");
         command
+    }
+
+    /// Root's configuration file.
+    fn config(&self) -> PathBuf {
+        let path = self.root.path().join("config.toml");
+        fs::write(&path, format!("[vm]\nstandby = {}\n", self.standby)).unwrap();
+        path
     }
 
     /// Runs a command to its end with no input.

@@ -26,6 +26,7 @@ mod rootless_network;
 mod rootless_vm;
 mod servers;
 mod snapshots;
+mod standby;
 mod storm;
 mod streams;
 mod templates;

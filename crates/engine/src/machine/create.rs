@@ -105,7 +105,7 @@ impl Engine {
             return Err(error);
         }
         self.tell(&record, "create", &[]);
-        Ok(Created { record, warnings, _making: making })
+        Ok(Created { record, warnings, standby: None, _making: making })
     }
 
     /// Gives it all that it is to have, its configuration last.

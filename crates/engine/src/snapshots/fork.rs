@@ -155,5 +155,15 @@ fn request_of(
     host_config.container_id_file.clear();
     let image = engine.store()?.resolve(&record.image_id)?;
     let ForkRequest { settings, network, log, .. } = request.clone();
-    Ok(CreateRequest { name, image, config, host_config, level: record.level, settings, network, log })
+    Ok(CreateRequest {
+        name,
+        image,
+        config,
+        host_config,
+        level: record.level,
+        settings,
+        network,
+        log,
+        standby: 0,
+    })
 }

@@ -104,7 +104,7 @@ impl Server {
             self.again.life = config.life.clone();
             self.again.health = super::HealthChecks::new(&config, &self.record);
             // What there is to say was said at the first start.
-            Backend::new(&self.again.args, &self.record, config, &mut |_| {})
+            Backend::new(&self.again.args, &self.record, config, None, &mut |_| {})
         });
         match made {
             Ok(backend) => {

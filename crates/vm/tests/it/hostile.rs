@@ -49,6 +49,10 @@ fn attack_by(script: &str, last: &str) {
     assert!(before == after, "a layer has changed");
 }
 
+/// The last of a balloon's lies before the guest tells that its own memory is free: with that it hurts itself, which ends its
+/// program, or not.
+const BEFORE_IT_HURTS: &str = "pages that are not there";
+
 /// All was tried, unless the VMM has ended; then that is told in few words.
 fn assert_lied(guest: &mut Guest, output: &str, last: &str) {
     if let Some(exit) = guest.vm.try_wait().unwrap() {
@@ -56,7 +60,8 @@ fn assert_lied(guest: &mut Guest, output: &str, last: &str) {
         assert!(!output.is_empty() && error.lines().count() <= 16, "{output}\n{error}");
         return;
     }
-    assert!(output.contains(last) && output.ends_with("done\n"), "{output}");
+    let is_done = output.ends_with("done\n") || last == BEFORE_IT_HURTS;
+    assert!(output.contains(last) && is_done, "{output}");
     let status = fs::read_to_string(format!("/proc/{}/status", guest.vm.pid())).unwrap();
     let held = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     let held: u64 = held.trim().trim_end_matches(" kB").parse().unwrap();
@@ -84,7 +89,7 @@ fn lies_to_the_agents_port() {
 
 #[test]
 fn lies_to_a_balloon() {
-    attack("balloon", "free pages that are none");
+    attack("balloon", BEFORE_IT_HURTS);
 }
 
 /// What a clone gives back, truly or not, is its own: the template and its other clones keep theirs.
@@ -99,7 +104,7 @@ fn a_clone_that_lies_to_its_balloon() {
     let mut guest = templates::start(&setup).0;
     assert!(guest.vm.is_clone());
     let output = guest.run_to_any_end();
-    assert_lied(&mut guest, &output, "free pages that are none");
+    assert_lied(&mut guest, &output, BEFORE_IT_HURTS);
     assert!(templates::checksum(&template.join("memory")) == before, "the template has changed");
     setup.script("echo well");
     setup.spec = templates::another(&setup, "two");

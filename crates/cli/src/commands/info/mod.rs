@@ -75,6 +75,7 @@ fn gather(context: &Context) -> Result<Value, Failure> {
         "SecurityOptions": security_options(),
         "IsolationLevels": there,
         "IsolationLevelsMissing": missing,
+        "StandbyMachines": engine.count_standby()?,
         "KernelVersion": uname.release().to_string_lossy(),
         "OSType": "linux",
         "OperatingSystem": operating_system(),
@@ -164,6 +165,7 @@ fn plain(document: &Value) -> String {
         ("Cgroup version", "CgroupVersion"),
         ("Cgroup controllers", "Controllers"),
         ("Isolation levels", "IsolationLevels"),
+        ("Standby machines", "StandbyMachines"),
         ("Virtual machines run by", "VMAcceleration"),
         ("Security", "SecurityOptions"),
     ];

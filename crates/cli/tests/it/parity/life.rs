@@ -131,7 +131,8 @@ fn attach(bed: &Bed) {
 
 fn top(bed: &Bed) {
     bed.detach("tree", &[], &["sh", "-c", "sleep 998 & exec sleep 999"]);
-    bed.proa.wait_for("both processes", || bed.ok(&["top", "tree"]).lines().count() == 3);
+    let both = || ["sleep 998", "sleep 999"].iter().all(|line| bed.ok(&["top", "tree"]).contains(line));
+    bed.proa.wait_for("both processes", both);
     let seen = bed.ok(&["top", "tree"]);
     assert!(seen.lines().next().unwrap().contains("PID"), "{seen}");
     assert!(seen.contains("sleep 999") && seen.contains("sleep 998"), "{seen}");
