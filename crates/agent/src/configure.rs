@@ -51,6 +51,8 @@ pub struct Prepared {
     random: File,
     /// Serves the instance, whose container is made but for what runs in it.
     supervisor: Option<Supervisor>,
+    /// Network devices of the instance's.
+    pub interfaces: usize,
 }
 
 /// Makes the guest ready to be saved.
@@ -75,7 +77,7 @@ pub fn prepare(
     move_devices(interfaces)?;
     let supervisor = kind.map(|(kind, programs)| prepare_container(kind, programs)).transpose()?;
     rustix::fs::sync();
-    Ok(Prepared { writable, places, mounted: mount, random: random()?, supervisor })
+    Ok(Prepared { writable, places, mounted: mount, random: random()?, supervisor, interfaces })
 }
 
 /// Makes the container of instances of this kind, whose layers are there and whose writable disk is mounted.
@@ -152,6 +154,14 @@ fn make_interface(links: &mut Links, device: usize, interface: &Interface) -> Re
     let name = format!("{MOVED}{device}");
     let index = links.index(&name)?.ok_or(Error::Missing(name))?;
     Ok(links.configure(index, interface)?)
+}
+
+/// Makes a device of the instance's an interface once, and a device of no name again.
+pub fn try_out(device: usize, interface: &Interface) -> Result<(), Error> {
+    let namespace = File::open(NETWORK).at("open", NETWORK)?;
+    make_interface(&mut Links::of(namespace.as_fd())?, device, interface)?;
+    unplug(device, &interface.name)?;
+    move_device(&mut Links::here()?, device, &namespace)
 }
 
 /// Makes a spare device an interface of the instance's; where that fails it is spare again.

@@ -2,43 +2,56 @@
 //! before somebody waits for it.
 //!
 //! ```text
-//!   container of the same kind ─▶ its program: this one, which ends at once ─▶ all of it is gone again
+//!   each network device is set up ─▶ a container of the same kind ─▶ its program: this one, which ends at once ─▶ all of it
+//!   is gone again
 //! ```
 //!
 //! It runs nothing of the image's, and has the image's files under a writable layer of its own. What it leaves are numbers of
-//! processes that were used, and random ones that were drawn; the generator is seeded anew before an instance draws any.
+//! processes that were used, packets that were counted, and random numbers that were drawn; the generator is seeded anew before an instance draws any.
 
 use std::fs;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use proa_oci::runtime::Mount;
+use ipnet::IpNet;
+use proa_oci::runtime::{Capabilities, Mount, Process, Spec};
 use proa_protocol::frame::Frame;
 use proa_protocol::message::{GuestConfig, Request, Response};
+use proa_protocol::network::Interface;
 use proa_runtime::{CgroupPolicy, Owners, Rootfs, Taken};
 use proa_supervisor::{PollSet, Supervisor, SupervisorConfig};
 use rustix::fs::CWD;
 use rustix::mount::OpenTreeFlags;
 
-use crate::configure::{LAYERS, use_network};
+use crate::configure;
 use crate::error::{At, Error};
 
 /// The first word of the program's command line, and where it is in its container.
 pub const PROGRAM: &str = "/.proa-rehearsal";
 const OWN_PROGRAM: &str = "/proc/self/exe";
 const DIRECTORY: &str = "/run/proa/rehearsal";
+/// Some of those that instances have.
+const CAPABILITIES: [&str; 3] = ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID"];
 /// It takes some hundred milliseconds.
 const LIMIT: Duration = Duration::from_secs(20);
 /// The conversations with a supervisor: who starts, and who is told of the output.
 const STARTER: u32 = 1;
 const READER: u32 = 2;
 
-/// Does all of it.
-pub fn rehearse(config: GuestConfig) -> Result<(), Error> {
-    let layers = config.layers;
-    let mut supervisor = Supervisor::new(prepare(config, layers)?);
-    let ended = play(&mut supervisor);
+/// Does all of it, with as many network devices of the instance's.
+pub fn rehearse(kind: GuestConfig, interfaces: usize) -> Result<(), Error> {
+    (0..interfaces).try_for_each(|device| configure::try_out(device, &interface()))?;
+    let told = Request::Configure(Box::new(role(&kind))).frame(STARTER);
+    let mut supervisor = Supervisor::new(prepare(kind)?);
+    let ended = supervisor.prepare(&[]).map_err(Error::from).and_then(|()| {
+        // Read as it is when it comes from the host.
+        if let Ok(Request::Configure(role)) = Request::parse(&told.payload) {
+            supervisor.cast(role.id, role.spec, role.launch);
+        }
+        play(&mut supervisor)
+    });
     let deleted = supervisor.delete();
     drop(supervisor);
     let removed = fs::remove_dir_all(DIRECTORY).at("remove", DIRECTORY);
@@ -47,27 +60,71 @@ pub fn rehearse(config: GuestConfig) -> Result<(), Error> {
     removed
 }
 
-fn prepare(mut config: GuestConfig, layers: usize) -> Result<SupervisorConfig, Error> {
+/// What an interface may be; from blocks that are for examples.
+fn interface() -> Interface {
+    let network = |address: [u8; 4]| IpNet::new(IpAddr::from(address), 24).ok();
+    let network6 = |address: [u16; 8]| IpNet::new(IpAddr::from(address), 64).ok();
+    let example6 = [0x2001, 0xdb8, 0, 0, 0, 0, 0, 2];
+    Interface {
+        name: "eth0".to_owned(),
+        mac: "02:00:00:00:00:02".to_owned(),
+        addresses: network([192, 0, 2, 2]).into_iter().chain(network6(example6)).collect(),
+        gateways: vec![IpAddr::from([192, 0, 2, 1])],
+        mtu: 0,
+    }
+}
+
+/// What an instance of this kind may be.
+fn role(kind: &GuestConfig) -> GuestConfig {
+    let capabilities: Vec<String> = CAPABILITIES.map(ToOwned::to_owned).to_vec();
+    let process = kind.spec.process.clone().unwrap_or_default();
+    let spec = Spec {
+        process: Some(Process {
+            args: vec![PROGRAM.to_owned()],
+            env: vec!["PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned(), "HOSTNAME=rehearsal".to_owned()],
+            capabilities: Some(Capabilities {
+                bounding: capabilities.clone(),
+                effective: capabilities.clone(),
+                permitted: capabilities,
+                ..Capabilities::default()
+            }),
+            ..process
+        }),
+        hostname: Some("rehearsal".to_owned()),
+        ..Spec::default()
+    };
+    let mut launch = kind.launch.clone();
+    launch.files.values_mut().for_each(|text| text.push_str("127.0.0.1 localhost\n"));
+    GuestConfig {
+        id: "rehearsal".to_owned(),
+        spec,
+        launch,
+        interfaces: vec![interface()],
+        ..GuestConfig::default()
+    }
+}
+
+fn prepare(mut kind: GuestConfig) -> Result<SupervisorConfig, Error> {
     let [upper, work, scratch] = ["upper", "work", "files"].map(|name| Path::new(DIRECTORY).join(name));
     for directory in [&upper, &work] {
         fs::create_dir_all(directory).at("make", directory)?;
     }
-    use_network(&mut config.spec);
-    config.spec.mounts.push(Mount {
+    configure::use_network(&mut kind.spec);
+    kind.spec.mounts.push(Mount {
         destination: PROGRAM.to_owned(),
         kind: Some("bind".to_owned()),
         source: Some(OWN_PROGRAM.into()),
         options: ["bind", "ro"].map(ToOwned::to_owned).to_vec(),
         ..Mount::default()
     });
-    if let Some(process) = &mut config.spec.process {
+    if let Some(process) = &mut kind.spec.process {
         process.args = vec![PROGRAM.to_owned()];
     }
-    let lowers = (0..layers).map(|number| format!("{LAYERS}/{number}").into()).collect();
+    let lowers = (0..kind.layers).map(|number| format!("{}/{number}", configure::LAYERS).into()).collect();
     Ok(SupervisorConfig {
         id: "rehearsal".to_owned(),
-        spec: config.spec,
-        launch: config.launch,
+        spec: kind.spec,
+        launch: kind.launch,
         rootfs: Rootfs::Overlay { lowers, upper, work, owners: Owners::default() },
         scratch,
         cgroup: CgroupPolicy::Auto,

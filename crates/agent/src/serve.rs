@@ -179,7 +179,9 @@ fn request_of(request: Request, link: &mut Link, guest: &mut Guest) {
             let kind = kind.map(|kind| (*kind, &programs[..]));
             configure::prepare(mount, interfaces, kind).map(|done| guest.prepared = Some(done))
         }
-        (Request::Rehearse(config), None) => rehearse(*config),
+        (Request::Rehearse(config), None) if guest.prepared.is_some() => {
+            rehearse(*config, guest.prepared.as_ref().map_or(0, |prepared| prepared.interfaces))
+        }
         (Request::Configure(config), None) => {
             guest.interfaces.clone_from(&config.interfaces);
             let configured = configure::apply(*config, guest.prepared.take());

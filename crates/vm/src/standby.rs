@@ -24,6 +24,9 @@ use crate::{VmError, VmSpec};
 /// How long the rehearsal may take; an emulated guest does it in half a second.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// How long its guest has afterwards for what its kernel does later.
+const REST: Duration = Duration::from_millis(300);
+
 /// A machine that waits, or gets ready for that. Dropping it kills it; its disk is left.
 pub struct Standby {
     vm: Vm,
@@ -88,6 +91,7 @@ impl Standby {
     pub fn get_ready(&mut self) -> Result<(), VmError> {
         let wanted = Request::Rehearse(Box::new(self.kind.config.clone()));
         template::ask(self.vm.stream(), &wanted, LIMIT).map_err(|why| self.vm.explain(why))?;
+        template::rest(self.vm.stream(), REST);
         self.vm.control.stop()
     }
 

@@ -482,7 +482,7 @@ fn save(shape: &Shape, directory: &Path) -> Result<String, VmError> {
     let vmm = parts.qemu.launch(&machine)?;
     drop(machine);
     prepare(&agent, shape).map_err(|why| logs.explain(why))?;
-    rest(&agent);
+    rest(&agent, REST);
     let path = directory.join(STATE);
     let state = File::create_new(&path).map_err(VmError::io(&path))?;
     control.save(state.as_fd())?;
@@ -529,8 +529,8 @@ pub(crate) fn ask(mut stream: &UnixStream, wanted: &Request, limit: Duration) ->
 }
 
 /// Leaves the guest alone for a moment; its agent has nothing to say.
-fn rest(stream: &UnixStream) {
-    let moment = Timespec::try_from(REST).unwrap_or_default();
+pub(crate) fn rest(stream: &UnixStream, moment: Duration) {
+    let moment = Timespec::try_from(moment).unwrap_or_default();
     let _ = poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&moment));
 }
 
