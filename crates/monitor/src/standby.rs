@@ -4,7 +4,7 @@
 //!   monitor of an instance ─ start ─▶ --standby JSON detach ─ starts, ends ─▶ --standby JSON:
 //!     its place is free ─▶ a clone that has rehearsed, and stands still ─▶ listens
 //!         ─ who comes first tells it an instance ─▶ this is the instance's monitor
-//!         ─ closes the connection; nobody for LIFETIME; the VMM has ended ─▶ end, nothing is left
+//!         ─ closes the connection; nobody comes for LIFETIME; the VMM has ended ─▶ end, nothing is left
 //! ```
 //!
 //! There is one for a kind at most, and as many as the configuration says of all kinds: a new one puts the oldest out.
@@ -20,6 +20,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, SystemTime};
@@ -122,7 +123,8 @@ pub fn run(
 /// It keeps the seal of the program that it gets as standard input, as every monitor does.
 fn own_command(text: &std::ffi::OsStr) -> Command {
     let mut command = Command::new("/proc/self/exe");
-    command.arg(ARGUMENT).arg(text).stdin(Stdio::inherit()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.arg0("proa-monitor").arg(ARGUMENT).arg(text);
+    command.stdin(Stdio::inherit()).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
 
@@ -197,11 +199,10 @@ fn wait(listener: UnixListener, machine: &Standby) -> Result<Option<UnixStream>,
         }
         let (mut client, _) = listener.accept().at(at)?;
         client.set_write_timeout(Some(PATIENCE)).at(at)?;
-        // One that has gone again was no client.
-        if client.write_all(&[WELCOME]).is_ok() {
-            client.set_write_timeout(None).at(at)?;
-            return Ok(Some(client));
-        }
+        // Who has gone again wanted its end.
+        let is_told = client.write_all(&[WELCOME]).is_ok();
+        client.set_write_timeout(None).at(at)?;
+        return Ok(is_told.then_some(client));
     }
 }
 
@@ -234,6 +235,8 @@ impl Place {
             file.set_len(0)
                 .and_then(|()| (&file).write_all(std::process::id().to_string().as_bytes()))
                 .at(&path)?;
+            // What one that died has left.
+            let _ = fs::remove_file(directory.join(SOCKET_FILE));
             make(&directory.join(VIEW))?;
             if let Some(parent) = disk.parent() {
                 make(parent)?;
@@ -244,12 +247,7 @@ impl Place {
 
     fn listen(&self) -> Result<UnixListener, Error> {
         let path = self.directory.join(SOCKET_FILE);
-        in_directory(&self.directory, SOCKET_FILE, |path| {
-            // What one that died has left.
-            let _ = fs::remove_file(path);
-            UnixListener::bind(path)
-        })
-        .at(&path)
+        in_directory(&self.directory, SOCKET_FILE, |path| UnixListener::bind(path)).at(&path)
     }
 }
 

@@ -89,7 +89,8 @@ pub struct Proa {
     user: Option<User>,
     /// The file of the network namespace that its commands run in, where that is not the host's.
     home: Option<String>,
-    /// How many of root's virtual machines may stand by: few tests want what goes on behind their backs.
+    /// How many of root's virtual machines may stand by: few tests want what goes on behind their backs, unless
+    /// `PROA_TEST_STANDBY` asks for that.
     standby: u32,
 }
 
@@ -109,7 +110,8 @@ impl Proa {
         let cache = workspace().join("target/test-cache/vm");
         fs::create_dir_all(&cache).unwrap();
         std::os::unix::fs::symlink(cache, root.path().join("vm")).unwrap();
-        Self { root, binary, user: None, home: None, standby: 0 }
+        let standby = std::env::var("PROA_TEST_STANDBY").map_or(0, |most| most.parse().unwrap());
+        Self { root, binary, user: None, home: None, standby }
     }
 
     /// An empty root that belongs to an ordinary user, who runs all commands. Its home, its sockets and a copy of
