@@ -45,7 +45,7 @@ fn compare(setup: &Setup, rounds: usize) -> Result<()> {
             "100000",
         ]))?;
         let argv = docker.argv(&["exec", "idle", "true"]);
-        contenders.push(Contender { name: "docker".into(), argv, times: vec![] });
+        contenders.push(Contender::of("docker", argv));
     }
     let result = interleave(&mut contenders, rounds);
     for runtime in &runtimes {

@@ -13,13 +13,26 @@ pub struct Contender {
     pub argv: Vec<String>,
     /// Wall times of its runs.
     pub times: Vec<Duration>,
+    /// What is waited for after each run, so that none of it is another's time.
+    pub settle: Option<Settle>,
 }
 
+/// Waits until a host is as it was.
+pub type Settle = Box<dyn Fn() -> Result<()>>;
+
 impl Contender {
+    /// A contender with these words, that has not run yet.
+    pub fn of(name: &str, argv: Vec<String>) -> Self {
+        Self { name: name.to_owned(), argv, times: Vec::new(), settle: None }
+    }
+
     /// A contender that has not run yet.
     pub fn new(name: &str, argv: &[&str]) -> Self {
-        let argv = argv.iter().map(ToString::to_string).collect();
-        Self { name: name.to_owned(), argv, times: Vec::new() }
+        Self::of(name, argv.iter().map(ToString::to_string).collect())
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.settle.as_ref().map_or(Ok(()), |settle| settle())
     }
 
     /// Median wall time.
@@ -51,7 +64,7 @@ pub fn interleave(contenders: &mut Vec<Contender>, rounds: usize) -> Result<()> 
     for index in (0..contenders.len()).rev() {
         let contender = &contenders[index];
         match run(&contender.argv) {
-            Ok(()) => {}
+            Ok(()) => contender.settle()?,
             Err(error) if Some(&contender.name) == ours.as_ref() => return Err(error),
             Err(error) => {
                 eprintln!("bench: {} is left out: {error:#}", contender.name);
@@ -65,6 +78,7 @@ pub fn interleave(contenders: &mut Vec<Contender>, rounds: usize) -> Result<()> 
             let contender = &mut contenders[(turn + round) % count];
             let time = time(&contender.argv)?;
             contender.times.push(time);
+            contender.settle()?;
         }
     }
     Ok(())

@@ -21,13 +21,13 @@ pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
     if installed("podman") {
         let run = [&["run", "--rm"], &PODMAN_LIMITS[..], &["busybox", "true"]].concat();
         let argv = [setup.podman_with_image()?, run.into_iter().map(String::from).collect()].concat();
-        contenders.push(Contender { name: "podman".into(), argv, times: vec![] });
+        contenders.push(Contender::of("podman", argv));
     }
     let docker = Docker::with_bridge(setup)?;
     if let Some(docker) = &docker {
         for (name, flags) in [("docker", &[][..]), ("docker, published", &["-p", "80"])] {
             let argv = docker.argv(&[&["run", "--rm"], flags, &["busybox", "true"]].concat());
-            contenders.push(Contender { name: name.into(), argv, times: vec![] });
+            contenders.push(Contender::of(name, argv));
         }
     }
     interleave(&mut contenders, rounds)?;

@@ -119,7 +119,7 @@ fn has_podman(setup: &Setup, user: &User) -> bool {
 
 fn compare(setup: &Setup, user: &User, rounds: usize, network: &[&str], podman: bool) -> Result<()> {
     let command = [&["run", "--rm"], network, &["busybox", "true"]].concat();
-    let contender = |name: &str, argv| Contender { name: name.into(), argv, times: vec![] };
+    let contender = |name: &str, argv| Contender::of(name, argv);
     let mut contenders = vec![
         contender("proa, rootless", user.proa(false, &user.root(), &command)),
         contender("proa, root", user.proa(true, &setup.text("proa"), &command)),

@@ -34,16 +34,12 @@ pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
         let command =
             [&["run", "--rm", "--network", "none"], &PODMAN_LIMITS[..], &["busybox", "true"]].concat();
         let command: Vec<String> = command.into_iter().map(String::from).collect();
-        contenders.push(Contender {
-            name: "podman".into(),
-            argv: [&podman[..], &command].concat(),
-            times: vec![],
-        });
+        contenders.push(Contender::of("podman", [&podman[..], &command].concat()));
     }
     let docker = Docker::with_image(setup)?;
     if let Some(docker) = &docker {
         let argv = docker.argv(&["run", "--rm", "--network", "none", "busybox", "true"]);
-        contenders.push(Contender { name: "docker".into(), argv, times: vec![] });
+        contenders.push(Contender::of("docker", argv));
     }
     interleave(&mut contenders, rounds)?;
     print("run --rm --network none busybox true", &contenders);

@@ -6,6 +6,7 @@
 //! and disks and a program that does by hand what it takes to run `true` from the image.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,9 @@ const DISKS: [&str; 2] = ["rw", "layer0"];
 /// How long the making of a template may take.
 const TEMPLATE_LIMIT: Duration = Duration::from_secs(120);
 
+/// How often it is looked whether a machine stands by.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// Machines whose memory is looked at.
 const CLONES: usize = 10;
 /// How long they are left alone before.
@@ -33,7 +37,8 @@ const REST: Duration = Duration::from_secs(5);
 /// Runs the comparison.
 pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
     let root = setup.text("proa");
-    let run = [&setup.proa, "--root", &root, "run", "--rm", "--network", "none"];
+    let config = setup.text("config.toml");
+    let run = [&setup.proa, "--root", &root, "--config", &config, "run", "--rm", "--network", "none"];
     let (by_hand, bare) = bare_commands(setup)?;
     make_templates(setup)?;
     let vm = ["--isolation", "vm"];
@@ -41,20 +46,41 @@ pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
     let mut contenders = vec![
         Contender::new("proa vm, template", &[&run[..], &vm, &template].concat()),
         Contender::new("proa vm, booted", &[&run[..], &vm, &cold].concat()),
-        Contender { name: "bare QEMU, true by hand".into(), argv: by_hand, times: vec![] },
-        Contender { name: "bare QEMU, nothing run".into(), argv: bare, times: vec![] },
+        Contender::of("bare QEMU, true by hand", by_hand),
+        Contender::of("bare QEMU, nothing run", bare),
         Contender::new("proa container", &[&run[..], &["busybox", "true"]].concat()),
     ];
     let docker = Docker::with_image(setup)?;
     if let Some(docker) = &docker {
         let argv = docker.argv(&["run", "--rm", "--network", "none", "busybox", "true"]);
-        contenders.push(Contender { name: "docker container".into(), argv, times: vec![] });
+        contenders.push(Contender::of("docker container", argv));
     }
+    contenders.push(standby(setup, &template)?);
     interleave(&mut contenders, rounds)?;
     print("run --rm --isolation vm busybox true", &contenders);
+    // Nothing stands by any more.
+    setup.proa(&["system", "stop"])?;
     at_once(&[&run[..], &vm, &template].concat())?;
     execs(setup, rounds)?;
     clones(setup)
+}
+
+/// The same where a machine stands by, as it does unless a configuration says otherwise; the next one is waited for.
+fn standby(setup: &Setup, image: &[&str]) -> Result<Contender> {
+    let root = setup.text("proa");
+    let places = Path::new(&setup.proa(&["info", "-f", "{{.RunRoot}}"])?).join("standby");
+    let run = [&setup.proa, "--root", &root, "run", "--rm", "--network", "none", "--isolation", "vm"];
+    let settle = move || {
+        let deadline = Instant::now() + TEMPLATE_LIMIT;
+        let is_there = |entry: fs::DirEntry| entry.path().join("socket").exists();
+        while !fs::read_dir(&places).is_ok_and(|entries| entries.flatten().any(is_there)) {
+            anyhow::ensure!(Instant::now() < deadline, "no virtual machine stands by");
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    };
+    let contender = Contender::new("proa vm, stood by", &[&run[..], image].concat());
+    Ok(Contender { settle: Some(Box::new(settle)), ..contender })
 }
 
 /// Machines that are started from a template at once, against as many one after the other.

@@ -204,7 +204,7 @@ fn create_instance(context: &Context, flags: &ContainerFlags, wanted: Wanted) ->
         settings: context.security_settings()?,
         network: context.network_settings()?,
         log: context.log_settings()?,
-        standby: context.vm_settings()?.standby,
+        standby: if flags.no_standby { 0 } else { context.vm_settings()?.standby },
     };
     Ok(context.engine()?.create(request)?)
 }

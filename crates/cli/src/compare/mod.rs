@@ -4,7 +4,7 @@
 //!
 //! | figure | how it is taken |
 //! | --- | --- |
-//! | start time | wall time of whole `proa run --rm IMAGE COMMAND` commands, after one that warms up |
+//! | start time | wall time of whole `proa run --rm IMAGE COMMAND` commands, after one that warms up; none of a machine that stands by |
 //! | memory | `smaps_rollup` of the monitor and all its descendants while the image's `sleep` idles |
 //! | system calls | the filters in force on the process, evaluated for every system call number |
 //! | processes visible | entries of `/proc` inside |
@@ -175,8 +175,8 @@ struct Idle<'a> {
 
 impl<'a> Idle<'a> {
     fn start(runner: &'a Runner, options: &Options, level: &str) -> Result<Self> {
-        let flags = ["run", "-d", "--network", "none", "--isolation", level, "--entrypoint", "sleep"];
-        let id = runner.output(&[&flags[..], &[&options.image, "1000000"]].concat())?;
+        let run = ["run", "-d", "--no-standby", "--network", "none", "--isolation", level];
+        let id = runner.output(&[&run[..], &["--entrypoint", "sleep", &options.image, "1000000"]].concat())?;
         Ok(Self { runner, id })
     }
 
@@ -208,7 +208,9 @@ impl Drop for Idle<'_> {
 
 impl Runner {
     fn run_at(&self, level: &str, image: &str, command: &[&str]) -> Result<String> {
-        self.output(&[&["run", "--rm", "--network", "none", "--isolation", level, image], command].concat())
+        // What one run leaves for the next would be a part of neither.
+        let run = ["run", "--rm", "--no-standby", "--network", "none", "--isolation", level, image];
+        self.output(&[&run[..], command].concat())
     }
 
     fn output(&self, arguments: &[&str]) -> Result<String> {

@@ -39,6 +39,9 @@ pub struct ContainerFlags {
     /// Boot a vm, rather than start it from a template
     #[arg(long, help_heading = "Isolation")]
     pub no_template: bool,
+    /// Neither take a vm that stands by, nor leave one behind for the next instance
+    #[arg(long, help_heading = "Isolation")]
+    pub no_standby: bool,
     /// Size of a vm's writable disk
     #[arg(long, value_name = "BYTES", help_heading = "Isolation")]
     pub disk_size: Option<String>,
