@@ -23,6 +23,7 @@ use proa_protocol::frame::{Decoder, Frame, Kind};
 use proa_protocol::message::{ErrorKind, Request, Response};
 use proa_protocol::network::Interface;
 use proa_supervisor::{HOST_TOKENS, PollSet, Supervisor};
+use proa_sys::process::SchedAttr;
 use proa_sys::signalfd::SignalFd;
 use rustix::event::PollFlags;
 use rustix::process::{Pid, WaitOptions, waitpid};
@@ -92,6 +93,7 @@ impl Guest {
 
 /// Serves until the end.
 pub fn run(port: File, late: LateModules) -> Result<(), Error> {
+    yield_to_instance().at("set", "the scheduler")?;
     let children =
         SignalFd::new(&[rustix::process::Signal::CHILD.as_raw()]).at("watch", "child processes")?;
     let mut link = Link { port, decoder: Decoder::new(), outgoing: Vec::new(), sent: 0, ended: false };
@@ -122,6 +124,15 @@ pub fn run(port: File, late: LateModules) -> Result<(), Error> {
         link.write();
     }
     Ok(())
+}
+
+/// A process that the agent has started, or serves, goes on when it wakes the agent: on a single CPU that is emulated, each
+/// change from one to the other costs what it takes to run some thousand instructions. What it starts is scheduled as usual.
+fn yield_to_instance() -> std::io::Result<()> {
+    const BATCH: u32 = 3;
+    const RESET_ON_FORK: u64 = 1;
+    let attributes = SchedAttr { policy: BATCH, flags: RESET_ON_FORK, ..SchedAttr::default() };
+    proa_sys::process::set_scheduler(attributes)
 }
 
 fn wait(link: &Link, children: &SignalFd, guest: &Guest) -> Result<Vec<(u64, PollFlags)>, Error> {

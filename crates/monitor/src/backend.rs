@@ -157,7 +157,8 @@ impl Backend {
     pub fn take_place(&mut self) -> Option<String> {
         match self {
             Self::Guest(guest) => guest.take_place(),
-            Self::Local(..) | Self::Machine(_) | Self::Over => None,
+            Self::Machine(machine) => machine.take_place(),
+            Self::Local(..) | Self::Over => None,
         }
     }
 

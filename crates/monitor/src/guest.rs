@@ -18,7 +18,6 @@
 //! Frames may be sent from the start; they follow the configuration on the same stream. What comes back was
 //! written by a guest and is trusted in nothing: the stream ends at the first byte that is no frame.
 
-mod enclosure;
 mod network;
 mod resize;
 mod snapshot;
@@ -40,13 +39,13 @@ use proa_vm::{Extras, TemplateRequest, Vm, VmError, VmSpec, plan_shares};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
-use self::enclosure::Enclosing;
 use self::network::Devices;
 use self::resize::Resizing;
 use self::snapshot::{Freezing, take_resume};
 use crate::args::Args;
 use crate::backend::{MONITOR, Stop};
 use crate::clock::now_ns;
+use crate::enclosing::Enclosing;
 use crate::error::Error;
 use crate::maker;
 use crate::network::{Places, Remains};
@@ -64,6 +63,7 @@ const CONGESTED: usize = 4 * WINDOW as usize;
 
 const STREAM_TOKEN: u64 = 0;
 const PROCESS_TOKEN: u64 = 1;
+const JOINER_TOKEN: u64 = 2;
 
 enum Phase {
     Booting { until: Instant },
@@ -100,7 +100,6 @@ pub struct Guest {
     freezing: Option<Box<Freezing>>,
     resizing: Option<Box<Resizing>>,
     enclosing: Enclosing,
-    place_told: bool,
     next: Option<Next>,
 }
 
@@ -188,8 +187,7 @@ impl Guest {
             disk: spec.rw_disk.clone(),
             freezing: None,
             resizing: None,
-            enclosing: Enclosing::Early,
-            place_told: false,
+            enclosing: Enclosing::default(),
             next: next.filter(|_| vm_is_of_kind),
         };
         let told = if guest.vm.has_container() { configure.part() } else { configure.clone() };
@@ -236,6 +234,11 @@ impl Guest {
         None
     }
 
+    /// Where its VMM is bounded, or why it is not; told once, when that is known.
+    pub fn take_place(&mut self) -> Option<String> {
+        self.enclosing.take_place()
+    }
+
     /// Its places in networks.
     pub fn places(&self) -> &Places {
         &self.places
@@ -256,7 +259,7 @@ impl Guest {
             set.add(STREAM_TOKEN, self.vm.stream().as_fd(), PollFlags::IN | writes);
         }
         set.add(PROCESS_TOKEN, self.vm.pidfd(), PollFlags::IN);
-        self.poll_joiner(set);
+        self.enclosing.poll_fds(set, JOINER_TOKEN);
     }
 
     /// One of its descriptors is ready.
@@ -267,7 +270,7 @@ impl Guest {
                 self.read();
             }
             PROCESS_TOKEN => self.reap(),
-            _ => self.joined(),
+            _ => self.enclosing.joined(),
         }
     }
 
@@ -278,7 +281,7 @@ impl Guest {
             Phase::Serving => {
                 let changes = [self.devices.deadline(), self.freeze_deadline(), self.resize_deadline()];
                 let next = self.next.as_ref().and_then(|next| next.due);
-                changes.into_iter().chain([self.enclose_deadline(), next]).flatten().min()
+                changes.into_iter().chain([self.enclosing.deadline(), next]).flatten().min()
             }
             Phase::Gone => None,
         };
@@ -300,7 +303,7 @@ impl Guest {
                 self.tick_change();
                 self.tick_freeze();
                 self.tick_resize();
-                self.tick_enclosing();
+                self.enclosing.tick(&self.id, self.vm.pid(), self.vm.bounds());
                 if self.next.as_ref().and_then(|next| next.due).is_some_and(|due| Instant::now() >= due) {
                     self.prepare_next();
                 }
@@ -348,7 +351,7 @@ impl Guest {
         }
         // The taps go with the VMM.
         self.vm.wait()?;
-        self.open_enclosure()?;
+        self.enclosing.remove()?;
         self.places.withdraw()?;
         Ok(Stop::Done(Remains::new(None, self.places.clone())))
     }
@@ -423,7 +426,7 @@ impl Guest {
     /// It has answered: it works, and is configured or knows why not.
     fn serve(&mut self) {
         self.phase = Phase::Serving;
-        self.enclose_soon();
+        self.enclosing.soon();
         self.retry = None;
         if let Some(next) = &mut self.next {
             next.due = Some(Instant::now() + SETTLED);

@@ -44,6 +44,7 @@ use serde_json::{Value, json};
 use crate::args::{Args, Mode};
 use crate::backend::{MONITOR, Stop};
 use crate::clock::now_ns;
+use crate::enclosing::Enclosing;
 use crate::error::Error;
 use crate::network::{Places, Remains};
 use crate::record::Record;
@@ -71,6 +72,7 @@ const PROCESS_TOKEN: u64 = 1;
 const OUTPUT_TOKEN: u64 = 2;
 const INPUT_TOKEN: u64 = 3;
 const SCREEN_TOKEN: u64 = 4;
+const JOINER_TOKEN: u64 = 5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -117,6 +119,8 @@ pub struct Machine {
     media: PathBuf,
     disks: usize,
     copy: Option<Copy>,
+    id: String,
+    enclosing: Enclosing,
 }
 
 impl Machine {
@@ -158,6 +162,8 @@ impl Machine {
             media,
             disks: spec.disks.len(),
             copy: None,
+            id: config.id.clone(),
+            enclosing: Enclosing::default(),
             usage: Usage::new(pc.pid(), memory, spec.cpus, &config.id, config.networks.len()),
             pc,
             phase: Phase::Ready,
@@ -201,6 +207,11 @@ impl Machine {
         self.channels.pop()
     }
 
+    /// Where its VMM is bounded, or why it is not; told once, when that is known.
+    pub fn take_place(&mut self) -> Option<String> {
+        self.enclosing.take_place()
+    }
+
     /// Its places in networks.
     pub fn places(&self) -> &Places {
         &self.places
@@ -229,6 +240,7 @@ impl Machine {
             set.add(INPUT_TOKEN, fd, PollFlags::OUT);
         }
         set.add(SCREEN_TOKEN, self.screen.as_fd(), PollFlags::IN);
+        self.enclosing.poll_fds(set, JOINER_TOKEN);
     }
 
     /// One of its descriptors is ready.
@@ -241,17 +253,20 @@ impl Machine {
             OUTPUT_TOKEN => _ = self.output.read(CONSOLE, &mut self.channels),
             INPUT_TOKEN => self.input.write(&mut self.channels),
             SCREEN_TOKEN => self.screen.admit(&mut self.pc.control),
+            JOINER_TOKEN => self.enclosing.joined(),
             _ => self.reap(),
         }
     }
 
     /// How long until [`Machine::tick`] must be called.
     pub fn timeout(&self) -> Option<Duration> {
-        self.resets.held_until().map(|until| until.saturating_duration_since(Instant::now()))
+        let next = self.resets.held_until().into_iter().chain(self.enclosing.deadline()).min();
+        next.map(|until| until.saturating_duration_since(Instant::now()))
     }
 
-    /// Lets a guest go on that was held for its resets.
+    /// Lets a guest go on that was held for its resets, and has its VMM bounded.
     pub fn tick(&mut self) {
+        self.enclosing.tick(&self.id, self.pc.pid(), self.pc.bounds());
         if self.resets.release(Instant::now()) {
             self.go_on();
         }
@@ -286,6 +301,7 @@ impl Machine {
     pub fn stop(&mut self) -> Result<Stop, Error> {
         self.pc.kill()?;
         self.phase = Phase::Ended;
+        self.enclosing.remove()?;
         // The taps go with the VMM.
         self.places.withdraw()?;
         Ok(Stop::Done(Remains::new(None, self.places.clone())))
@@ -520,6 +536,7 @@ impl Machine {
         match (asked, result) {
             (Asked::Start(channel), Ok(_)) => {
                 self.phase = Phase::Running;
+                self.enclosing.soon();
                 self.channels.respond(channel, &Response::Started { pid: self.pc.pid() });
             }
             (Asked::Done(channel), Ok(_)) => self.channels.respond(channel, &Response::Ok),

@@ -23,6 +23,7 @@ mod args;
 mod backend;
 mod client;
 mod clock;
+mod enclosing;
 mod error;
 mod events;
 mod guest;

@@ -29,6 +29,8 @@ use crate::network::{Endpoint, Interface};
 
 /// How the request that configures a guest begins.
 const CONFIGURE: &[u8] = br#"{"op":"configure","#;
+/// And one that runs a process in it.
+const EXEC: &[u8] = br#"{"op":"exec","#;
 
 /// What a client asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -536,6 +538,9 @@ impl Request {
             // The rest is read twice where the sort of a request is only known when all of it has been read, by code
             // that nothing else in a guest needs: an emulated one pays for each line of it.
             return serde_json::from_slice(payload).map(|config| Self::Configure(Box::new(config)));
+        }
+        if payload.starts_with(EXEC) {
+            return serde_json::from_slice(payload).map(|exec| Self::Exec(Box::new(exec)));
         }
         serde_json::from_slice(payload)
     }

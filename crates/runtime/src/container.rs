@@ -444,7 +444,12 @@ impl Container {
             Some(Below::Attach(_)) => None,
             None => self.cgroup.fork_target()?,
         };
-        let (forked, mut handles) = fork(&job, 0, join_pid, target)?;
+        // Where there is nothing left to be done for it from outside, it does not stop to hear that.
+        let is_ready = target.is_some()
+            && self.filter.listener.is_none()
+            && self.namespaces & namespaces::USER == 0
+            && matches!(below, None | Some(Below::Fork(_)));
+        let (forked, mut handles) = fork(&job, 0, join_pid, target, is_ready.then_some(&self.filter))?;
         let run = || {
             let mut warnings = Vec::new();
             if self.namespaces & namespaces::USER != 0 {
@@ -453,7 +458,11 @@ impl Container {
             below
                 .as_ref()
                 .map_or_else(|| self.cgroup.attach(forked.pid), |below| below.attach(forked.pid))?;
-            let gone = go(&forked.channel, &self.filter.for_process(forked.pid, &self.oci_state));
+            let gone = if is_ready {
+                Ok(())
+            } else {
+                go(&forked.channel, &self.filter.for_process(forked.pid, &self.oci_state))
+            };
             let (terminal, more) = wait_ready(&forked.channel, || Ok(()))?;
             warnings.extend(more);
             gone.and_then(|()| wait_program(&forked.channel)).map(|()| (terminal, warnings))

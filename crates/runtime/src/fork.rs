@@ -1,6 +1,7 @@
 //! Forking the processes of a container, waiting for them, ending them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use proa_oci::defaults::{LANDLOCK_ANNOTATION, LANDLOCK_SOCKETS};
 use proa_oci::runtime::{IdMapping, Spec};
@@ -55,13 +56,13 @@ pub(crate) fn fork_first(
         return fork_between(&job, plan.namespaces.at_clone, target, join);
     }
     let Some(path) = plan.namespaces.join_pid() else {
-        return fork(&job, plan.namespaces.at_clone, None, target);
+        return fork(&job, plan.namespaces.at_clone, None, target, None);
     };
     let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| Error::at(path, errno))?;
     let back = enter_link(namespace.as_fd()).map_err(|error| error.context(path))?;
-    let forked = fork(&job, plan.namespaces.at_clone, None, target);
-    leave(&back)?;
+    let forked = fork(&job, plan.namespaces.at_clone, None, target, None);
+    leave(back)?;
     forked
 }
 
@@ -143,21 +144,26 @@ pub(crate) fn is_scoped(spec: &Spec) -> bool {
     spec.annotations.get(LANDLOCK_ANNOTATION).is_some_and(|value| value == LANDLOCK_SOCKETS)
 }
 
-/// Forks a process that does a job; `join_pid` is a process in whose pid namespace it is to be.
+/// Forks a process that does a job; `join_pid` is a process in whose pid namespace it is to be. It is told at its birth to
+/// go on behind the filter `go_on`, if there is one.
 pub(crate) fn fork(
     job: &Job,
     namespaces: u64,
     join_pid: Option<BorrowedFd>,
     cgroup: Option<OwnedFd>,
+    go_on: Option<&Filter>,
 ) -> Result<(Forked, Handles)> {
     if let Some(process) = join_pid.filter(|_| !userns::is_initial()) {
         // The way back to a pid namespace of the host's is closed to root of a user namespace.
-        return fork_between(job, namespaces, cgroup, || enter_process(process).map(drop));
+        let forked = fork_between(job, namespaces, cgroup, || enter_process(process).map(drop))?;
+        go_on.map_or(Ok(()), |filter| go(&forked.0.channel, filter))?;
+        return Ok(forked);
     }
     // Nobody in the container may trace the child or open its descriptors while it is still one of us.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|errno| Error::call("prctl", errno))?;
     let (handles, ends) = stdio::open(job.stdio)?;
     let (ours, theirs) = channel::pair()?;
+    go_on.map_or(Ok(()), |filter| go(&ours, filter))?;
     let back = join_pid.map(enter_process).transpose()?;
     // SAFETY: this crate's callers have one thread (invariant 4); its documentation asks for that.
     let forked = unsafe { fork_into(namespaces, cgroup.as_ref().map(AsFd::as_fd)) };
@@ -165,36 +171,42 @@ pub(crate) fn fork(
         drop((ours, handles));
         init::run(job, theirs, ends);
     }
-    back.map_or(Ok(()), |back| leave(&back))?;
+    back.map_or(Ok(()), |back| leave(back))?;
     match forked.map_err(|error| Error::call("clone3", error))? {
         Fork::Parent { pid, pidfd } => Ok((Forked { pid, pidfd, channel: ours }, handles)),
         Fork::Child => Err(Error::internal("the child came back")),
     }
 }
 
-fn own_pid_namespace() -> Result<OwnedFd> {
+/// The way back from another pid namespace, which is the same as long as this process lives.
+fn own_pid_namespace() -> Result<BorrowedFd<'static>> {
+    static OWN: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(own) = OWN.get() {
+        return Ok(own.as_fd());
+    }
     let path = "/proc/self/ns/pid";
-    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| Error::at(path, errno))
+    let own = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::at(path, errno))?;
+    Ok(OWN.get_or_init(|| own).as_fd())
 }
 
 /// Lets the next child be born in the pid namespace of a process; returns the way back.
-fn enter_process(pidfd: BorrowedFd) -> Result<OwnedFd> {
+fn enter_process(pidfd: BorrowedFd) -> Result<BorrowedFd<'static>> {
     let back = own_pid_namespace()?;
     move_into_thread_name_spaces(pidfd, ThreadNameSpaceType::PROCESS_ID)
         .map_err(|errno| Error::call("enter the pid namespace", errno))?;
     Ok(back)
 }
 
-fn enter_link(namespace: BorrowedFd) -> Result<OwnedFd> {
+fn enter_link(namespace: BorrowedFd) -> Result<BorrowedFd<'static>> {
     let back = own_pid_namespace()?;
     move_into_link_name_space(namespace, Some(LinkNameSpaceType::ProcessID))
         .map_err(|errno| Error::call("enter the pid namespace", errno))?;
     Ok(back)
 }
 
-fn leave(back: &OwnedFd) -> Result<()> {
-    move_into_link_name_space(back.as_fd(), Some(LinkNameSpaceType::ProcessID))
+fn leave(back: BorrowedFd) -> Result<()> {
+    move_into_link_name_space(back, Some(LinkNameSpaceType::ProcessID))
         .map_err(|errno| Error::call("leave the pid namespace", errno))
 }
 

@@ -25,7 +25,8 @@ use proa_sys::jail::{Entry, Jail};
 use crate::accelerator::Accelerator;
 use crate::control::Control;
 use crate::machine::{Helper, Logs, VmExit, check_memory};
-use crate::qemu::{CommandLine, Qemu, SANDBOX, accelerate, limits};
+use crate::qemu::{CommandLine, MAX_THREADS, Qemu, SANDBOX, accelerate, limits};
+use crate::resize::OVERHEAD;
 use crate::store::Store;
 use crate::{VmError, user};
 
@@ -64,6 +65,8 @@ pub struct Pc {
     console: OwnedFd,
     vmm: Helper,
     logs: Logs,
+    /// Of the guest, bytes.
+    memory: u64,
 }
 
 impl Pc {
@@ -90,6 +93,7 @@ impl Pc {
             console: console.into(),
             vmm,
             logs,
+            memory: spec.memory,
         })
     }
 
@@ -104,6 +108,11 @@ impl Pc {
     /// Process id of the VMM.
     pub fn pid(&self) -> u32 {
         self.vmm.pid()
+    }
+
+    /// Bytes and tasks that its VMM needs at the most.
+    pub fn bounds(&self) -> (u64, u32) {
+        (self.memory + OVERHEAD, MAX_THREADS)
     }
 
     /// Readable when the VMM has ended.

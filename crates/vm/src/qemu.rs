@@ -78,6 +78,8 @@ const TRANSLATIONS: u32 = 256;
 /// Security modules that work without a policy, which our guests load for none: the others only cost each call. And no
 /// grouping of sessions, which counts for processes outside of cgroups.
 const LESS: &str = "lsm=landlock,yama noautogroup";
+/// No machine code of BPF programs.
+const INTERPRETED: &str = "sysctl.net.core.bpf_jit_enable=0";
 
 /// The distribution's QEMU.
 pub(crate) struct Qemu {
@@ -358,8 +360,9 @@ fn kernel_command_line(machine: &Machine) -> String {
     }
     if let Accelerator::Emulation { tsc_khz } = machine.accelerator {
         // Calibration against emulated timers is slow, wrong, and on a busy host sometimes endless. The counter
-        // is the host's own, which is the same on all its CPUs.
-        words.push(format!("tsc_early_khz={tsc_khz} tsc=reliable no_timer_check"));
+        // is the host's own, which is the same on all its CPUs. Filters of system calls are answered from what the kernel
+        // keeps of them; to make machine code of one costs an emulated guest more than it ever gives back.
+        words.push(format!("tsc_early_khz={tsc_khz} tsc=reliable no_timer_check {INTERPRETED}"));
         if machine.has_acpi() {
             // Nor measured anew for a CPU that comes; delays go by the counter.
             words.push(format!("lpj={}", tsc_khz * 4));

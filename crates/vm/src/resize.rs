@@ -109,7 +109,7 @@ pub struct CpuShortage {
 
 /// What a VMM fills beside the guest's memory, bytes: code that it has translated (256 MiB at the most), pools, stacks, and
 /// pages of disks, which go when there is need of them.
-const OVERHEAD: u64 = 512 << 20;
+pub(crate) const OVERHEAD: u64 = 512 << 20;
 
 impl Vm {
     /// Bytes and tasks that its VMM needs at the most.

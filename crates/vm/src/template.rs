@@ -56,7 +56,7 @@ use crate::store::{Store, base_identity, hex, identity, key_of, publish};
 use crate::{DEFAULT_DISK, SPARE_DEVICES, VmError, VmSpec, disk, user};
 
 /// Changes when templates made before shall not be used any more.
-const FORMAT: &str = "8";
+const FORMAT: &str = "9";
 const MEMORY: &str = "memory";
 const STATE: &str = "state";
 const DISK: &str = "disk";

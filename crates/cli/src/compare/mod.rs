@@ -176,7 +176,8 @@ struct Idle<'a> {
 impl<'a> Idle<'a> {
     fn start(runner: &'a Runner, options: &Options, level: &str) -> Result<Self> {
         let run = ["run", "-d", "--no-standby", "--network", "none", "--isolation", level];
-        let id = runner.output(&[&run[..], &["--entrypoint", "sleep", &options.image, "1000000"]].concat())?;
+        let id =
+            runner.output(&[&run[..], &["--entrypoint", "sleep", &options.image, "1000000"]].concat())?;
         Ok(Self { runner, id })
     }
 

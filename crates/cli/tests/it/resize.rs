@@ -55,7 +55,7 @@ fn memory_comes_to_a_guest_that_has_acpi() {
 }
 
 /// Where its VMM is bounded, when that is so.
-fn enclosure(proa: &Proa, name: &str) -> String {
+pub fn enclosure(proa: &Proa, name: &str) -> String {
     let mut place = String::new();
     proa.wait_for("the VMM's cgroup", || {
         place = proa.ok(&["inspect", "--format", "{{json .State}}", name]);

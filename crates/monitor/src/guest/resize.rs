@@ -93,7 +93,7 @@ impl Guest {
         let shortage = self.vm.want_cpus(size.cpus.max(1))?;
         if wanted > had {
             self.vm.want_memory(wanted)?;
-            self.widen()?;
+            self.enclosing.limit(self.vm.bounds())?;
         }
         if let Some(shortage) = shortage {
             let message = tell_shortage(shortage, size.cpus);
@@ -244,7 +244,7 @@ impl Guest {
         if let Some(resizing) = self.resizing.take() {
             if resizing.plugged <= self.vm.wanted_memory() {
                 // A bound that is wider than it must be still is one.
-                let _ = self.widen();
+                let _ = self.enclosing.limit(self.vm.bounds());
             }
             self.incoming.push_back(answer.frame(resizing.channel));
         }

@@ -4,6 +4,7 @@ use std::fs;
 
 use super::Bed;
 use crate::harness::Proa;
+use crate::resize::enclosure;
 
 #[test]
 fn a_machine_lives_under_the_verbs_of_all_instances() {
@@ -66,6 +67,26 @@ fn the_console_goes_both_ways_and_can_be_left() {
     assert_eq!(terminal.wait(), 0);
     assert_eq!(bed.state("pc"), "exited 0");
     assert!(bed.ok(&["logs", "pc"]).contains("HELLO"));
+    bed.ok(&["rm", "pc"]);
+}
+
+#[test]
+fn its_vmm_has_a_cgroup_that_goes_with_it() {
+    let bed = Bed::new();
+    bed.create("pc", &[]);
+    bed.ok(&["start", "pc"]);
+    bed.expect("pc", "ready");
+    let place = enclosure(&bed.proa, "pc");
+    let limit = |place: &str| fs::read_to_string(place).unwrap().trim().parse::<u64>().unwrap();
+    let memory = place.replace("/pids/", "/memory/");
+    let files = ["memory.max", "memory.limit_in_bytes"].map(|file| format!("{memory}/{file}"));
+    let file = files.iter().find(|file| fs::metadata(file).is_ok()).unwrap();
+    assert_eq!(limit(file), (64 + 512) << 20);
+    let members = fs::read_to_string(format!("{place}/cgroup.procs")).unwrap();
+    assert_eq!(members.trim(), bed.ok(&["inspect", "-f", "{{.State.Pid}}", "pc"]));
+    bed.ok(&["kill", "pc"]);
+    bed.ok(&["wait", "pc"]);
+    assert!(!fs::exists(&place).unwrap(), "{place}");
     bed.ok(&["rm", "pc"]);
 }
 
