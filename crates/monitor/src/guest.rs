@@ -31,6 +31,7 @@ use proa_oci::runtime::Process;
 use proa_protocol::frame::{Decoder, Frame, Kind, MAX_STREAM, WINDOW};
 use proa_protocol::instance::InstanceConfig;
 use proa_protocol::message::{ErrorKind, GuestConfig, Request, Response};
+use proa_protocol::network::Interface;
 use proa_protocol::snapshot::Resume;
 use proa_protocol::standby::Standby;
 use proa_protocol::template::STORE;
@@ -128,48 +129,21 @@ impl Guest {
         standby: Option<Ready>,
         notice: &mut dyn FnMut(String),
     ) -> Result<Self, Error> {
-        let shares = plan_shares(&mut config.spec)?;
-        let tags = shares.iter().map(|share| share.tag.clone()).collect();
         // What is only held for work on its files has no devices for them.
         let endpoints = config.networks.iter().take(places.count());
         let interfaces = endpoints.clone().map(|endpoint| endpoint.interface.clone()).collect();
         let devices = Devices::new(endpoints);
-        let configure = GuestConfig {
-            id: config.id.clone(),
-            spec: config.spec,
-            launch: config.launch,
-            layers: config.layers.len(),
-            shares: tags,
-            interfaces,
-            entropy: entropy(),
-            time_ns: now_ns(),
-        };
-        let mut spec = VmSpec {
-            id: config.id,
-            kernel: config.vm.kernel,
-            agent: args.agent.clone().unwrap_or_default(),
-            store: args.root.join(STORE),
-            run_dir: record.run_dir.clone(),
-            memory: config.vm.memory,
-            cpus: config.vm.cpus,
-            layers: config.layers.iter().map(|layer| layer.path.clone()).collect(),
-            rw_disk: record.dir.join("rw.img"),
-            rw_size: config.vm.disk_size,
-            shares,
-            templates: !config.vm.no_template,
-            taps: Vec::new(),
-            kind: Some(Box::new(configure.kind())),
-            programs: configure.spec.process.as_ref().map(Process::candidates).unwrap_or_default(),
-            extras: Extras { words: config.vm.kernel_args, ..Extras::default() },
-        };
+        let wish = config.standby.take();
+        let (configure, mut spec) = describe(args, record, config, interfaces)?;
         let resume = take_resume(record)?;
         let standby = standby.filter(|ready| resume.is_none() && ready.fits(&mut spec, places.count()));
         spec.taps = places.taps(standby.as_ref().map_or(&[], |ready| &ready.taps))?;
-        let next = config.standby.and_then(|wish| Next::new(args, wish, &spec));
-        let vm = match (&resume, standby) {
-            (Some(resume), _) => Vm::resume(&spec, &resume.snapshot, notice)?,
-            (None, Some(Ready { machine, place: _place, .. })) => machine.take(&spec)?,
-            (None, None) => Vm::start(&spec, notice)?,
+        let next = wish.and_then(|wish| Next::new(args, wish, &spec));
+        // What is left of its place is cleared when the guest has been told what it is.
+        let (vm, _place) = match (&resume, standby) {
+            (Some(resume), _) => (Vm::resume(&spec, &resume.snapshot, notice)?, None),
+            (None, Some(Ready { machine, place, .. })) => (machine.take(&spec)?, Some(place)),
+            (None, None) => (Vm::start(&spec, notice)?, None),
         };
         let vm_is_of_kind = vm.has_container();
         let mut guest = Self {
@@ -477,6 +451,45 @@ impl Guest {
         self.vm.kill();
         self.phase = Phase::Gone;
     }
+}
+
+/// What the guest is told, and what its machine is made of, but for the taps.
+fn describe(
+    args: &Args,
+    record: &Record,
+    mut config: InstanceConfig,
+    interfaces: Vec<Interface>,
+) -> Result<(GuestConfig, VmSpec), Error> {
+    let shares = plan_shares(&mut config.spec)?;
+    let configure = GuestConfig {
+        id: config.id.clone(),
+        spec: config.spec,
+        launch: config.launch,
+        layers: config.layers.len(),
+        shares: shares.iter().map(|share| share.tag.clone()).collect(),
+        interfaces,
+        entropy: entropy(),
+        time_ns: now_ns(),
+    };
+    let spec = VmSpec {
+        id: config.id,
+        kernel: config.vm.kernel,
+        agent: args.agent.clone().unwrap_or_default(),
+        store: args.root.join(STORE),
+        run_dir: record.run_dir.clone(),
+        memory: config.vm.memory,
+        cpus: config.vm.cpus,
+        layers: config.layers.iter().map(|layer| layer.path.clone()).collect(),
+        rw_disk: record.dir.join("rw.img"),
+        rw_size: config.vm.disk_size,
+        shares,
+        templates: !config.vm.no_template,
+        taps: Vec::new(),
+        kind: Some(Box::new(configure.kind())),
+        programs: configure.spec.process.as_ref().map(Process::candidates).unwrap_or_default(),
+        extras: Extras { words: config.vm.kernel_args, ..Extras::default() },
+    };
+    Ok((configure, spec))
 }
 
 fn is_answer(kind: Kind) -> bool {

@@ -157,9 +157,13 @@ impl Wanted {
     }
 
     fn make(&self, place: Place) -> Result<Option<Ready>, Error> {
-        let taps = self.make_taps()?;
+        // One that was taken goes on under its name, and as its user, when the next one is there.
+        let name = random_name()?;
+        let switch = if self.networks == 0 { Switch::Gone } else { Switch::of(&self.run) };
+        let tap = |number| Tap::make(&switch, link_name(&name, number));
+        let taps: Vec<Tap> = (0..self.networks).map(tap).collect::<Result<_, _>>()?;
         let spec = StandbySpec {
-            id: format!("standby-{}", self.key),
+            id: format!("standby-{name}"),
             view: place.directory.join(VIEW),
             disk: place.disk.clone(),
             taps: taps.iter().map(Tap::cable).collect(),
@@ -168,19 +172,13 @@ impl Wanted {
         machine.get_ready()?;
         Ok(Some(Ready { machine, taps, place }))
     }
+}
 
-    fn make_taps(&self) -> Result<Vec<Tap>, Error> {
-        if self.networks == 0 {
-            return Ok(Vec::new());
-        }
-        let mut bytes = [0; 6];
-        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-            .at("/dev/urandom".as_ref())?;
-        let owner: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let switch = Switch::of(&self.run);
-        let make = |number| Tap::make(&switch, link_name(&owner, number));
-        Ok((0..self.networks).map(make).collect::<Result<_, _>>()?)
-    }
+/// Of as many digits as make the name of a link.
+fn random_name() -> Result<String, Error> {
+    let mut bytes = [0; 6];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).at("/dev/urandom".as_ref())?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Waits for the first who comes, and tells that one so.

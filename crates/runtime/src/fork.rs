@@ -1,7 +1,6 @@
 //! Forking the processes of a container, waiting for them, ending them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
 
 use proa_oci::defaults::{LANDLOCK_ANNOTATION, LANDLOCK_SOCKETS};
 use proa_oci::runtime::{IdMapping, Spec};
@@ -62,7 +61,7 @@ pub(crate) fn fork_first(
         .map_err(|errno| Error::at(path, errno))?;
     let back = enter_link(namespace.as_fd()).map_err(|error| error.context(path))?;
     let forked = fork(&job, plan.namespaces.at_clone, None, target, None);
-    leave(back)?;
+    leave(&back)?;
     forked
 }
 
@@ -156,7 +155,8 @@ pub(crate) fn fork(
     if let Some(process) = join_pid.filter(|_| !userns::is_initial()) {
         // The way back to a pid namespace of the host's is closed to root of a user namespace.
         let forked = fork_between(job, namespaces, cgroup, || enter_process(process).map(drop))?;
-        go_on.map_or(Ok(()), |filter| go(&forked.0.channel, filter))?;
+        // One that has ended already is heard of when its answer is waited for.
+        let _ = go_on.map(|filter| go(&forked.0.channel, filter));
         return Ok(forked);
     }
     // Nobody in the container may trace the child or open its descriptors while it is still one of us.
@@ -171,42 +171,36 @@ pub(crate) fn fork(
         drop((ours, handles));
         init::run(job, theirs, ends);
     }
-    back.map_or(Ok(()), |back| leave(back))?;
+    back.map_or(Ok(()), |back| leave(&back))?;
     match forked.map_err(|error| Error::call("clone3", error))? {
         Fork::Parent { pid, pidfd } => Ok((Forked { pid, pidfd, channel: ours }, handles)),
         Fork::Child => Err(Error::internal("the child came back")),
     }
 }
 
-/// The way back from another pid namespace, which is the same as long as this process lives.
-fn own_pid_namespace() -> Result<BorrowedFd<'static>> {
-    static OWN: OnceLock<OwnedFd> = OnceLock::new();
-    if let Some(own) = OWN.get() {
-        return Ok(own.as_fd());
-    }
+fn own_pid_namespace() -> Result<OwnedFd> {
     let path = "/proc/self/ns/pid";
-    let own = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| Error::at(path, errno))?;
-    Ok(OWN.get_or_init(|| own).as_fd())
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::at(path, errno))
 }
 
 /// Lets the next child be born in the pid namespace of a process; returns the way back.
-fn enter_process(pidfd: BorrowedFd) -> Result<BorrowedFd<'static>> {
+fn enter_process(pidfd: BorrowedFd) -> Result<OwnedFd> {
     let back = own_pid_namespace()?;
     move_into_thread_name_spaces(pidfd, ThreadNameSpaceType::PROCESS_ID)
         .map_err(|errno| Error::call("enter the pid namespace", errno))?;
     Ok(back)
 }
 
-fn enter_link(namespace: BorrowedFd) -> Result<BorrowedFd<'static>> {
+fn enter_link(namespace: BorrowedFd) -> Result<OwnedFd> {
     let back = own_pid_namespace()?;
     move_into_link_name_space(namespace, Some(LinkNameSpaceType::ProcessID))
         .map_err(|errno| Error::call("enter the pid namespace", errno))?;
     Ok(back)
 }
 
-fn leave(back: BorrowedFd) -> Result<()> {
-    move_into_link_name_space(back, Some(LinkNameSpaceType::ProcessID))
+fn leave(back: &OwnedFd) -> Result<()> {
+    move_into_link_name_space(back.as_fd(), Some(LinkNameSpaceType::ProcessID))
         .map_err(|errno| Error::call("leave the pid namespace", errno))
 }
 

@@ -103,7 +103,8 @@ fn service(name: &str, run: &[String]) -> Vec<String> {
         "KillMode=process".to_owned(),
         "Delegate=yes".to_owned(),
         line("ExecStartPre=-", &["rm", "-f"], &own),
-        line("ExecStart=", &["run", "--rm"], &start),
+        // The next one starts with the host, or when this one has failed: nothing is to stand by for that.
+        line("ExecStart=", &["run", "--rm", "--no-standby"], &start),
         line("ExecStop=-", &["stop"], &own),
         line("ExecStopPost=-", &["rm", "-f", "-v"], &own),
     ]

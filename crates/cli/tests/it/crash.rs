@@ -284,7 +284,8 @@ fn rm_waits_for_what_goes_by_itself() {
     ended["status"] = "exited".into();
     fs::write(&state, ended.to_string()).unwrap();
     let lock = fs::File::open(lock_of(&id)).unwrap();
-    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    let take = || rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok();
+    proa.wait_for("the lock of the monitor, which has its descriptors a moment longer", take);
     let mut removing = start(&proa, &["rm", "-f", "brief"]);
     for _ in 0..20 {
         proa.ok(&["ps", "-aq"]);

@@ -131,8 +131,13 @@ fn attach(bed: &Bed) {
 
 fn top(bed: &Bed) {
     bed.detach("tree", &[], &["sh", "-c", "sleep 998 & exec sleep 999"]);
-    let both = || ["sleep 998", "sleep 999"].iter().all(|line| bed.ok(&["top", "tree"]).contains(line));
-    bed.proa.wait_for("both processes", both);
+    // Programs that have just begun are not asleep yet.
+    let is_asleep = |line: &str| line.contains(" S") && line.ends_with("sleep");
+    let asleep = || {
+        let seen = bed.ok(&["top", "tree", "-eo", "pid,stat,comm"]);
+        seen.lines().filter(|line| is_asleep(line.trim_end())).count() == 2
+    };
+    bed.proa.wait_for("both processes", asleep);
     let seen = bed.ok(&["top", "tree"]);
     assert!(seen.lines().next().unwrap().contains("PID"), "{seen}");
     assert!(seen.contains("sleep 999") && seen.contains("sleep 998"), "{seen}");
