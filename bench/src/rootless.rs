@@ -119,14 +119,13 @@ fn has_podman(setup: &Setup, user: &User) -> bool {
 
 fn compare(setup: &Setup, user: &User, rounds: usize, network: &[&str], podman: bool) -> Result<()> {
     let command = [&["run", "--rm"], network, &["busybox", "true"]].concat();
-    let contender = |name: &str, argv| Contender::of(name, argv);
     let mut contenders = vec![
-        contender("proa, rootless", user.proa(false, &user.root(), &command)),
-        contender("proa, root", user.proa(true, &setup.text("proa"), &command)),
+        Contender::of("proa, rootless", user.proa(false, &user.root(), &command)),
+        Contender::of("proa, root", user.proa(true, &setup.text("proa"), &command)),
     ];
     if podman {
         let run = [&["run", "--rm"], network, &PODMAN_LIMITS, &["busybox", "true"]].concat();
-        contenders.push(contender("podman, rootless", user.podman(&run)));
+        contenders.push(Contender::of("podman, rootless", user.podman(&run)));
     }
     interleave(&mut contenders, rounds)?;
     print(&format!("{}, by an ordinary user", command.join(" ")), &contenders);

@@ -47,7 +47,7 @@ pub fn prepare() -> Result<LateModules, Error> {
         pseudo(kind, &format!("{NEW_ROOT}/{name}"), data)?;
     }
     for name in ["proc", "run", "tmp"] {
-        make(&format!("{NEW_ROOT}/{name}"))?;
+        make(format!("{NEW_ROOT}/{name}"))?;
     }
     mount_move("/proc", format!("{NEW_ROOT}/proc")).at("move", "/proc")?;
     rustix::process::chdir(NEW_ROOT).at("enter", NEW_ROOT)?;
@@ -123,7 +123,8 @@ fn mount_at(kind: &str, target: &str, flags: MountFlags, data: &str) -> Result<(
 }
 
 /// Makes a directory and its parents.
-pub fn make(path: &str) -> Result<(), Error> {
+pub fn make(path: impl AsRef<Path>) -> Result<(), Error> {
+    let path = path.as_ref();
     fs::create_dir_all(path).at("make", path)
 }
 

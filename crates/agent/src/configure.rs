@@ -13,7 +13,7 @@ use proa_network::link::Links;
 use proa_oci::runtime::{NamespaceKind, Spec};
 use proa_protocol::message::GuestConfig;
 use proa_protocol::network::Interface;
-use proa_runtime::{CgroupPolicy, Owners, Rootfs};
+use proa_runtime::{CgroupPolicy, Owners, Rootfs, Taken};
 use proa_supervisor::{Supervisor, SupervisorConfig};
 use rustix::mount::{MountFlags, mount};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
@@ -24,7 +24,8 @@ use crate::error::{At, Error};
 
 /// Where the writable disk is mounted.
 pub const WRITABLE: &str = "/run/proa/rw";
-pub const LAYERS: &str = "/run/proa/layers";
+const LAYERS: &str = "/run/proa/layers";
+const FILES: &str = "/run/proa/files";
 const SHARES: &str = "/run/proa/shares";
 const BLOCK_DEVICES: &str = "/sys/block";
 const WRITABLE_DISK: &str = "rw";
@@ -186,7 +187,7 @@ pub fn unplug(device: usize, interface: &str) -> Result<(), Error> {
 }
 
 /// Gives the instance the network namespace that was made for it, if it wants a new one that is the guest's own.
-pub fn use_network(spec: &mut Spec) {
+fn use_network(spec: &mut Spec) {
     let Some(linux) = &mut spec.linux else { return };
     if linux.namespaces.iter().any(|namespace| namespace.kind == NamespaceKind::User) {
         return;
@@ -223,9 +224,20 @@ pub fn apply(config: GuestConfig, prepared: Option<Prepared>) -> Result<Supervis
 }
 
 /// The supervisor of an instance whose layers and writable disk are mounted.
-fn supervise(mut config: GuestConfig, lowers: Vec<PathBuf>) -> Result<Supervisor, Error> {
+fn supervise(config: GuestConfig, lowers: Vec<PathBuf>) -> Result<Supervisor, Error> {
+    supervise_at(WRITABLE, FILES, config, lowers, Vec::new())
+}
+
+/// The same with its writable layer in the directory `writable`, and files of its own in `scratch`.
+pub fn supervise_at(
+    writable: &str,
+    scratch: &str,
+    mut config: GuestConfig,
+    lowers: Vec<PathBuf>,
+    taken: Vec<Taken>,
+) -> Result<Supervisor, Error> {
     use_network(&mut config.spec);
-    let (upper, work) = (format!("{WRITABLE}/upper"), format!("{WRITABLE}/work"));
+    let (upper, work) = (format!("{writable}/upper"), format!("{writable}/work"));
     make(&upper)?;
     make(&work)?;
     Ok(Supervisor::new(SupervisorConfig {
@@ -233,9 +245,9 @@ fn supervise(mut config: GuestConfig, lowers: Vec<PathBuf>) -> Result<Supervisor
         spec: config.spec,
         launch: config.launch,
         rootfs: Rootfs::Overlay { lowers, upper: upper.into(), work: work.into(), owners: Owners::default() },
-        scratch: PathBuf::from("/run/proa/files"),
+        scratch: scratch.into(),
         cgroup: CgroupPolicy::Auto,
-        taken: Vec::new(),
+        taken,
         interfaces: None,
     }))
 }
@@ -278,10 +290,15 @@ fn find_disks(layers: usize) -> Result<(PathBuf, Vec<PathBuf>), Error> {
 }
 
 fn mount_layer(number: usize, device: &Path) -> Result<PathBuf, Error> {
-    let target = format!("{LAYERS}/{number}");
+    let target = layer(number);
     make(&target)?;
     mount(device, &target, "erofs", MountFlags::RDONLY | MountFlags::NODEV, None).at("mount", device)?;
-    Ok(target.into())
+    Ok(target)
+}
+
+/// Where a layer is mounted.
+pub fn layer(number: usize) -> PathBuf {
+    Path::new(LAYERS).join(number.to_string())
 }
 
 fn mount_writable(device: &Path) -> Result<(), Error> {

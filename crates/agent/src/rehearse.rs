@@ -7,12 +7,12 @@
 //! ```
 //!
 //! It runs nothing of the image's, and has the image's files under a writable layer of its own. What it leaves are numbers of
-//! processes that were used, packets that were counted, and random numbers that were drawn; the generator is seeded anew before an instance draws any.
+//! processes that were used, packets that were counted, and random numbers that were drawn; the generator is seeded anew before an
+//! instance draws any.
 
 use std::fs;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -20,8 +20,8 @@ use proa_oci::runtime::{Capabilities, Mount, Process, Spec};
 use proa_protocol::frame::Frame;
 use proa_protocol::message::{GuestConfig, Request, Response};
 use proa_protocol::network::Interface;
-use proa_runtime::{CgroupPolicy, Owners, Rootfs, Taken};
-use proa_supervisor::{PollSet, Supervisor, SupervisorConfig};
+use proa_runtime::Taken;
+use proa_supervisor::{PollSet, Supervisor};
 use rustix::fs::CWD;
 use rustix::mount::OpenTreeFlags;
 
@@ -44,7 +44,7 @@ const READER: u32 = 2;
 pub fn rehearse(kind: GuestConfig, interfaces: usize) -> Result<(), Error> {
     (0..interfaces).try_for_each(|device| configure::try_out(device, &interface()))?;
     let told = Request::Configure(Box::new(role(&kind))).frame(STARTER);
-    let mut supervisor = Supervisor::new(prepare(kind)?);
+    let mut supervisor = supervise(kind)?;
     let ended = supervisor.prepare(&[]).map_err(Error::from).and_then(|()| {
         // Read as it is when it comes from the host.
         if let Ok(Request::Configure(role)) = Request::parse(&told.payload) {
@@ -104,12 +104,9 @@ fn role(kind: &GuestConfig) -> GuestConfig {
     }
 }
 
-fn prepare(mut kind: GuestConfig) -> Result<SupervisorConfig, Error> {
-    let [upper, work, scratch] = ["upper", "work", "files"].map(|name| Path::new(DIRECTORY).join(name));
-    for directory in [&upper, &work] {
-        fs::create_dir_all(directory).at("make", directory)?;
-    }
-    configure::use_network(&mut kind.spec);
+/// One of a container of this kind that has the layers of the instance's, and all else for itself.
+fn supervise(mut kind: GuestConfig) -> Result<Supervisor, Error> {
+    kind.id = "rehearsal".to_owned();
     kind.spec.mounts.push(Mount {
         destination: PROGRAM.to_owned(),
         kind: Some("bind".to_owned()),
@@ -120,17 +117,9 @@ fn prepare(mut kind: GuestConfig) -> Result<SupervisorConfig, Error> {
     if let Some(process) = &mut kind.spec.process {
         process.args = vec![PROGRAM.to_owned()];
     }
-    let lowers = (0..kind.layers).map(|number| format!("{}/{number}", configure::LAYERS).into()).collect();
-    Ok(SupervisorConfig {
-        id: "rehearsal".to_owned(),
-        spec: kind.spec,
-        launch: kind.launch,
-        rootfs: Rootfs::Overlay { lowers, upper, work, owners: Owners::default() },
-        scratch,
-        cgroup: CgroupPolicy::Auto,
-        taken: vec![Taken { destination: PROGRAM.to_owned(), mount: own_program()? }],
-        interfaces: None,
-    })
+    let lowers = (0..kind.layers).map(configure::layer).collect();
+    let taken = vec![Taken { destination: PROGRAM.to_owned(), mount: own_program()? }];
+    configure::supervise_at(DIRECTORY, &format!("{DIRECTORY}/files"), kind, lowers, taken)
 }
 
 /// A mount of this program, which no path leads to.

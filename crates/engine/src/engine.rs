@@ -23,7 +23,7 @@ use crate::db::{Database, Record};
 use crate::error::{Error, Result};
 use crate::monitor::{self, Mode, Programs, Waiting};
 use crate::paths::Paths;
-use crate::{names, rootless, standby};
+use crate::{names, rootless};
 
 /// Held shared by whoever makes or starts an instance, exclusively by whoever judges what is litter.
 const LOCK_FILE: &str = "lock";
@@ -305,9 +305,8 @@ impl Engine {
     pub fn give_monitor(&self, monitor: Waiting, created: &Created) -> Result<Channel> {
         let record = &created.record;
         let _switch = self.prepare_switch(&record.host_config)?;
-        let standby = created.standby.as_ref().and_then(|wish| standby::claim(&self.paths, wish));
-        let monitor = monitor.or_rather(standby);
-        let channel = monitor.serve(&self.programs, &self.paths, &record.id, self.notice)?;
+        let instance = (&*record.id, created.standby.as_ref());
+        let channel = monitor.serve(&self.programs, &self.paths, instance, self.notice)?;
         self.ensure_resolver(&record.host_config)?;
         Ok(channel)
     }

@@ -18,6 +18,7 @@ use proa_protocol::instance::{IsolationLevel, LOCK_FILE, SOCKET_FILE};
 use proa_protocol::kernel::{ADD_ARGUMENT, AddKernel, PRUNE_ARGUMENT, PruneKernels, Pruned};
 use proa_protocol::machine::{DiskImport, DiskImported, IMPORT_ARGUMENT};
 use proa_protocol::snapshot::{CHECK_ARGUMENT, Check, PACK_ARGUMENT, Pack};
+use proa_protocol::standby::Standby;
 use proa_sys::seal::Sealed;
 use proa_sys::sockets::in_directory;
 use rustix::fs::{FlockOperation, flock};
@@ -82,12 +83,8 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// One that is there already, and is better than this.
-    pub(crate) fn or_rather(self, other: Option<UnixStream>) -> Self {
-        Self { socket: other.or(self.socket) }
-    }
-
-    /// Tells it the instance, and returns the conversation with it.
+    /// Tells it the instance, and returns the conversation with it. One that has not been started yet is one that stands
+    /// by for such an instance, or is started now.
     ///
     /// # Errors
     /// It is gone, or the program cannot be run.
@@ -95,10 +92,11 @@ impl Waiting {
         self,
         programs: &Programs,
         paths: &Paths,
-        id: &str,
+        (id, wish): (&str, Option<&Standby>),
         notice: fn(&str),
     ) -> Result<Channel> {
-        let Some(mut socket) = self.socket else { return spawn(programs, paths, id, Mode::Run, notice) };
+        let socket = self.socket.or_else(|| standby::claim(paths, wish?));
+        let Some(mut socket) = socket else { return spawn(programs, paths, id, Mode::Run, notice) };
         let sent = socket.write_all(id.as_bytes());
         sent.map_err(|_| Error::MonitorGone(names::short(id).to_owned()))?;
         Ok(Channel::new(socket, id, notice))

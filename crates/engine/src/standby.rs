@@ -1,7 +1,7 @@
 //! Virtual machines that stand by, as far as one asks for them or ends them: making them is the monitor's.
 
 use std::fs;
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::holder;
 use crate::paths::Paths;
+use crate::system::entries;
 
 /// How long one may take to say that it is ours; it does nothing but wait for that.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -51,7 +52,7 @@ impl Engine {
             path.file_stem().is_some_and(|key| is_held(&self.paths.run.join(DIRECTORY).join(key)))
         };
         let mut left = self.standby_places()?;
-        left.extend(entries(&self.paths.root.join(DIRECTORY))?);
+        left.extend(below(&self.paths.root)?);
         left.retain(|path| !is_live(path));
         Ok(left)
     }
@@ -78,7 +79,7 @@ impl Engine {
 
     /// Those that are, were, or are being made.
     fn standby_places(&self) -> Result<Vec<PathBuf>> {
-        let mut places = entries(&self.paths.run.join(DIRECTORY))?;
+        let mut places = below(&self.paths.run)?;
         places.retain(|path| path.is_dir());
         Ok(places)
     }
@@ -88,10 +89,7 @@ fn is_held(place: &Path) -> bool {
     proa_sys::lock::is_held(&place.join(LOCK_FILE)).unwrap_or(true)
 }
 
-fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
-    match fs::read_dir(directory) {
-        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(Error::io("list", directory, error)),
-    }
+fn below(base: &Path) -> Result<Vec<PathBuf>> {
+    let directory = base.join(DIRECTORY);
+    Ok(entries(&directory)?.into_iter().map(|name| directory.join(name)).collect())
 }

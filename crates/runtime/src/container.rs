@@ -445,10 +445,8 @@ impl Container {
             None => self.cgroup.fork_target()?,
         };
         // Where there is nothing left to be done for it from outside, it does not stop to hear that.
-        let is_ready = target.is_some()
-            && self.filter.listener.is_none()
-            && self.namespaces & namespaces::USER == 0
-            && matches!(below, None | Some(Below::Fork(_)));
+        let is_ready =
+            target.is_some() && self.filter.listener.is_none() && self.namespaces & namespaces::USER == 0;
         let (forked, mut handles) = fork(&job, 0, join_pid, target, is_ready.then_some(&self.filter))?;
         let run = || {
             let mut warnings = Vec::new();

@@ -74,6 +74,10 @@ fn is_alive(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
+fn user_of(pid: u32) -> u32 {
+    std::os::unix::fs::MetadataExt::uid(&fs::metadata(format!("/proc/{pid}")).unwrap())
+}
+
 #[test]
 fn what_stood_by_becomes_an_instance_as_any_other() {
     let proa = proa();
@@ -92,6 +96,8 @@ fn what_stood_by_becomes_an_instance_as_any_other() {
     // It has been at work for a moment, and the next one stands by.
     let (_, next) = await_one(&proa);
     assert_eq!(start(&proa, "two", &[], "sleep 1000"), next);
+    // Neither is who the other is.
+    assert!(user_of(vmm) != user_of(next) && user_of(vmm) >= 0x7000_0000);
     let ask = |name: &str, script: &str| proa.ok(&["exec", name, "sh", "-c", script]);
     for script in [
         "head -c 16 /dev/urandom | od",

@@ -288,10 +288,10 @@ impl Guest {
         Response::parse(&frame.payload).unwrap()
     }
 
-    /// Runs the program until it or the whole machine has ended; what it wrote.
-    pub fn run_to_any_end(&mut self) -> String {
+    /// Runs the program until it or the whole machine has ended; what it wrote, and its exit code, if it has one.
+    pub fn run_to_any_end(&mut self) -> (String, Option<i32>) {
         self.begin();
-        let mut output = Vec::new();
+        let (mut output, mut code) = (Vec::new(), None);
         // A guest that has hurt itself may hang, which harms nobody else.
         while let Some(frame) = self.try_next_or(1, |guest| guest.vm.kill()) {
             match frame.kind {
@@ -299,10 +299,15 @@ impl Guest {
                     self.send(&Frame::credit(1, frame.payload.len() as u32));
                     output.extend_from_slice(&frame.payload);
                 }
-                _ => break,
+                _ => {
+                    if let Ok(Response::Exited(status)) = Response::parse(&frame.payload) {
+                        code = Some(status.code);
+                    }
+                    break;
+                }
             }
         }
-        String::from_utf8_lossy(&output).into_owned()
+        (String::from_utf8_lossy(&output).into_owned(), code)
     }
 
     fn next(&mut self, channel: u32) -> Frame {
