@@ -249,6 +249,7 @@ pub fn supervise_at(
         cgroup: CgroupPolicy::Auto,
         taken,
         interfaces: None,
+        shares_memory: true,
     }))
 }
 

@@ -302,6 +302,7 @@ fn local(args: &Args, record: &Record, mut config: InstanceConfig, places: Place
         cgroup,
         taken,
         interfaces: places.interfaces(),
+        shares_memory: false,
     });
     Ok(Backend::Local(Box::new(supervisor), places))
 }

@@ -136,6 +136,7 @@ impl<'a> Wish<'a> {
             bundle: &self.bundle,
             nodev: false,
             taken: &[],
+            shares_memory: false,
         };
         // Paths in the spec are relative to the bundle.
         rustix::process::chdir(&self.bundle).map_err(|errno| Failure::at(&self.bundle, errno))?;

@@ -289,7 +289,8 @@ impl Channel {
         let message = loop {
             let mut parts = [IoSliceMut::new(&mut buffer)];
             match recvmsg(&self.0, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
-                Err(Errno::INTR) => {}
+                // As above: it may have ended since.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 other => break other.map_err(|errno| Error::call("recvmsg", errno))?,
             }
         };

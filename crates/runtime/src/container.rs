@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use proa_oci::runtime::{ConsoleSize, Hooks, IdMapping, Linux, Process, Resources, Spec};
 use proa_oci::state::{State as OciState, Status};
 use proa_protocol::message::{ErrorKind, ProcessInfo, Stats};
+use proa_sys::userns;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -16,7 +17,7 @@ use crate::cgroup::{Below, Cgroup, Wanted};
 use crate::channel::Channel;
 use crate::fork::{
     can_remount, end, fork, fork_first, go, help_in_user_namespace, is_running, is_scoped, open_namespace,
-    try_wait, wait_program, wait_ready, write_id_maps,
+    share, try_wait, wait_program, wait_ready, write_id_maps,
 };
 use crate::hooks::{self, HookKind};
 use crate::init::{Job, Place};
@@ -160,6 +161,10 @@ pub struct Create<'a> {
     pub nodev: bool,
     /// Mounts that are there already, for bind mounts of the spec at these destinations.
     pub taken: &'a [Taken],
+    /// Processes of [`Container::exec`] share the caller's memory until their program runs: where the CPU is emulated,
+    /// a copy takes a fifth of an exec. When a cgroup's memory runs out the kernel may kill all who share memory with
+    /// a process of it, so this is for a caller whom it never kills: the first process of a machine.
+    pub shares_memory: bool,
 }
 
 /// A mount that no path of the caller's leads to, detached.
@@ -217,6 +222,8 @@ pub struct Container {
     owns_pids: bool,
     /// Its processes cannot connect to abstract sockets made outside.
     scoped: bool,
+    /// As in [`Create`].
+    shares_memory: bool,
     filter: Filter,
     /// What every process of it has.
     common: Common,
@@ -312,6 +319,7 @@ impl Container {
             namespaces: plan.namespaces.all,
             owns_pids: plan.namespaces.new_pid(),
             scoped: is_scoped(create.spec),
+            shares_memory: create.shares_memory,
             filter: Filter::default(),
             oci_state: OciState { pid, ..plan.state.clone() },
             common: plan.common.clone(),
@@ -444,10 +452,16 @@ impl Container {
             Some(Below::Attach(_)) => None,
             None => self.cgroup.fork_target()?,
         };
+        let is_born_inside = below.as_ref().map_or(!self.cgroup.attaches(), |_| target.is_some());
         // Where there is nothing left to be done for it from outside, it does not stop to hear that.
         let is_ready =
-            target.is_some() && self.filter.listener.is_none() && self.namespaces & namespaces::USER == 0;
-        let (forked, mut handles) = fork(&job, 0, join_pid, target, is_ready.then_some(&self.filter))?;
+            is_born_inside && self.filter.listener.is_none() && self.namespaces & namespaces::USER == 0;
+        let can_share = self.shares_memory && is_ready && detach.is_none() && userns::is_initial();
+        let (forked, mut handles) = if can_share && self.namespaces & namespaces::TIME == 0 {
+            share(&job, join_pid, target, &self.filter)
+        } else {
+            fork(&job, 0, join_pid, target, is_ready.then_some(&self.filter))
+        }?;
         let run = || {
             let mut warnings = Vec::new();
             if self.namespaces & namespaces::USER != 0 {

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use proa_oci::defaults::{LANDLOCK_ANNOTATION, LANDLOCK_SOCKETS};
 use proa_oci::runtime::{IdMapping, Spec};
-use proa_sys::clone::{ExitOnDrop, Fork, exit_now, fork_into, fork_sibling};
+use proa_sys::clone::{ExitOnDrop, Fork, exit_now, fork_into, fork_sibling, share_into};
 use proa_sys::seal::Sealed;
 use proa_sys::userns;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -72,9 +72,7 @@ fn fork_between(
     cgroup: Option<OwnedFd>,
     join: impl FnOnce() -> Result<()>,
 ) -> Result<(Forked, Handles)> {
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|errno| Error::call("prctl", errno))?;
-    let (handles, ends) = stdio::open(job.stdio)?;
-    let (ours, theirs) = channel::pair()?;
+    let (ours, theirs, handles, ends) = connect(job)?;
     let (report, between) = channel::pair()?;
     // SAFETY: this crate's callers have one thread (invariant 4); its documentation asks for that.
     let forked = unsafe { fork_into(0, cgroup.as_ref().map(AsFd::as_fd)) };
@@ -159,10 +157,7 @@ pub(crate) fn fork(
         let _ = go_on.map(|filter| go(&forked.0.channel, filter));
         return Ok(forked);
     }
-    // Nobody in the container may trace the child or open its descriptors while it is still one of us.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|errno| Error::call("prctl", errno))?;
-    let (handles, ends) = stdio::open(job.stdio)?;
-    let (ours, theirs) = channel::pair()?;
+    let (ours, theirs, handles, ends) = connect(job)?;
     go_on.map_or(Ok(()), |filter| go(&ours, filter))?;
     let back = join_pid.map(enter_process).transpose()?;
     // SAFETY: this crate's callers have one thread (invariant 4); its documentation asks for that.
@@ -176,6 +171,40 @@ pub(crate) fn fork(
         Fork::Parent { pid, pidfd } => Ok((Forked { pid, pidfd, channel: ours }, handles)),
         Fork::Child => Err(Error::internal("the child came back")),
     }
+}
+
+/// The same of a process that shares our memory, and for which we stand still, until it runs its program behind the
+/// filter or has ended. Not for a time namespace, which the kernel gives to no process that shares its memory.
+pub(crate) fn share(
+    job: &Job,
+    join_pid: Option<BorrowedFd>,
+    cgroup: Option<OwnedFd>,
+    filter: &Filter,
+) -> Result<(Forked, Handles)> {
+    let (channel, mut theirs, handles, mut ends) = connect(job)?;
+    go(&channel, filter)?;
+    let back = join_pid.map(enter_process).transpose()?;
+    let mut held = None;
+    let (ours, to_hold) = ((&mut theirs, &mut ends), &mut held);
+    // SAFETY: what the process works with is ours, and is only lent to it; what it holds closes no descriptor when it
+    // is freed here (`Init`). There is one thread (invariant 4).
+    let shared = unsafe {
+        share_into(cgroup.as_ref().map(AsFd::as_fd), move || {
+            init::become_program(job, ours.0, ours.1, to_hold);
+        })
+    };
+    back.map_or(Ok(()), |back| leave(&back))?;
+    let (pid, pidfd) = shared.map_err(|error| Error::call("clone3", error))?;
+    Ok((Forked { pid, pidfd, channel }, handles))
+}
+
+/// Our end of a new process's channel and its end, ours of its streams and its ends.
+fn connect(job: &Job) -> Result<(Channel, Channel, Handles, stdio::ChildEnds)> {
+    // Nobody in the container may trace the child or open its descriptors while it is still one of us.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|errno| Error::call("prctl", errno))?;
+    let (handles, ends) = stdio::open(job.stdio)?;
+    let (ours, theirs) = channel::pair()?;
+    Ok((ours, theirs, handles, ends))
 }
 
 fn own_pid_namespace() -> Result<OwnedFd> {

@@ -31,7 +31,8 @@
 //! first one as a child of the caller.
 //!
 //! A process of `exec` is a child of the caller, born in the container's pid namespace, that joins the other
-//! namespaces and then runs the same steps but those of the container.
+//! namespaces and then runs the same steps but those of the container. It is a copy of the caller, or shares the caller's
+//! memory until its program runs ([`Create::shares_memory`]).
 //!
 //! **Invariants** (with those of `ARCHITECTURE.md`)
 //!

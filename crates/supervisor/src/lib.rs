@@ -85,6 +85,8 @@ pub struct SupervisorConfig {
     pub interfaces: Option<Box<dyn Interfaces>>,
     /// Sources of bind mounts that are no paths.
     pub taken: Vec<Taken>,
+    /// Processes of exec share the caller's memory at first; see [`Create`].
+    pub shares_memory: bool,
 }
 
 /// Where a supervisor is in its container's life.
@@ -491,6 +493,7 @@ impl Supervisor {
             bundle: &config.scratch,
             nodev: true,
             taken: &config.taken,
+            shares_memory: config.shares_memory,
         };
         let (container, handles) = match aim {
             Aim::Run => Container::run(create)?,

@@ -238,6 +238,11 @@ impl Cgroup {
         }
     }
 
+    /// Whether [`Cgroup::attach`] has something to do.
+    pub(crate) fn attaches(&self) -> bool {
+        matches!(self, Self::V1(_))
+    }
+
     /// Makes the cgroup, if that was put off. Whether there are processes to be moved into it.
     pub(crate) fn make_late(&mut self) -> Result<bool> {
         match self {

@@ -153,6 +153,7 @@ impl Container {
             cgroup: Cgroup::reopen(&wanted)?,
             namespaces: plan.namespaces.all,
             scoped: is_scoped(existing.spec),
+            shares_memory: false,
             owns_pids: plan.namespaces.new_pid(),
             filter: Filter::default(),
             oci_state: OciState { pid: existing.pid, status: Status::Running, ..plan.state.clone() },

@@ -1,6 +1,7 @@
 //! What a new process does between its fork and its program: one table of steps in a reviewed order.
 //!
-//! The process is a fork of a single-threaded runtime, so ordinary code may run in it; it returns to nobody.
+//! The process is a fork of a single-threaded runtime, so ordinary code may run in it; it returns to nobody. Or it
+//! shares the memory of the runtime, which stands still and gets it back: then what it holds is the runtime's to free.
 //! It runs [`STEPS`] from top to bottom. A step that fails is reported by its name and the process ends.
 //!
 //! ```text
@@ -44,9 +45,12 @@ mod streams;
 mod sysctl;
 mod workdir;
 
+use std::ffi::CString;
+use std::mem::ManuallyDrop;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use proa_sys::clone::{ExitOnDrop, exit_now};
+use proa_sys::exec::StringArray;
 use proa_sys::seal::Sealed;
 
 pub(crate) use self::hooks::attach_root as attach_at;
@@ -106,27 +110,38 @@ pub(crate) enum Place<'a> {
     },
 }
 
-/// The state of the work.
+/// The state of the work. Its descriptors end with the process, by `exec` or exit, and are not closed before: where
+/// the process shares its parent's memory, it is the parent that frees this, and the numbers mean nothing to it.
 pub struct Init<'a> {
     job: &'a Job<'a>,
     /// The container's root directory.
-    root: OwnedFd,
+    root: ManuallyDrop<OwnedFd>,
     /// A `/proc` that nobody in the container can have replaced (invariant 9, CVE-2025-52881).
-    proc: OwnedFd,
+    proc: ManuallyDrop<OwnedFd>,
     /// Clones of what is bound into the container, in the order of the mounts.
-    sources: Vec<OwnedFd>,
+    sources: ManuallyDrop<Vec<OwnedFd>>,
     /// The child's ends of the streams.
-    streams: ChildEnds,
+    streams: &'a mut ChildEnds,
     /// Master of its terminal, for the parent.
-    terminal: Option<OwnedFd>,
+    terminal: ManuallyDrop<Option<OwnedFd>>,
     identity: Identity,
     /// The word to run the program, when it has come.
     go: Go,
     /// Socket of the seccomp listener.
-    listener: Option<OwnedFd>,
+    listener: ManuallyDrop<Option<OwnedFd>>,
     /// To wait for the runtime's hooks by.
-    hooks_channel: Option<Channel>,
+    hooks_channel: ManuallyDrop<Option<Channel>>,
     warnings: Vec<String>,
+    call: Option<Call>,
+}
+
+/// What the program is called by.
+#[derive(Debug)]
+struct Call {
+    /// Where it may be.
+    paths: Vec<CString>,
+    args: StringArray,
+    env: StringArray,
 }
 
 /// When a step runs.
@@ -222,22 +237,37 @@ pub const STEPS: &[Step] = {
 };
 
 /// The child of the fork: does its job and becomes the program, or reports why not.
-pub(crate) fn run(job: &Job, mut channel: Channel, streams: ChildEnds) -> ! {
+pub(crate) fn run(job: &Job, mut channel: Channel, mut streams: ChildEnds) -> ! {
     let _guard = ExitOnDrop;
-    let error = match work(job, &mut channel, streams) {
-        Ok(never) => match never {},
-        Err(error) => error,
-    };
-    channel.send_failure(&error);
+    become_program(job, &mut channel, &mut streams, &mut None);
     exit_now(125)
+}
+
+/// The same for a process that shares its parent's memory: comes back when it has failed and has reported why. What
+/// else is left at its end, be that the program or an exit, is in `held`.
+pub(crate) fn become_program<'a>(
+    job: &'a Job,
+    channel: &mut Channel,
+    streams: &'a mut ChildEnds,
+    held: &mut Option<Init<'a>>,
+) {
+    match work(job, channel, streams, held) {
+        Ok(never) => match never {},
+        Err(error) => channel.send_failure(&error),
+    }
 }
 
 /// No value: the work ends in the program or in an error.
 enum Never {}
 
-fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
+fn work<'a>(
+    job: &'a Job,
+    channel: &mut Channel,
+    streams: &'a mut ChildEnds,
+    held: &mut Option<Init<'a>>,
+) -> Result<Never> {
     if let Some(detach) = job.detach {
-        keep_only_own(job, detach, channel, &streams)?;
+        keep_only_own(job, detach, channel, streams)?;
     }
     let host_proc = enter::host_proc(job)?;
     let listener = filter::connect(job)?;
@@ -250,22 +280,24 @@ fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
         Place::New { plan, .. } if plan.waits_for_runtime() => Some(channel.try_clone()?),
         _ => None,
     };
-    let mut init = Init {
+    let init = Init {
         job,
-        root,
-        proc,
-        sources,
+        root: ManuallyDrop::new(root),
+        proc: ManuallyDrop::new(proc),
+        sources: ManuallyDrop::new(sources),
         streams,
-        terminal: None,
+        terminal: ManuallyDrop::new(None),
         identity: Identity::default(),
         go: Go::default(),
-        listener,
-        hooks_channel,
+        listener: ManuallyDrop::new(listener),
+        hooks_channel: ManuallyDrop::new(hooks_channel),
         warnings: job.process.warnings.clone(),
+        call: None,
     };
     if job.open {
         return take_part(init, channel);
     }
+    let init = held.insert(init);
     // Who joins a user namespace gets streams that belong to the root inside only when the parent has seen to that,
     // before it says go; until then they cannot be given to another user.
     let joins_users = matches!(job.place, Place::Existing { .. }) && init.in_user_namespace();
@@ -281,7 +313,7 @@ fn work(job: &Job, channel: &mut Channel, streams: ChildEnds) -> Result<Never> {
     if job.detach.is_some_and(|detach| detach.gate.is_some()) {
         program::look_up(job.process)?;
     }
-    report_ready(&mut init, channel)?;
+    report_ready(init, channel)?;
     if !joins_users {
         init.go = channel.receive_go()?;
     }

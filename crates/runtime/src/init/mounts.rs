@@ -38,7 +38,7 @@ pub(super) const PROC_ATTR: MountAttr =
 pub(super) fn run(init: &mut Init) -> Result<()> {
     let job = init.job;
     let super::Place::New { plan, cgroups, .. } = &job.place else { return Ok(()) };
-    let mut sources = std::mem::take(&mut init.sources).into_iter();
+    let mut sources = std::mem::take(&mut *init.sources).into_iter();
     let mut nodes = None;
     let mut has_proc = false;
     let anew = plan.as_written && !plan.takes_sources();

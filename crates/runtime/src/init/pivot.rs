@@ -24,7 +24,7 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
     if no_pivot || !init.plan()?.namespaces.has_mount() {
         enter(init.root.as_fd())?;
     } else {
-        fchdir(&init.root).map_err(|errno| Error::call("fchdir", errno))?;
+        fchdir(&*init.root).map_err(|errno| Error::call("fchdir", errno))?;
         pivot()?;
         chdir(c"/").map_err(|errno| Error::at("/", errno))?;
     }

@@ -1,7 +1,7 @@
 //! Finding and running the program, with Docker's words and sorts for what fails: "not found" (127) and "cannot
 //! be run" (126).
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 
 use proa_protocol::message::ErrorKind;
@@ -9,7 +9,7 @@ use proa_sys::exec::{StringArray, execve};
 use rustix::fs::{Access, AtFlags, CWD};
 use rustix::io::Errno;
 
-use super::Init;
+use super::{Call, Init};
 use crate::mini_init::INIT_NAME;
 use crate::plan::ProcessPlan;
 use crate::{Error, Result, error};
@@ -20,6 +20,8 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
         return Err(Error::invalid("the spec has no process: there is nothing to start"));
     }
     let env = StringArray::new(environment(init)).map_err(|error| Error::call("environment", error))?;
+    let paths = process.candidates().into_iter().map(CString::new).collect::<Result<_, _>>();
+    let paths = paths.map_err(|error| Error::call("program", error))?;
     proa_sys::process::reset_signals();
     if let Some(own) = &init.job.init {
         let program = find(process)?;
@@ -32,20 +34,22 @@ pub(super) fn run(init: &mut Init) -> Result<()> {
     }
     let args = StringArray::new(process.args.iter().map(String::as_str))
         .map_err(|error| Error::call("arguments", error))?;
+    // Held where it can be found when the program runs.
+    let Call { paths, args, env } = init.call.insert(Call { paths, args, env });
     let is_searched = !process.args[0].contains('/');
     let mut refused = None;
-    for candidate in process.candidates() {
-        let path = CString::new(candidate.as_str()).map_err(|error| Error::call("program", error))?;
-        let error = execve(&path, &args, &env);
+    for path in paths.iter() {
+        let error = execve(path, args, env);
         match error.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::NOENT) if !exists(&candidate) => {}
+            Some(Errno::NOENT) if !exists(path) => {}
             Some(Errno::NOTDIR) if is_searched => {}
             // As in a shell: a later directory may have one that can be run.
-            Some(Errno::ACCESS) => refused = refused.or(Some((candidate, error))),
-            _ => return Err(cannot_run(&candidate, &error)),
+            Some(Errno::ACCESS) => refused = refused.or(Some((path, error))),
+            _ => return Err(cannot_run(&path.to_string_lossy(), &error)),
         }
     }
-    Err(refused.map_or_else(|| not_found(&process.args[0]), |(path, error)| cannot_run(&path, &error)))
+    let refuse = |(path, error): (&CString, _)| cannot_run(&path.to_string_lossy(), &error);
+    Err(refused.map_or_else(|| not_found(&process.args[0]), refuse))
 }
 
 /// What the program finds in its environment.
@@ -86,7 +90,7 @@ fn is_dir(path: &str) -> bool {
     rustix::fs::stat(path).is_ok_and(|stat| crate::inroot::is(&stat, rustix::fs::FileType::Directory))
 }
 
-fn exists(path: &str) -> bool {
+fn exists(path: &CStr) -> bool {
     rustix::fs::lstat(path).is_ok()
 }
 

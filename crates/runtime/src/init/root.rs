@@ -7,7 +7,7 @@ use crate::{Error, Result, hostroot, sources};
 
 pub(super) fn run(init: &mut Init) -> Result<()> {
     if init.sources.is_empty() {
-        init.sources = sources::take(init.plan()?)?;
+        *init.sources = sources::take(init.plan()?)?;
     }
     if !init.plan()?.namespaces.has_mount() {
         return hostroot::attach(&init.root, hooks::root_place(init));

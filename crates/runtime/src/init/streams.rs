@@ -37,7 +37,7 @@ fn terminal(init: &mut Init, size: ConsoleSize) -> Result<()> {
     if matches!(init.job.place, Place::New { .. }) {
         console(init.root.as_fd(), slave.as_fd()).map_err(|error| error.context("/dev/console"))?;
     }
-    init.terminal = Some(master);
+    *init.terminal = Some(master);
     init.streams.install(Input::Terminal(slave.as_fd()))
 }
 

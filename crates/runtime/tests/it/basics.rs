@@ -216,6 +216,7 @@ fn a_directory_as_root() {
         bundle: "/".as_ref(),
         nodev: true,
         taken: &[],
+        shares_memory: false,
     })
     .unwrap();
     container.start().unwrap();
@@ -251,6 +252,7 @@ fn an_overlay_of_many_layers() {
         bundle: "/".as_ref(),
         nodev: true,
         taken: &[],
+        shares_memory: false,
     })
     .unwrap();
     container.start().unwrap();

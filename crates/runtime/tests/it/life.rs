@@ -7,6 +7,7 @@ use proa_oci::runtime::{ConsoleSize, Process};
 use proa_protocol::message::ErrorKind;
 use proa_runtime::{Container, Owners, Stdio, archive};
 
+use crate::live_bytes;
 use crate::support::{Fixture, fd, finish, read_all, read_until, tempdir, wait_readable};
 
 crate::tests![
@@ -15,6 +16,10 @@ crate::tests![
     exec_joins_everything,
     exec_with_a_terminal,
     exec_failures_have_sorts,
+    sharing_exec_joins_everything,
+    sharing_exec_with_a_terminal,
+    sharing_exec_failures_have_sorts,
+    sharing_leaves_nothing_in_memory,
     processes_and_stats,
     paused_and_resumed,
     signals_to_one_and_to_all,
@@ -25,8 +30,13 @@ crate::tests![
 ];
 
 fn sleeper() -> (Fixture, Container, proa_runtime::Handles) {
-    let fixture =
+    sleeper_of(false)
+}
+
+fn sleeper_of(shares_memory: bool) -> (Fixture, Container, proa_runtime::Handles) {
+    let mut fixture =
         Fixture::shell("sleep 100 & until grep -q ^sleep /proc/$!/cmdline; do :; done; echo up; wait");
+    fixture.shares_memory = shares_memory;
     let (container, handles) = fixture.start();
     read_until(fd(&handles.stdout), "up\n");
     (fixture, container, handles)
@@ -82,7 +92,14 @@ fn created_and_started_at_once() {
 }
 
 fn exec_joins_everything() {
-    let (_fixture, mut container, handles) = sleeper();
+    joins_everything(sleeper());
+}
+
+fn sharing_exec_joins_everything() {
+    joins_everything(sleeper_of(true));
+}
+
+fn joins_everything((_fixture, mut container, handles): (Fixture, Container, proa_runtime::Handles)) {
     let script = "for n in mnt net uts pid ipc cgroup; do readlink /proc/self/ns/$n; readlink /proc/1/ns/$n; done | sort | uniq -c | grep -c ' 2 '
         hostname; pwd; grep CapEff /proc/self/status; grep Seccomp: /proc/self/status; test $$ -gt 1 && echo pid";
     let (code, out) = exec(&mut container, &process(&["sh", "-c", script]), "");
@@ -103,7 +120,14 @@ fn exec_joins_everything() {
 }
 
 fn exec_with_a_terminal() {
-    let (_fixture, mut container, _handles) = sleeper();
+    has_a_terminal(sleeper());
+}
+
+fn sharing_exec_with_a_terminal() {
+    has_a_terminal(sleeper_of(true));
+}
+
+fn has_a_terminal((_fixture, mut container, _handles): (Fixture, Container, proa_runtime::Handles)) {
     let mut shell = process(&["sh", "-c", "tty; stty size; cat"]);
     shell.terminal = true;
     let size = ConsoleSize { height: 10, width: 20 };
@@ -117,7 +141,30 @@ fn exec_with_a_terminal() {
 }
 
 fn exec_failures_have_sorts() {
-    let (_fixture, mut container, _handles) = sleeper();
+    failures_have_sorts(sleeper());
+}
+
+fn sharing_exec_failures_have_sorts() {
+    failures_have_sorts(sleeper_of(true));
+}
+
+/// What processes have allocated in memory that was ours as well is freed, whether their program runs or not.
+fn sharing_leaves_nothing_in_memory() {
+    let (_fixture, mut container, _handles) = sleeper_of(true);
+    let mut run = |times: usize| {
+        for _ in 0..times {
+            assert_eq!(exec(&mut container, &process(&["true"]), "web").0, 0);
+            assert!(container.exec(&process(&["nothing"]), "", Stdio::Null).is_err());
+            assert!(container.exec(&process(&["true"]), "nobody", Stdio::Null).is_err());
+        }
+        live_bytes()
+    };
+    let before = run(10);
+    assert_eq!(run(20), before);
+    container.delete().unwrap();
+}
+
+fn failures_have_sorts((_fixture, mut container, _handles): (Fixture, Container, proa_runtime::Handles)) {
     let mut fails =
         |process: &Process, user: &str| container.exec(process, user, Stdio::Null).map(drop).unwrap_err();
     assert_eq!(fails(&process(&["nothing"]), "").kind(), ErrorKind::CommandNotFound);

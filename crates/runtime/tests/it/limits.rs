@@ -172,6 +172,7 @@ fn limits_without_cgroups_are_refused() {
         bundle: "/".as_ref(),
         nodev: true,
         taken: &[],
+        shares_memory: false,
     };
     let error = proa_runtime::Container::create(create).unwrap_err();
     assert!(error.to_string().contains("limits need cgroups"), "{error}");

@@ -22,7 +22,36 @@ mod process;
 mod seccomp;
 mod userns;
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The system's memory, counted.
+struct Counted;
+
+#[global_allocator]
+static MEMORY: Counted = Counted;
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes that are allocated and not freed.
+pub fn live_bytes() -> usize {
+    LIVE.load(Ordering::Relaxed)
+}
+
+// SAFETY: it is the system's, and what is counted beside it allocates nothing.
+unsafe impl GlobalAlloc for Counted {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
 
 /// A test: its name and what it does.
 pub type Test = (&'static str, fn());

@@ -22,6 +22,8 @@ pub struct Fixture {
     pub stdio: Stdio,
     pub init: bool,
     pub nodev: bool,
+    /// Processes of exec share memory at first; without a cgroup, so that this can be so on any host.
+    pub shares_memory: bool,
     pub id: String,
 }
 
@@ -58,6 +60,7 @@ impl Fixture {
             stdio: Stdio::Pipes { stdin: true },
             init: false,
             nodev: true,
+            shares_memory: false,
             id,
         }
     }
@@ -123,11 +126,12 @@ impl Fixture {
             user: &self.user,
             stdio: self.stdio,
             init: self.init,
-            cgroup: CgroupPolicy::Auto,
+            cgroup: if self.shares_memory { CgroupPolicy::Disabled } else { CgroupPolicy::Auto },
             interfaces: None,
             bundle: self.dir.path(),
             nodev: self.nodev,
             taken: &[],
+            shares_memory: self.shares_memory,
         }
     }
 
