@@ -1,4 +1,5 @@
-//! A VMM's cgroup on the host, which bounds what a guest that has taken its VMM over can fill.
+//! The cgroup on the host of a VMM and of the servers of its shares, which bounds what a guest that has taken them over, or
+//! has them work without end, can fill.
 //!
 //! ```text
 //!   Early ─ soon ─▶ Due ─ a moment later ─▶ made, a child moves the VMM in ─▶ Joining ─▶ Held ─▶ removed at the end
@@ -76,11 +77,11 @@ impl Enclosing {
         }
     }
 
-    /// Makes the cgroup of the instance's VMM when that is due.
-    pub fn tick(&mut self, id: &str, pid: u32, bounds: Bounds) {
+    /// Makes the cgroup of the instance's VMM and what serves it when that is due.
+    pub fn tick(&mut self, id: &str, pids: &[u32], bounds: Bounds) {
         if self.deadline().is_some_and(|due| Instant::now() >= due) {
             self.stage =
-                enclose(id, pid, bounds).unwrap_or_else(|error| Stage::Refused(error.to_string(), None));
+                enclose(id, pids, bounds).unwrap_or_else(|error| Stage::Refused(error.to_string(), None));
         }
     }
 
@@ -130,9 +131,10 @@ impl Enclosing {
     }
 }
 
-fn enclose(id: &str, pid: u32, (memory, tasks): Bounds) -> Result<Stage, Error> {
+fn enclose(id: &str, pids: &[u32], (memory, tasks): Bounds) -> Result<Stage, Error> {
     let enclosure = Enclosure::make(id, memory, tasks)?;
-    let joiner = proa_sys::job::spawn(&[], || i32::from(enclosure.join(pid).is_err()));
+    let joiner =
+        proa_sys::job::spawn(&[], || i32::from(pids.iter().any(|pid| enclosure.join(*pid).is_err())));
     Ok(match joiner {
         Ok(joiner) => Stage::Joining(enclosure, joiner),
         Err(error) => Stage::Refused(format!("its VMM cannot be moved: {error}"), Some(enclosure)),

@@ -277,7 +277,7 @@ impl Guest {
                 self.tick_change();
                 self.tick_freeze();
                 self.tick_resize();
-                self.enclosing.tick(&self.id, self.vm.pid(), self.vm.bounds());
+                self.enclosing.tick(&self.id, &self.pids(), self.vm.bounds());
                 if self.next.as_ref().and_then(|next| next.due).is_some_and(|due| Instant::now() >= due) {
                     self.prepare_next();
                 }

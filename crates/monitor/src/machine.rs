@@ -266,7 +266,7 @@ impl Machine {
 
     /// Lets a guest go on that was held for its resets, and has its VMM bounded.
     pub fn tick(&mut self) {
-        self.enclosing.tick(&self.id, self.pc.pid(), self.pc.bounds());
+        self.enclosing.tick(&self.id, &self.pids(), self.pc.bounds());
         if self.resets.release(Instant::now()) {
             self.go_on();
         }

@@ -111,10 +111,19 @@ pub struct CpuShortage {
 /// pages of disks, which go when there is need of them.
 pub(crate) const OVERHEAD: u64 = 512 << 20;
 
+/// What the server of a share needs by itself.
+const SERVER_OVERHEAD: u64 = 64 << 20;
+/// Its pool has 64 threads at the most, by default.
+const SERVER_THREADS: u32 = 128;
+
 impl Vm {
-    /// Bytes and tasks that its VMM needs at the most.
+    /// Bytes and tasks that its VMM and the servers of its shares need at the most. These hold open what the guest
+    /// knows of their files, of which an honest one knows no more than fits its memory.
     pub fn bounds(&self) -> (u64, u32) {
-        (self.size.memory + self.wanted_memory() + OVERHEAD, MAX_THREADS)
+        let memory = self.size.memory + self.wanted_memory();
+        let servers = self.helper_pids().len() as u32;
+        let known = if servers == 0 { 0 } else { memory + u64::from(servers) * SERVER_OVERHEAD };
+        (memory + OVERHEAD + known, MAX_THREADS + servers * SERVER_THREADS)
     }
 
     /// Whether it has, or had, more than at its start.

@@ -101,6 +101,28 @@ fn a_vmm_has_a_cgroup_that_goes_with_it() {
     proa.ok(&["rm", "bounded"]);
 }
 
+/// What serves its shares is in there with it, and a share may be used as long as it likes.
+#[test]
+fn servers_of_shares_are_in_the_cgroup_of_their_vmm() {
+    let proa = Proa::with_busybox();
+    let shared = tempfile::tempdir().unwrap();
+    for name in 0..200 {
+        fs::write(shared.path().join(name.to_string()), "x").unwrap();
+    }
+    let bind = format!("{}:/shared", shared.path().display());
+    start(&proa, "sharer", &["-m", "64m", "-v", &bind], "sleep 1000");
+    let place = enclosure(&proa, "sharer");
+    let place = if place.contains("/pids/") { place.replace("/pids/", "/memory/") } else { place };
+    let members = fs::read_to_string(Path::new(&place).join("cgroup.procs")).unwrap();
+    let name_of = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let servers = members.lines().filter(|pid| name_of(pid).starts_with("virtiofsd")).count();
+    // The one outside of its namespaces and the one inside.
+    assert_eq!((servers, members.lines().count()), (2, 3), "{members}");
+    assert_eq!(proa.ok(&["exec", "sharer", "sh", "-c", "cat /shared/* | wc -c"]).trim(), "200");
+    proa.ok(&["rm", "-f", "sharer"]);
+    assert!(!Path::new(&place).exists(), "{place}");
+}
+
 /// On cgroup v1 the kernel lets no process of real time into a group for CPU time: it is bounded all the same, and what was
 /// made for it goes, which the harness checks.
 #[test]

@@ -1,4 +1,4 @@
-//! The cgroup of a process that serves an instance from outside of it: a virtual machine's VMM.
+//! The cgroup of processes that serve an instance from outside of it: a virtual machine's VMM, the servers of its shares.
 //!
 //! It is where a container's would be, so whoever clears up after an instance's owner ([`remove_leftovers`]) finds it, at
 //! whichever line that was killed. The process joins a moment after its start, by a child that waits for the kernel in our
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::{Cgroup, Wanted, remove_leftovers, try_write};
 use crate::container::CgroupPolicy;
-use crate::{Error, Result};
+use crate::{Error, Result, processes};
 
 /// Controllers that hold what is to hold.
 const BOUNDING: &[&str] = &["memory", "pids"];
@@ -40,12 +40,16 @@ impl Enclosure {
         Ok(Self { id: id.to_owned(), cgroup })
     }
 
-    /// Moves a process with all its threads into it, which can take tens of milliseconds. Only where it is bounded it must
-    /// be: the kernel keeps processes of real time out of v1's groups for CPU time.
+    /// Moves a process and its descendants with all their threads into it, which can take tens of milliseconds. Only where
+    /// they are bounded they must be: the kernel keeps processes of real time out of v1's groups for CPU time.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn join(&self, pid: u32) -> Result<()> {
+        processes::descendants(pid).into_iter().try_for_each(|pid| self.join_one(pid))
+    }
+
+    fn join_one(&self, pid: u32) -> Result<()> {
         let bounds = |name: &str| name.is_empty() || name.split(',').any(|part| BOUNDING.contains(&part));
         self.cgroup.paths().into_iter().try_for_each(|(name, dir)| {
             match try_write(&dir, "cgroup.procs", &pid.to_string()) {
