@@ -42,10 +42,16 @@ pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
     let (by_hand, bare) = bare_commands(setup)?;
     make_templates(setup)?;
     let vm = ["--isolation", "vm"];
+    let shared = setup.text("shared");
+    fs::create_dir(&shared)?;
+    let share = ["-v", &format!("{shared}:/shared")];
+    make_template(setup, &share, 3)?;
     let (template, cold) = (["busybox", "true"], ["--no-template", "busybox", "true"]);
     let mut contenders = vec![
         Contender::new("proa vm, template", &[&run[..], &vm, &template].concat()),
         Contender::new("proa vm, booted", &[&run[..], &vm, &cold].concat()),
+        Contender::new("the same with a share", &[&run[..], &vm, &share, &template].concat()),
+        Contender::new("the same booted", &[&run[..], &vm, &share, &cold].concat()),
         Contender::of("bare QEMU, true by hand", by_hand),
         Contender::of("bare QEMU, nothing run", bare),
         Contender::new("proa container", &[&run[..], &["busybox", "true"]].concat()),
@@ -170,13 +176,17 @@ fn mappings(smaps: &str) -> impl Iterator<Item = (&str, &str)> {
 /// Runs a machine that boots and one that starts from the template made of it, and waits until there is one of their
 /// kind as well.
 pub fn make_templates(setup: &Setup) -> Result<()> {
-    for count in 1..=2 {
-        setup.proa(&["run", "--rm", "--network", "none", "--isolation", "vm", "busybox", "true"])?;
-        let deadline = Instant::now() + TEMPLATE_LIMIT;
-        while setup.proa(&["template", "ls", "-q"])?.lines().count() < count {
-            if Instant::now() > deadline {
-                bail!("{count} templates were not made");
-            }
+    (1..=2).try_for_each(|count| make_template(setup, &[], count))
+}
+
+/// Runs a machine with these options, and waits until there are so many templates.
+fn make_template(setup: &Setup, options: &[&str], count: usize) -> Result<()> {
+    let run = ["run", "--rm", "--network", "none", "--isolation", "vm"];
+    setup.proa(&[&run[..], options, &["busybox", "true"]].concat())?;
+    let deadline = Instant::now() + TEMPLATE_LIMIT;
+    while setup.proa(&["template", "ls", "-q"])?.lines().count() < count {
+        if Instant::now() > deadline {
+            bail!("{count} templates were not made");
         }
     }
     Ok(())

@@ -21,6 +21,7 @@ use rustix::time::{ClockId, Timespec};
 
 use crate::boot::{make, wait_for};
 use crate::error::{At, Error};
+use crate::expand::take_shares;
 
 /// Where the writable disk is mounted.
 pub const WRITABLE: &str = "/run/proa/rw";
@@ -206,6 +207,7 @@ pub fn apply(config: GuestConfig, prepared: Option<Prepared>) -> Result<Supervis
     }
     set_clock(config.time_ns)?;
     make_interfaces(&config.interfaces, prepared.is_some())?;
+    let has_come = prepared.is_some();
     let (writable, layers) = match prepared {
         Some(Prepared { supervisor: Some(mut supervisor), .. }) => {
             supervisor.cast(config.id, config.spec, config.launch);
@@ -219,6 +221,9 @@ pub fn apply(config: GuestConfig, prepared: Option<Prepared>) -> Result<Supervis
     };
     let lowers = mount_layers(&layers)?;
     writable.map_or(Ok(()), |writable| mount_writable(&writable))?;
+    if has_come {
+        take_shares(config.shares.len())?;
+    }
     config.shares.iter().try_for_each(|tag| mount_share(tag))?;
     supervise(config, lowers)
 }

@@ -1,9 +1,10 @@
-//! Takes memory and CPUs that come while the guest runs.
+//! Takes memory, CPUs and shares that come while the guest runs.
 //!
 //! ```text
 //!   memory   kernel told what to do with it ─▶ bus looked at again ─▶ (without ACPI: line for interrupts written, again)
 //!            ─▶ driver loaded, which plugs what the host wants by itself
 //!   CPUs     those that ACPI has told of are switched on
+//!   shares   bus looked at again, in the same way; of a guest that goes on from a template, before it mounts them
 //! ```
 //!
 //! Without ACPI nobody tells the kernel by which line a device that came later interrupts: it would pick a free one. The
@@ -35,9 +36,10 @@ const ACPI: &str = "/sys/firmware/acpi/tables";
 const ONLINE: &str = "/sys/devices/system/memory/auto_online_blocks";
 const POLICY: &str = "/sys/module/memory_hotplug/parameters/online_policy";
 const CPUS: &str = "/sys/devices/system/cpu";
-/// A device of virtio with memory.
+/// Devices of virtio: with memory, with a share.
 const VENDOR: &str = "0x1af4";
 const MEMORY: &str = "0x1058";
+const SHARE: &str = "0x105a";
 /// Where a device's configuration has its line for interrupts.
 const LINE: u64 = 0x3c;
 
@@ -92,24 +94,35 @@ fn take_memory(late: &LateModules) -> Result<(), Error> {
     // Where the kernel has no such policy, it has that of old: all is used for everything.
     let _ = fs::write(POLICY, "auto-movable");
     fs::write(ONLINE, "online").at("write", ONLINE)?;
-    if Path::new(ACPI).exists() {
-        fs::write(RESCAN, "1").at("write", RESCAN)?;
-        wait_for("device with memory", find_memory)?;
-    } else {
-        fs::write(PROBE, "0").at("write", PROBE)?;
-        let found = find_with_line();
-        fs::write(PROBE, "1").at("write", PROBE)?;
-        found?;
-        fs::write(RESCAN, "1").at("write", RESCAN)?;
-    }
+    take_devices(MEMORY, 1)?;
     late.load()
 }
 
-/// Finds the device, tells it its line, and has the kernel forget it.
-fn find_with_line() -> Result<(), Error> {
+/// Takes so many shares, each a device that has come.
+pub fn take_shares(count: usize) -> Result<(), Error> {
+    if count == 0 { Ok(()) } else { take_devices(SHARE, count) }
+}
+
+/// Takes devices of this kind that have come, so that there are so many.
+fn take_devices(kind: &str, count: usize) -> Result<(), Error> {
+    if Path::new(ACPI).exists() {
+        return look_for(kind, count).map(drop);
+    }
+    fs::write(PROBE, "0").at("write", PROBE)?;
+    let found = look_for(kind, count).and_then(|devices| devices.iter().try_for_each(|path| give_line(path)));
+    fs::write(PROBE, "1").at("write", PROBE)?;
+    found?;
+    fs::write(RESCAN, "1").at("write", RESCAN)
+}
+
+fn look_for(kind: &str, count: usize) -> Result<Vec<PathBuf>, Error> {
     fs::write(RESCAN, "1").at("write", RESCAN)?;
-    let device = wait_for("device with memory", find_memory)?;
-    let line = line_of(&device).ok_or_else(|| Error::Missing("line for interrupts".to_owned()))?;
+    wait_for("device that has come", || Some(find(kind)).filter(|found| found.len() >= count))
+}
+
+/// Tells a device its line, and has the kernel forget it.
+fn give_line(device: &Path) -> Result<(), Error> {
+    let line = line_of(device).ok_or_else(|| Error::Missing("line for interrupts".to_owned()))?;
     let path = device.join("config");
     let config = OpenOptions::new().write(true).open(&path).at("open", &path)?;
     config.write_all_at(&[line], LINE).at("write", &path)?;
@@ -123,11 +136,12 @@ fn is_driven() -> bool {
     entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("virtio"))
 }
 
-fn find_memory() -> Option<PathBuf> {
+/// Devices of a kind.
+fn find(kind: &str) -> Vec<PathBuf> {
     let is = |path: &Path, name: &str, value: &str| read(&path.join(name)).is_some_and(|text| text == value);
-    let entries = fs::read_dir(DEVICES).ok()?.flatten().map(|entry| entry.path());
-    let mut entries = entries.filter(|path| is(path, "device", MEMORY) && is(path, "vendor", VENDOR));
-    fs::canonicalize(entries.next()?).ok()
+    let entries = fs::read_dir(DEVICES).into_iter().flatten().flatten().map(|entry| entry.path());
+    let found = entries.filter(|path| is(path, "device", kind) && is(path, "vendor", VENDOR));
+    found.filter_map(|path| fs::canonicalize(path).ok()).collect()
 }
 
 /// The line of another device in the slot of the bridge that this one is behind: `…/0000:00:01.1/0000:01:04.0`.

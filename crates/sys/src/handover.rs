@@ -7,7 +7,7 @@
 //!
 //! Where a guest gives memory back, QEMU punches a hole into the file behind it first, and drops its own copy of the
 //! pages only if that works. Into this file nobody can; so for its descriptor, whose number is known, `fallocate` does
-//! nothing and says that it worked.
+//! nothing and says that it worked. A file that is the program's alone is handed over without that.
 //!
 //! ```text
 //!   child: filter ─▶ listener, sent over a socket ─▶ exec ─▶ openat(…, O_RDWR) waits ─▶ goes on with the descriptor
@@ -59,6 +59,16 @@ const FILTER: [Insn; 10] = [
     Insn { code: LOAD, jt: 0, jf: 0, k: DESCRIPTOR_AT },
     Insn { code: JUMP_IF_EQUAL, jt: 0, jf: 1, k: FILE_NUMBER },
     Insn { code: RETURN, jt: 0, jf: 0, k: SUCCEED },
+    Insn { code: RETURN, jt: 0, jf: 0, k: ALLOW },
+];
+
+/// The first half of it.
+const FILTER_OF_OWN: [Insn; 6] = [
+    Insn { code: LOAD, jt: 0, jf: 0, k: NUMBER_AT },
+    Insn { code: JUMP_IF_EQUAL, jt: 0, jf: 3, k: libc::SYS_openat as u32 },
+    Insn { code: LOAD, jt: 0, jf: 0, k: FLAGS_AT },
+    Insn { code: JUMP_IF_EQUAL, jt: 0, jf: 1, k: libc::O_RDWR as u32 },
+    Insn { code: RETURN, jt: 0, jf: 0, k: NOTIFY },
     Insn { code: RETURN, jt: 0, jf: 0, k: ALLOW },
 ];
 
@@ -145,8 +155,9 @@ fn answer(listener: &OwnedFd, file: BorrowedFd) -> io::Result<()> {
 }
 
 /// In the child, before it runs its program; allocates nothing. The caller has set `no_new_privs`.
-pub(crate) fn prepare_child(channel: BorrowedFd) -> io::Result<()> {
-    let listener = install_filter_with_listener(&FILTER, 0)?;
+pub(crate) fn prepare_child(channel: BorrowedFd, is_common: bool) -> io::Result<()> {
+    let filter: &[Insn] = if is_common { &FILTER } else { &FILTER_OF_OWN };
+    let listener = install_filter_with_listener(filter, 0)?;
     Ok(send_with(channel, b"l", listener.as_fd()).map(drop)?)
 }
 

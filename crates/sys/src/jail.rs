@@ -87,6 +87,17 @@ pub struct Jail {
     pub landlock: bool,
 }
 
+/// What a program gets in the place of the file that it opens.
+#[derive(Debug, Clone, Copy)]
+pub struct Opened<'a> {
+    /// The file.
+    pub file: BorrowedFd<'a>,
+    /// Others have it as well: where the program frees a part of it (`fallocate`), that is said to be done and is not.
+    pub is_common: bool,
+    /// How long it may take to ask.
+    pub limit: Duration,
+}
+
 impl Jail {
     fn domain(&self, program: &Path) -> io::Result<Option<Domain>> {
         if !self.landlock {
@@ -116,25 +127,26 @@ impl Jail {
     }
 
     /// The same for a program that opens a file for reading and writing (`O_RDWR` and no other flag), which gets
-    /// `file` in its place; it can open no second one in that way. Waits for that, at most as long as `limit`. The
-    /// jail must forbid new privileges.
+    /// another in its place; it can open no second one in that way. Waits for that, after `meanwhile`, which is done while
+    /// the program is loaded. The jail must forbid new privileges.
     ///
     /// # Errors
-    /// As for [`Jail::spawn`]; the program ended without opening a file, or did not in time: then it is killed.
+    /// As for [`Jail::spawn`]; the program ended without opening a file, or did not in time, or `meanwhile` failed: then
+    /// it is killed.
     pub fn spawn_with_file(
         &self,
         mut command: Command,
         keep: &[BorrowedFd],
-        file: BorrowedFd,
-        limit: Duration,
+        opened: &Opened,
+        meanwhile: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<Child> {
         let channel = handover::Channel::new()?;
         let mut prepared = Prepared::new(self, Path::new(command.get_program()), keep)?;
-        prepared.listener_to = Some(channel.child().as_raw_fd());
+        prepared.listener_to = Some((channel.child().as_raw_fd(), opened.is_common));
         // SAFETY: as above.
         unsafe { command.pre_exec(move || prepared.enter()) };
         let mut child = command.spawn()?;
-        if let Err(error) = channel.complete(file, limit) {
+        if let Err(error) = meanwhile().and_then(|()| channel.complete(opened.file, opened.limit)) {
             // Both fail only for a process that was reaped already.
             let _ = child.kill();
             let _ = child.wait();
@@ -152,8 +164,8 @@ struct Prepared {
     no_new_privileges: bool,
     limits: Vec<(Resource, u64)>,
     keep: Vec<RawFd>,
-    /// Who is told of the filter that holds the opening of a file.
-    listener_to: Option<RawFd>,
+    /// Who is told of the filter that holds the opening of a file, and whether others have that file.
+    listener_to: Option<(RawFd, bool)>,
     domain: Option<Domain>,
 }
 
@@ -214,9 +226,9 @@ impl Prepared {
             // SAFETY: the descriptor is open: its owner in the parent is borrowed until the fork is done.
             rustix::io::fcntl_setfd(unsafe { BorrowedFd::borrow_raw(fd) }, FdFlags::empty())?;
         }
-        if let Some(socket) = self.listener_to {
+        if let Some((socket, is_common)) = self.listener_to {
             // SAFETY: as above; the parent holds it until the program runs.
-            handover::prepare_child(unsafe { BorrowedFd::borrow_raw(socket) })?;
+            handover::prepare_child(unsafe { BorrowedFd::borrow_raw(socket) }, is_common)?;
         }
         self.domain.as_ref().map_or(Ok(()), Domain::enter)
     }
@@ -401,7 +413,8 @@ mod tests {
         let run = |script: &str| {
             let mut command = Command::new("/usr/bin/perl");
             command.args(["-e", script]).arg(&named).stdin(Stdio::null()).stdout(Stdio::piped());
-            jail.spawn_with_file(command, &[], file.as_fd(), Duration::from_secs(10))
+            let opened = Opened { file: file.as_fd(), is_common: true, limit: Duration::from_secs(10) };
+            jail.spawn_with_file(command, &[], &opened, || Ok(()))
         };
         // By the call itself: Perl's functions open with O_CLOEXEC as well.
         let script = "my $open = sub { syscall(257, -100, $ARGV[0], $_[0]) }; \
@@ -419,6 +432,30 @@ mod tests {
         assert_eq!(text, "givenr no named punched kept");
         assert_eq!(std::fs::read(&given).unwrap(), b"given");
         assert_eq!(run("exit 0").unwrap_err().raw_os_error(), Some(libc::ESRCH));
+    }
+
+    #[test]
+    fn a_file_of_its_own_is_filled_while_it_is_loaded_and_freed_by_it() {
+        let scratch = tempdir("own");
+        let given = scratch.join("given");
+        let file = std::fs::File::options().read(true).write(true).create_new(true).open(&given).unwrap();
+        let jail = Jail { no_new_privileges: true, ..Jail::default() };
+        let opened = Opened { file: file.as_fd(), is_common: false, limit: Duration::from_secs(10) };
+        let run = |meanwhile: fn(&std::path::Path) -> io::Result<()>| {
+            let script = "my $path = '/dev/null'; my $fd = syscall(257, -100, $path, 2); open(F, '<&=', $fd) or die; \
+                          print -s F; print syscall(285, $fd, 3, 0, 4096) == 0 ? ' punched' : ' kept'";
+            let mut command = Command::new("/usr/bin/perl");
+            command.args(["-e", script]).stdin(Stdio::null()).stdout(Stdio::piped());
+            jail.spawn_with_file(command, &[], &opened, || meanwhile(&given))
+        };
+        let mut child = run(|path| std::fs::write(path, [b'x'; 4096])).unwrap();
+        let mut text = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        child.wait().unwrap();
+        assert_eq!(text, "4096 punched");
+        assert_eq!(std::fs::read(&given).unwrap(), [0; 4096]);
+        let failed = run(|_| Err(io::Error::other("no room"))).unwrap_err();
+        assert_eq!(failed.to_string(), "no room");
     }
 
     #[test]

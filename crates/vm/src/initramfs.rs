@@ -16,20 +16,20 @@ const FORMAT: &str = "2";
 /// Images kept; each agent and each kernel needs its own.
 const KEPT: usize = 8;
 
-/// The image for this kernel and agent, made if the store has none.
-pub(crate) fn find(store: &Store, kernel: &Kernel, spec: &VmSpec) -> Result<PathBuf, VmError> {
+/// The image for this kernel and agent, and for guests with shares or without, made if the store has none.
+pub(crate) fn find(store: &Store, kernel: &Kernel, spec: &VmSpec, sharing: bool) -> Result<PathBuf, VmError> {
     let agent = identify(&spec.agent)?;
     let mut extras = Vec::new();
     for (file, target) in &spec.extras.files {
         extras.extend([identify(file)?, target.clone()]);
     }
     let directory = store.path("initramfs");
-    let path = directory.join(name(kernel, agent, !spec.shares.is_empty(), extras));
+    let path = directory.join(name(kernel, agent, sharing, extras));
     if path.exists() {
         return Ok(path);
     }
     let lock = store.lock()?;
-    let bytes = build(kernel, spec)?;
+    let bytes = build(kernel, spec, sharing)?;
     store.write(&lock, &path, &bytes)?;
     remove_oldest(&directory);
     Ok(path)
@@ -56,7 +56,7 @@ fn identify(path: &Path) -> Result<String, VmError> {
     fs::metadata(path).map(|metadata| identity(path, &metadata)).map_err(VmError::io(path))
 }
 
-fn build(kernel: &Kernel, spec: &VmSpec) -> Result<Vec<u8>, VmError> {
+fn build(kernel: &Kernel, spec: &VmSpec, sharing: bool) -> Result<Vec<u8>, VmError> {
     let load = |path: &Path| fs::read(path).map_err(VmError::io(path));
     let mut archive = Archive::new();
     for directory in ["dev", "proc", "newroot", "modules", "late"] {
@@ -67,7 +67,7 @@ fn build(kernel: &Kernel, spec: &VmSpec) -> Result<Vec<u8>, VmError> {
     for (path, target) in &spec.extras.files {
         archive.file(target, 0o755, &load(path)?);
     }
-    let modules = [("modules", kernel.modules(!spec.shares.is_empty())), ("late", kernel.late_modules())];
+    let modules = [("modules", kernel.modules(sharing)), ("late", kernel.late_modules())];
     for (directory, modules) in modules {
         for (number, (name, path)) in modules.into_iter().enumerate() {
             archive.file(&format!("{directory}/{number:02}-{name}.ko"), 0o644, &load(&path)?);

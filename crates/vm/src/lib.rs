@@ -108,6 +108,13 @@ pub struct VmSpec {
     pub extras: Extras,
 }
 
+impl VmSpec {
+    /// Whether its guest has shares.
+    pub(crate) fn is_sharing(&self) -> bool {
+        !self.shares.is_empty()
+    }
+}
+
 /// Makes a guest with an init of its own of what else would be an instance: for tests that need a kernel's own
 /// features. The init is packed in the agent's place, and may be a script.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -11,6 +11,8 @@ use std::{fmt, fs, io};
 
 use proa_protocol::snapshot::GuestShape;
 use proa_sys::bounded_log::BoundedLog;
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::accelerator::Accelerator;
@@ -18,7 +20,7 @@ use crate::initramfs;
 use crate::kernel::Kernel;
 use crate::qemu::{MAX_DEVICES, OWN_DEVICES, Qemu};
 use crate::qmp::Qmp;
-use crate::resize::Size;
+use crate::resize::{MOST_SHARES, Size};
 use crate::share::Share;
 use crate::snapshot::Ground;
 use crate::store::Store;
@@ -99,8 +101,20 @@ pub(crate) enum Origin {
     Template { memory: PathBuf },
     /// It goes on where a template was saved. The memory's descriptor can only be read.
     Clone { memory: OwnedFd, state: OwnedFd },
+    /// The same with memory of its own, which the servers of its shares have as well: a copy of the template's.
+    Copy { memory: fs::File, template: fs::File, state: OwnedFd },
     /// It goes on where it was captured, when it has been given what that was. The same of the memory.
     Resume { memory: OwnedFd },
+}
+
+impl Origin {
+    /// The state of a clone.
+    pub fn state(&self) -> Option<&OwnedFd> {
+        match self {
+            Self::Clone { state, .. } | Self::Copy { state, .. } => Some(state),
+            Self::Boot | Self::Blank { .. } | Self::Template { .. } | Self::Resume { .. } => None,
+        }
+    }
 }
 
 /// A raw disk of a guest, named by its serial number.
@@ -307,7 +321,7 @@ impl Vm {
     /// A part is missing or cannot be started; the message says what to do.
     pub fn start(spec: &VmSpec, notice: &mut dyn FnMut(String)) -> Result<Self, VmError> {
         check_shape(spec)?;
-        let parts = Parts::find(spec, notice)?;
+        let parts = Parts::find(spec, spec.is_sharing(), notice)?;
         if !may_be_cloned(spec) {
             return parts.boot(spec);
         }
@@ -344,7 +358,7 @@ impl Vm {
         if let Some(CloneOf { directory, disk, .. }) = &self.clone {
             give_up_clone(why, directory, disk.as_deref(), notice)?;
         }
-        *self = Parts::find(spec, &mut |_| {})?.boot(spec)?;
+        *self = Parts::find(spec, spec.is_sharing(), &mut |_| {})?.boot(spec)?;
         Ok(())
     }
 
@@ -479,10 +493,22 @@ fn give_up_clone(
     }
 }
 
-/// Servers of shares work in the guest's memory, which a clone has for itself alone; and what a test adds to a guest,
-/// no template has.
+/// What a test adds to a guest, no template has; and there is room for so many shares.
 pub(crate) fn may_be_cloned(spec: &VmSpec) -> bool {
-    spec.templates && spec.shares.is_empty() && spec.extras == Extras::default()
+    spec.templates && spec.extras == Extras::default() && spec.shares.len() <= MOST_SHARES
+}
+
+/// Memory for a guest that its VMM and the servers of its shares have in common. Nobody can take any of it away from the
+/// others.
+fn common_memory(bytes: u64) -> Result<fs::File, VmError> {
+    let make = || {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = rustix::fs::memfd_create(c"memory", flags)?;
+        rustix::fs::ftruncate(&file, bytes)?;
+        rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        Ok(file.into())
+    };
+    make().map_err(|errno: Errno| VmError::io("memory")(errno.into()))
 }
 
 /// What machines are made of, found or made.
@@ -497,12 +523,13 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    pub fn find(spec: &VmSpec, notice: &mut dyn FnMut(String)) -> Result<Self, VmError> {
+    /// Those of a guest that has shares, or has none.
+    pub fn find(spec: &VmSpec, sharing: bool, notice: &mut dyn FnMut(String)) -> Result<Self, VmError> {
         let qemu = Qemu::find()?;
         let store = Store::open(&spec.store)?;
         let share = store.share()?;
         let kernel = Kernel::find(&store, spec.kernel.as_deref(), &spec.extras.modules, notice)?;
-        let initramfs = initramfs::find(&store, &kernel, spec)?;
+        let initramfs = initramfs::find(&store, &kernel, spec, sharing)?;
         let accelerator = Accelerator::find(&store, notice)?;
         Ok(Self { qemu, store, kernel, initramfs, accelerator, _share: share })
     }
@@ -514,7 +541,8 @@ impl Parts {
             boots: Some((self.kernel.image(), self.initramfs.clone())),
             ..Launch::new(spec, Origin::Boot, open_disks(spec, writable)?)
         };
-        let launch = if may_be_cloned(spec) { self.captured_later(launch)? } else { launch };
+        let launch =
+            if may_be_cloned(spec) && !spec.is_sharing() { self.captured_later(launch)? } else { launch };
         launch.run(&self.qemu, &self.accelerator)
     }
 
@@ -544,16 +572,26 @@ impl Parts {
         };
         let mut disks = open_disks(spec, writable)?;
         disks.extend((disks.len()..=template.places).map(Disk::place));
-        let base = template.memory.try_clone().map_err(VmError::io(&template.directory))?;
-        let ground = self.ground(spec, base, template.places);
-        let origin = Origin::Clone { memory: template.memory.into(), state: template.state.into() };
+        let state = template.state.into();
+        let (origin, ground) = if spec.is_sharing() {
+            let memory = common_memory(guest_memory(spec.memory))?;
+            (Origin::Copy { memory, template: template.memory, state }, None)
+        } else {
+            let base = template.memory.try_clone().map_err(VmError::io(&template.directory))?;
+            let ground = self.ground(spec, base, template.places);
+            (Origin::Clone { memory: template.memory.into(), state }, Some(ground))
+        };
         let disk = template.disk.map(|_| spec.rw_disk.clone());
         let launch = Launch {
             clone: Some(CloneOf { directory: template.directory, disk, of_kind }),
-            ground: Some(ground),
+            ground,
             ..Launch::new(spec, origin, disks)
         };
-        launch.run(&self.qemu, &self.accelerator)
+        let mut vm = launch.run(&self.qemu, &self.accelerator)?;
+        if spec.is_sharing() {
+            vm.add_shares(&spec.shares).map_err(|error| vm.explain(error.to_string()))?;
+        }
+        Ok(vm)
     }
 }
 
@@ -594,7 +632,7 @@ impl<'spec> Launch<'spec> {
         let (stream, agent) = UnixStream::pair().map_err(VmError::io("socketpair"))?;
         stream.set_nonblocking(true).map_err(VmError::io("socketpair"))?;
         let (mut control, control_end) = Qmp::pair()?;
-        if let Origin::Clone { state, .. } = &origin {
+        if let Some(state) = origin.state() {
             control.order_restore(state.as_raw_fd())?;
         }
         let machine = Machine {

@@ -24,13 +24,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use proa_sys::jail::{Entry, Identity, Jail, View};
+use proa_sys::jail::{Entry, Identity, Jail, Opened, View};
 use rustix::process::Resource;
 use rustix::thread::UnshareFlags;
 
 use crate::accelerator::Accelerator;
-use crate::machine::{Disk, Helper, Hypervisor, Machine, Origin};
-use crate::{SPARE_DEVICES, VmError, resize, user};
+use crate::machine::{Disk, Helper, Hypervisor, Machine, Origin, SharePort};
+use crate::{SPARE_DEVICES, VmError, disk, resize, user};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PLACES: &[&str] =
@@ -72,6 +72,9 @@ const BALLOON: &str =
 /// guest of: without ACPI, the agent finds that of a new device in this way. The standard hot-plug controller, for which our
 /// guests have no driver, has the firmware keep addresses for the bus; nothing of it is ever pressed.
 const BRIDGE: &str = "pci-bridge,id=bridge,chassis_nr=1,shpc=on,msi=off";
+/// A share, and how many requests may be on their way.
+pub(crate) const SHARE_DEVICE: &str = "vhost-user-fs-pci";
+pub(crate) const SHARE_QUEUE: u32 = 1024;
 /// Memory for translated code under emulation, MiB. More is not used by what runs for less than hours.
 const TRANSLATIONS: u32 = 256;
 
@@ -173,7 +176,12 @@ impl Hypervisor for Qemu {
         let (jail, keep) = (self.jail(machine).map_err(failed)?, descriptors(machine));
         let child = match &machine.origin {
             Origin::Blank { memory } | Origin::Clone { memory, .. } | Origin::Resume { memory } => {
-                jail.spawn_with_file(command, &keep, memory.as_fd(), MEMORY_LIMIT)
+                let opened = Opened { file: memory.as_fd(), is_common: true, limit: MEMORY_LIMIT };
+                jail.spawn_with_file(command, &keep, &opened, || Ok(()))
+            }
+            Origin::Copy { memory, template, .. } => {
+                let opened = Opened { file: memory.as_fd(), is_common: false, limit: MEMORY_LIMIT };
+                jail.spawn_with_file(command, &keep, &opened, || disk::copy_data(template, memory))
             }
             Origin::Boot | Origin::Template { .. } => jail.spawn(command, &keep),
         };
@@ -195,10 +203,7 @@ fn system_entry(path: &Path) -> Option<Entry> {
 fn descriptors(machine: &Machine) -> Vec<BorrowedFd<'_>> {
     let disks = machine.disks.iter().filter_map(|disk| disk.file.as_ref()).map(AsFd::as_fd);
     let shares = machine.shares.iter().map(|share| share.socket.as_fd());
-    let state = match &machine.origin {
-        Origin::Boot | Origin::Blank { .. } | Origin::Template { .. } | Origin::Resume { .. } => None,
-        Origin::Clone { state, .. } => Some(state.as_fd()),
-    };
+    let state = machine.origin.state().map(AsFd::as_fd);
     let sockets = [machine.agent.as_fd(), machine.control.as_fd()];
     let taps = machine.taps.iter().map(|tap| tap.as_fd());
     disks.chain(shares).chain(taps).chain(sockets).chain(state).collect()
@@ -230,9 +235,7 @@ fn arguments(machine: &Machine) -> Vec<String> {
         add_disk(&mut line, disk);
     }
     for share in &machine.shares {
-        let tag = &share.tag;
-        line.add("-chardev", format!("socket,id={tag},fd={}", share.socket.as_raw_fd()));
-        line.device(&format!("vhost-user-fs-pci,chardev={tag},tag={tag},queue-size=1024"));
+        add_share(&mut line, share, machine.origin.state().is_some());
     }
     for (number, tap) in machine.taps.iter().enumerate() {
         line.add("-netdev", format!("tap,id={},fd={}", wire(number), tap.as_raw_fd()));
@@ -243,6 +246,14 @@ fn arguments(machine: &Machine) -> Vec<String> {
         add_network_device(&mut line, number);
     }
     line.words()
+}
+
+/// To a guest that goes on its shares come when it runs.
+fn add_share(line: &mut CommandLine, SharePort { tag, socket }: &SharePort, goes_on: bool) {
+    line.add("-chardev", format!("socket,id={tag},fd={}", socket.as_raw_fd()));
+    if !goes_on {
+        line.device(&format!("{SHARE_DEVICE},chardev={tag},tag={tag},queue-size={SHARE_QUEUE}"));
+    }
 }
 
 /// What the numbered network device is wired to: a tap, or that of a spare one to a hub, to which a tap comes later.
@@ -263,7 +274,7 @@ fn add_origin(line: &mut CommandLine, machine: &Machine) {
     match &machine.origin {
         Origin::Boot | Origin::Blank { .. } | Origin::Template { .. } => add_kernel(line, machine),
         // It waits to be told how to read the state.
-        Origin::Clone { .. } => line.add("-incoming", "defer"),
+        Origin::Clone { .. } | Origin::Copy { .. } => line.add("-incoming", "defer"),
         Origin::Resume { .. } => {
             line.add("-incoming", "defer");
             // The state is that of the devices alone, without what goes before it on the way to another host.
@@ -283,7 +294,9 @@ fn add_board(line: &mut CommandLine, machine: &Machine) {
         "q35,vmport=off,hpet=off,sata=off,smbus=off,usb=off,dump-guest-core=off,mem-merge=off".to_owned();
     let size = machine.memory;
     let backend = match &machine.origin {
-        Origin::Template { .. } => Some(format!("memory-backend-file,mem-path={MEMORY},share=on")),
+        Origin::Template { .. } | Origin::Copy { .. } => {
+            Some(format!("memory-backend-file,mem-path={MEMORY},share=on"))
+        }
         Origin::Blank { .. } | Origin::Clone { .. } | Origin::Resume { .. } => {
             Some(format!("memory-backend-file,mem-path={MEMORY},share=off"))
         }

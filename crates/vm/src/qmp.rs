@@ -55,6 +55,19 @@ impl Qmp {
         self.order("migrate-incoming", json!({"uri": format!("fd:{state}")}))
     }
 
+    /// Waits until a machine that goes on from a state has it, and runs.
+    pub fn await_restored(&mut self) -> Result<(), VmError> {
+        let deadline = Instant::now() + SAVE_LIMIT;
+        while self.ask("query-status", json!({}))?["status"] == "inmigrate" {
+            if Instant::now() > deadline {
+                return Err(failed(ErrorKind::TimedOut.into()));
+            }
+            let moment = rustix::event::Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+            let _ = rustix::event::poll(&mut [], Some(&moment));
+        }
+        Ok(())
+    }
+
     /// Stops the machine and writes the state of its devices to `state`; its memory is in a shared file already. It is
     /// saved as one that runs, so its clones run: to be stopped is for QEMU to do.
     pub fn save(&mut self, state: BorrowedFd) -> Result<(), VmError> {

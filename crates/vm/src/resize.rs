@@ -1,8 +1,9 @@
-//! Memory and CPUs that come to a machine while it runs.
+//! Memory, CPUs and shares that come to a machine while it runs.
 //!
 //! ```text
 //!   memory   none ─ want_memory ─▶ a device at the bridge, of so much as may ever come, of which so much is wanted
 //!            wanted ─ the guest's driver: plugs, unplugs, as far as it can ─▶ plugged            (virtio-mem)
+//!   shares   of a clone: devices at the bridge, when it runs
 //!   CPUs     few ─ want_cpus ─▶ CPUs that the guest hears of by ACPI, and takes when its agent says so
 //! ```
 //!
@@ -19,7 +20,8 @@ use serde_json::{Value, json};
 
 use crate::VmError;
 use crate::machine::{Machine, Vm, guest_memory};
-use crate::qemu::MAX_THREADS;
+use crate::qemu::{MAX_THREADS, SHARE_DEVICE, SHARE_QUEUE};
+use crate::share::Share;
 
 /// The least that can come to any machine, bytes.
 const LEAST: u64 = 4 << 30;
@@ -40,6 +42,18 @@ const MEMORY: &str = "more";
 const DEVICE: &str = "moremem";
 const BUS: &str = "bridge";
 const SLOT: &str = "4";
+
+/// Slots at that bus for shares: whose lines, of the four that slots take in turn, are the same.
+const SHARE_SLOTS: [usize; 6] = [8, 12, 16, 20, 24, 28];
+const FUNCTIONS: usize = 8;
+
+/// So many shares can come to a machine that goes on.
+pub(crate) const MOST_SHARES: usize = SHARE_SLOTS.len() * FUNCTIONS;
+
+/// Where the numbered share is at that bus, of at most [`MOST_SHARES`].
+fn place_of_share(number: usize) -> String {
+    format!("{:#x}.{}", SHARE_SLOTS[number / FUNCTIONS], number % FUNCTIONS)
+}
 
 /// Bytes that can come to a machine of `memory` bytes.
 pub(crate) fn most_added(memory: u64) -> u64 {
@@ -182,6 +196,21 @@ impl Vm {
             // Without its device it is nothing's; the first failure is the one to tell.
             let _ = self.control.ask("object-del", json!({"id": MEMORY}));
         })
+    }
+
+    /// Has shares come to a machine that goes on from a template, where such devices cannot be in its state; its agent looks
+    /// for them when it is configured. Waits until the machine runs.
+    pub(crate) fn add_shares(&mut self, shares: &[Share]) -> Result<(), VmError> {
+        self.control.await_restored()?;
+        // A slot is closed by the first of its functions, which therefore comes last.
+        for (number, Share { tag, .. }) in shares.iter().enumerate().rev() {
+            let device = json!({
+                "driver": SHARE_DEVICE, "chardev": tag, "tag": tag, "queue-size": SHARE_QUEUE, "bus": BUS,
+                "addr": place_of_share(number), "multifunction": true,
+            });
+            self.control.ask("device_add", device)?;
+        }
+        Ok(())
     }
 
     /// Bytes that the guest has plugged.

@@ -76,7 +76,7 @@ impl Standby {
             templates: true,
             ..VmSpec::default()
         };
-        let parts = Parts::find(&vm_spec, &mut |_| {})?;
+        let parts = Parts::find(&vm_spec, false, &mut |_| {})?;
         let shape = Shape::new(&parts, request)?;
         let Some(template) = Template::find(&shape, &mut |_| {}) else { return Ok(None) };
         let vm = parts.restore(&vm_spec, template, true)?;
@@ -104,12 +104,12 @@ impl Standby {
     /// would be made of now.
     pub fn fits(&self, spec: &VmSpec) -> bool {
         let fits = || {
-            let parts = Parts::find(spec, &mut |_| {})?;
+            let parts = Parts::find(spec, false, &mut |_| {})?;
             let Some(request) = TemplateRequest::of_kind(spec) else { return Ok::<_, VmError>(false) };
             Ok(Shape::new(&parts, &request)?.key() == self.key)
         };
         // What cannot be found now, a start says.
-        may_be_cloned(spec) && fits().unwrap_or(false)
+        may_be_cloned(spec) && !spec.is_sharing() && fits().unwrap_or(false)
     }
 
     /// Gives the machine to the instance that it fits: it has the instance's disk, and goes on.

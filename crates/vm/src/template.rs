@@ -16,6 +16,9 @@
 //! disk was saved with the memory, and the instance gets a copy. An instance that is started again has its own, and
 //! a template of another kind, in which that place is empty too.
 //!
+//! Servers of shares work in their guest's memory, so a guest with shares has a copy of the template's instead of what it
+//! has in common with other clones, and its shares are devices that come when it runs.
+//!
 //! There are two sorts. One fits all images. One is for a kind of instances: those of one image, that differ in nothing
 //! but what [`GuestConfig::kind`] leaves out. It has the image's layers as its disks, and in its guest the container is
 //! made already, but for what runs in it. It starts in half of the time, and is made when the second instance of its
@@ -102,6 +105,9 @@ pub struct TemplateRequest {
     /// Number of network devices.
     #[serde(default)]
     pub interfaces: usize,
+    /// For guests with shares, which come when it runs.
+    #[serde(default)]
+    pub sharing: bool,
 }
 
 /// What instances of a kind have in common.
@@ -313,7 +319,9 @@ impl TemplateRequest {
     /// What would fit this guest, the closest first.
     pub(crate) fn fitting(spec: &VmSpec) -> Vec<Self> {
         let for_all = Self::for_all(spec);
-        let config = spec.kind.as_ref().filter(|_| for_all.mounted).map(|config| (**config).clone());
+        // A container that is made already has no mounts of shares that come later.
+        let has_kind = for_all.mounted && !for_all.sharing;
+        let config = spec.kind.as_ref().filter(|_| has_kind).map(|config| (**config).clone());
         let layers =
             || spec.layers.iter().map(|path| fs::canonicalize(path).unwrap_or_else(|_| path.clone()));
         let kind = config.map(|config| {
@@ -334,6 +342,7 @@ impl TemplateRequest {
             layers: spec.layers.len(),
             mounted: mounts(spec),
             interfaces: spec.taps.len(),
+            sharing: spec.is_sharing(),
         }
     }
 
@@ -353,7 +362,7 @@ impl TemplateRequest {
             ..VmSpec::default()
         };
         let mut quiet = |_| {};
-        let parts = Parts::find(&spec, &mut quiet)?;
+        let parts = Parts::find(&spec, self.sharing, &mut quiet)?;
         let shape = Shape::new(&parts, self)?;
         if Template::find(&shape, &mut quiet).is_some() {
             return Ok(());

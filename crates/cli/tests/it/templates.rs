@@ -148,6 +148,51 @@ fn a_machine_of_a_known_kind_has_its_container_made_already() {
     await_makers(&proa);
 }
 
+/// Directories, a file and a volume, with one CPU (whose guest has no ACPI) and with two; more than a slot has room for.
+#[test]
+fn shares_come_to_a_clone() {
+    let proa = proa();
+    let host = tempfile::tempdir().unwrap();
+    fs::write(host.path().join("f"), "shared\n").unwrap();
+    let path = host.path().display();
+    let binds: Vec<String> = (0..9).map(|number| format!("--volume={path}:/share{number}")).collect();
+    for cpus in ["1", "2"] {
+        let cpus = format!("--cpus={cpus}");
+        let mut options = vec!["-v", "kept:/volume", &cpus];
+        let file = format!("--volume={path}/f:/file:ro");
+        options.push(&file);
+        options.extend(binds.iter().map(String::as_str));
+        let start = |name: &str| {
+            let command = ["run", "-d", "--isolation", "vm", "--name", name];
+            let output = proa.run(&[&command[..], &options, &["busybox", "sleep", "1000"]].concat());
+            assert_eq!(output.code, 0, "{output:?}");
+            is_clone(&proa, name)
+        };
+        proa.wait_for("a start from a template", || {
+            start("sharer") || {
+                proa.ok(&["rm", "-f", "sharer"]);
+                false
+            }
+        });
+        let script =
+            "cat /share0/f /share8/f /file; echo no > /file; echo more >> /volume/log; wc -l < /volume/log";
+        let said = proa.run(&["exec", "sharer", "sh", "-c", script]);
+        assert!(said.stderr.contains("Read-only file system"), "{said:?}");
+        let lines = if cpus.ends_with('1') { "1" } else { "2" };
+        assert_eq!(said.stdout.lines().collect::<Vec<_>>(), ["shared", "shared", "shared", lines]);
+        // Memory that comes is at the same bus, and the servers work in it as well.
+        proa.ok(&["update", "-m", "900m", "--memory-swap", "-1", "sharer"]);
+        let copy = "dd if=/share0/f of=/dev/null bs=600M count=1 2> /dev/null && cat /share3/f";
+        assert_eq!(proa.ok(&["exec", "sharer", "sh", "-c", copy]).trim(), "shared");
+        // It has a disk of its own by now.
+        proa.ok(&["restart", "-t", "0", "sharer"]);
+        assert_eq!(proa.ok(&["exec", "sharer", "cat", "/share1/f"]).trim(), "shared");
+        proa.ok(&["rm", "-f", "sharer"]);
+        await_makers(&proa);
+    }
+    proa.ok(&["volume", "rm", "kept"]);
+}
+
 #[test]
 fn a_broken_template_is_told_of_removed_and_costs_nothing_but_time() {
     let proa = proa();

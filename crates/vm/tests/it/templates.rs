@@ -41,6 +41,7 @@ pub fn request(setup: &Setup) -> TemplateRequest {
         kind: None,
         interfaces: 0,
         mounted: true,
+        sharing: false,
     }
 }
 
@@ -121,6 +122,36 @@ fn clones_have_all_their_own_and_cannot_change_their_template() {
     let (mut again, notices) = start(&setup);
     assert!(again.vm.is_clone() && notices.is_empty());
     assert_eq!(again.run().0, "kept\n");
+}
+
+/// Servers of shares write to the guest's memory: to that of a clone, not to what others start from.
+#[test]
+fn shares_come_to_a_clone_whose_memory_is_its_own() {
+    let mut setup = setup("cat /one/f /two/f; echo back > /one/answer; echo no > /two/no; echo end");
+    let host = tempfile::tempdir().unwrap();
+    for name in ["one", "two"] {
+        fs::create_dir(host.path().join(name)).unwrap();
+        fs::write(host.path().join(name).join("f"), format!("{name}\n")).unwrap();
+    }
+    setup.bind(&host.path().join("one"), "/one", &["rbind"]);
+    setup.bind(&host.path().join("two"), "/two", &["rbind", "ro"]);
+    TemplateRequest { sharing: true, ..request(&setup) }.make().unwrap();
+    let [template] = &templates(&setup)[..] else { panic!("one template") };
+    let memory = template.join("memory");
+    let before = checksum(&memory);
+    setup.spec = another(&setup, "clone");
+    let mut guest = setup.boot();
+    assert!(guest.vm.is_clone());
+    let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(&memory).unwrap());
+    let files = fs::read_dir(format!("/proc/{}/fd", guest.vm.pid())).unwrap();
+    let held = files.filter_map(|entry| fs::metadata(entry.unwrap().path()).ok());
+    assert!(held.into_iter().all(|file| std::os::unix::fs::MetadataExt::ino(&file) != inode));
+    let (output, _) = guest.run();
+    assert!(output.starts_with("one\ntwo\n") && output.contains("end\n"), "{output}");
+    assert_eq!(output.matches("Read-only file system").count(), 1, "{output}");
+    guest.shut_down();
+    assert_eq!(fs::read_to_string(host.path().join("one/answer")).unwrap(), "back\n");
+    assert_eq!(checksum(&memory), before);
 }
 
 /// The VMM can read the template's memory, and has no way to write to it.
