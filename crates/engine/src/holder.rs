@@ -31,6 +31,33 @@ pub(crate) fn end(path: &Path, word: &[u8], signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
+/// Waits for the end of whoever holds that lock, at most as long as `limit`; whether nobody does.
+pub(crate) fn await_end(path: &Path, word: &[u8], limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        let pid = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+        let Some(pid) = pid.and_then(Pid::from_raw) else { return true };
+        let Ok(holder) = pidfd_open(pid, PidfdFlags::empty()) else { return true };
+        if !is_called(pid, word) {
+            return true;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        let _ = rustix::event::poll(
+            &mut [PollFd::new(&holder, PollFlags::IN)],
+            Timespec::try_from(left).ok().as_ref(),
+        );
+    }
+}
+
+/// Whether a word of its command line is this one.
+fn is_called(pid: Pid, word: &[u8]) -> bool {
+    let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+    line.split(|byte| *byte == 0).any(|found| found == word)
+}
+
 /// Signals it if it is one, and waits a moment for its end.
 fn end_one(pid: Option<i32>, word: &[u8], signal: Signal, limit: Duration) {
     let holder =
@@ -41,8 +68,7 @@ fn end_one(pid: Option<i32>, word: &[u8], signal: Signal, limit: Duration) {
         let _ = rustix::event::poll(&mut [], limit.as_ref());
         return;
     };
-    let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-    if line.split(|byte| *byte == 0).any(|found| found == word) {
+    if is_called(pid, word) {
         let _ = pidfd_send_signal(&holder, signal);
     }
     let _ = rustix::event::poll(&mut [PollFd::new(&holder, PollFlags::IN)], limit.as_ref());

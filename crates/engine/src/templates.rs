@@ -5,7 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use proa_protocol::template::{DIRECTORY, INFO_FILE, LOCK_FILE, MAKER_ARGUMENT, STORE, TemplateInfo};
 use rustix::process::Signal;
@@ -72,6 +72,12 @@ impl Engine {
 
 /// Who makes templates goes on when its instance has ended.
 impl Engine {
+    /// Waits until nobody makes a template of this root any more, at most as long as `limit`; whether that is so.
+    pub fn await_template_makers(&self, limit: Duration) -> bool {
+        let path = self.paths.root.join(STORE).join(LOCK_FILE);
+        holder::await_end(&path, MAKER_ARGUMENT.as_bytes(), limit)
+    }
+
     /// Ends whoever makes a template of this root; what is half-made is removed by the next. Roots that share a
     /// store through a link leave that to each other.
     ///

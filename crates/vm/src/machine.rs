@@ -321,6 +321,7 @@ impl Vm {
     /// A part is missing or cannot be started; the message says what to do.
     pub fn start(spec: &VmSpec, notice: &mut dyn FnMut(String)) -> Result<Self, VmError> {
         check_shape(spec)?;
+        virtiofsd::check(&spec.shares)?;
         let parts = Parts::find(spec, spec.is_sharing(), notice)?;
         if !may_be_cloned(spec) {
             return parts.boot(spec);

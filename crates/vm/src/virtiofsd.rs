@@ -46,6 +46,18 @@ pub(crate) fn start(share: &Share, run_dir: &Path, errors: &OwnedFd) -> Result<(
     Ok((Helper::new(child).map_err(spawn_error)?, client.into()))
 }
 
+/// What no template is to blame for.
+///
+/// # Errors
+/// There is no server, or nothing to be served.
+pub(crate) fn check(shares: &[Share]) -> Result<(), VmError> {
+    shares.iter().try_for_each(|Share { source: path, .. }| {
+        find().ok_or_else(|| VmError::MissingVirtiofsd { path: path.clone() })?;
+        let found = std::fs::metadata(path);
+        found.map(drop).map_err(|source| VmError::ShareSource { path: path.clone(), source })
+    })
+}
+
 fn find() -> Option<PathBuf> {
     PLACES.iter().map(PathBuf::from).find(|path| path.is_file())
 }

@@ -1,12 +1,16 @@
 //! `proa compare`: what each isolation level costs and gives, measured here.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::image::pull;
 use crate::compare::{Options, Runner, measure, page, table};
 use crate::context::{self, Context};
 use crate::error::{Failure, Outcome};
 use crate::format;
+
+/// How long is waited for a template. Without one a machine boots, and that is measured.
+const TEMPLATE_LIMIT: Duration = Duration::from_secs(120);
 
 /// Measure what each isolation level costs and gives, here
 #[derive(Debug, clap::Args)]
@@ -40,7 +44,9 @@ pub fn run(context: &Context, args: &Args) -> Outcome {
         .map_err(|error| Failure::new(format!("cannot find this program: {error}")))?;
     let runner = Runner { program, globals: context.global_arguments()? };
     let options = Options { image: image.clone(), command, runs: args.runs };
-    let report = measure(&runner, &options, &|line| context::notice(line))?;
+    let engine = context.engine()?;
+    let settle = || _ = engine.await_template_makers(TEMPLATE_LIMIT);
+    let report = measure(&runner, &options, &|line| context::notice(line), &settle)?;
     if let Some(path) = &args.html {
         std::fs::write(path, page(&report)).map_err(|error| Failure::io("write", path, error))?;
     }

@@ -4,7 +4,7 @@
 //!
 //! | figure | how it is taken |
 //! | --- | --- |
-//! | start time | wall time of whole `proa run --rm IMAGE COMMAND` commands, after one that warms up; none of a machine that stands by |
+//! | start time | wall time of whole `proa run --rm IMAGE COMMAND` commands, after two that warm up, and when the templates are made that a machine then starts from; none of a machine that stands by |
 //! | memory | `smaps_rollup` of the monitor and all its descendants while the image's `sleep` idles |
 //! | system calls | the filters in force on the process, evaluated for every system call number |
 //! | processes visible | entries of `/proc` inside |
@@ -101,16 +101,16 @@ pub struct Start {
 
 const LEVELS: [&str; 2] = ["container", "vm"];
 
-/// Measures both levels; `say` is told what is going on.
+/// Measures both levels; `say` is told what is going on, and `settle` waits for what a run has begun in the background.
 ///
 /// # Errors
 /// The image is missing or the command fails at a level; the message is that of the command.
-pub fn measure(runner: &Runner, options: &Options, say: &dyn Fn(&str)) -> Result<Report> {
+pub fn measure(runner: &Runner, options: &Options, say: &dyn Fn(&str), settle: &dyn Fn()) -> Result<Report> {
     let size = runner.output(&["image", "inspect", "--format", "{{.Size}}", &options.image])?;
     let mut levels = Vec::new();
     for level in LEVELS {
         say(&format!("measuring {level}"));
-        levels.push(measure_level(runner, options, level).with_context(|| format!("level {level}"))?);
+        levels.push(measure_level(runner, options, level, settle).with_context(|| format!("level {level}"))?);
     }
     Ok(Report {
         image: options.image.clone(),
@@ -123,9 +123,14 @@ pub fn measure(runner: &Runner, options: &Options, say: &dyn Fn(&str)) -> Result
     })
 }
 
-fn measure_level(runner: &Runner, options: &Options, level: &'static str) -> Result<Level> {
+fn measure_level(
+    runner: &Runner,
+    options: &Options,
+    level: &'static str,
+    settle: &dyn Fn(),
+) -> Result<Level> {
     let kernel = runner.run_at(level, &options.image, &["uname", "-r"]);
-    let start = measure_start(runner, options, level)?;
+    let start = measure_start(runner, options, level, settle)?;
     let idle = Idle::start(runner, options, level).ok();
     let holder = idle.as_ref().and_then(|idle| idle.holder().ok());
     Ok(Level {
@@ -139,17 +144,19 @@ fn measure_level(runner: &Runner, options: &Options, level: &'static str) -> Res
     })
 }
 
-fn measure_start(runner: &Runner, options: &Options, level: &str) -> Result<Start> {
+fn measure_start(runner: &Runner, options: &Options, level: &str, settle: &dyn Fn()) -> Result<Start> {
     let runs = options.runs.unwrap_or(if level == "vm" { 5 } else { 20 }).max(1);
     let command: Vec<&str> = options.command.iter().map(String::as_str).collect();
     let mut samples_ms = Vec::with_capacity(runs);
-    for run in 0..=runs {
+    // The first may have to fetch a kernel or to mount layers, and has a template made; the second has that of its kind.
+    for _ in 0..2 {
+        runner.run_at(level, &options.image, &command)?;
+        settle();
+    }
+    for _ in 0..runs {
         let start = Instant::now();
         runner.run_at(level, &options.image, &command)?;
-        // The first run may still have to fetch a kernel or mount layers.
-        if run > 0 {
-            samples_ms.push(start.elapsed().as_secs_f64() * 1e3);
-        }
+        samples_ms.push(start.elapsed().as_secs_f64() * 1e3);
     }
     let mut sorted = samples_ms.clone();
     sorted.sort_by(f64::total_cmp);

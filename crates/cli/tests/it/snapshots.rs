@@ -190,6 +190,7 @@ fn clients_are_served_as_if_nothing_had_been_copied() {
     echo.stdout(fs::File::create(&output).unwrap());
     let mut echo = echo.spawn().unwrap();
     let mut input = fs::File::options().write(true).open(&fifo).unwrap();
+    proa.wait_for("the one that waits", || ask(&proa, "one", "ps").contains("sleep 4321"));
     for round in 0..3 {
         std::io::Write::write_all(&mut input, format!("round {round}\n").as_bytes()).unwrap();
         proa.ok(&["snapshot", "create", "one"]);

@@ -193,6 +193,22 @@ fn shares_come_to_a_clone() {
     proa.ok(&["volume", "rm", "kept"]);
 }
 
+/// What a machine starts from is there before its start is measured.
+#[test]
+fn compare_waits_for_the_templates() {
+    let proa = proa();
+    let report = proa.ok(&["compare", "-n", "1", "--format", "json", "busybox"]);
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let levels = report["levels"].as_array().unwrap();
+    assert_eq!(levels.iter().map(|level| &level["level"]).collect::<Vec<_>>(), ["container", "vm"]);
+    for level in levels {
+        assert_eq!(level["start"]["samplesMs"].as_array().map(Vec::len), Some(1), "{level}");
+        assert!(level["memory"].is_object() && level["processesVisible"].is_number(), "{level}");
+    }
+    assert_eq!(templates(&proa).len(), 2);
+    await_makers(&proa);
+}
+
 #[test]
 fn a_broken_template_is_told_of_removed_and_costs_nothing_but_time() {
     let proa = proa();
