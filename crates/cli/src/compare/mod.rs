@@ -4,7 +4,7 @@
 //!
 //! | figure | how it is taken |
 //! | --- | --- |
-//! | start time | wall time of whole `proa run --rm IMAGE COMMAND` commands, after two that warm up, and when the templates are made that a machine then starts from; none of a machine that stands by |
+//! | start time | wall time of whole `proa run --rm IMAGE COMMAND` commands, after two that warm up and have templates made, which are waited for; none of a machine that stands by |
 //! | memory | `smaps_rollup` of the monitor and all its descendants while the image's `sleep` idles |
 //! | system calls | the filters in force on the process, evaluated for every system call number |
 //! | processes visible | entries of `/proc` inside |
