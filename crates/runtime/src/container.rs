@@ -636,6 +636,10 @@ impl Container {
             stats.cpu_total_ns = usages.iter().map(|(cpu, _)| cpu).sum();
             stats.memory_usage = Some(usages.iter().map(|(_, rss)| rss).sum());
             stats.pids = Some(members.len() as u64);
+        } else if self.cgroup.joins_late() {
+            // What they held before they joined is charged elsewhere; it is this much at least.
+            let held = self.members().into_iter().filter_map(processes::usage).map(|(_, rss)| rss).max();
+            stats.memory_usage = stats.memory_usage.max(held);
         }
         // The host's own interfaces are not the container's doing.
         if self.namespaces & namespaces::NETWORK != 0 {

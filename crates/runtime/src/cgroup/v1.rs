@@ -269,8 +269,7 @@ impl Cgroup {
         }
     }
 
-    /// The processes that are in every hierarchy.
-    /// Those that are in every hierarchy, in whatever cgroup below the container's.
+    /// The processes that are in every hierarchy, in whatever cgroup below the container's.
     fn inside_all(&self) -> Vec<u32> {
         let mut lists = self.hierarchies.iter().map(|name| all_pids(&self.mount.join(name).join(&self.path)));
         let first = lists.next().unwrap_or_default();

@@ -264,6 +264,8 @@ fn joining_the_cgroup_late() {
     assert_eq!(group.exists(), is_v2);
     container.join_cgroup_late().unwrap();
     assert_eq!(members(), 2);
+    // What they held before is not charged there, and told all the same.
+    assert!(container.stats().unwrap().memory_usage > Some(100_000));
     let (_child, _) = container.exec(&process(&["sleep", "300"]), "", Stdio::Null).unwrap();
     container.join_cgroup_late().unwrap();
     assert_eq!(members(), 3);
