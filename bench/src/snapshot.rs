@@ -19,7 +19,9 @@ pub fn bench(setup: &Setup, rounds: usize) -> Result<()> {
     setup.proa(&["exec", "origin", "sh", "-c", &change])?;
     setup.proa(&["snapshot", "create", "origin", "base"])?;
     let size = setup.proa(&["snapshot", "ls", "--format", "{{.Size}}", "origin"])?;
-    let proa = format!("{} --root {}", setup.proa, setup.text("proa"));
+    // Its starts are those from a template: nothing stands by.
+    let config = setup.text("config.toml");
+    let proa = format!("{} --root {} --config {config}", setup.proa, setup.text("proa"));
     let script = |text: &str| text.replace("proa ", &format!("{proa} "));
     let contender = |name: &str, text: &str| Contender::new(name, &["sh", "-ec", &script(text)]);
     let start = "proa run -d --isolation vm --network none --name new busybox sleep 1000; proa exec new true; proa rm -f new";
