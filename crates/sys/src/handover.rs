@@ -46,31 +46,23 @@ const RECEIVE: libc::c_ulong = 0xc050_2100;
 const SEND: libc::c_ulong = 0xc018_2101;
 const ADD_FD: libc::c_ulong = 0x4018_2103;
 
-/// Holds what `openat(…, O_RDWR)` asks, and passes `fallocate` of the file over; lets everything else pass. A 32-bit
-/// program's calls have other numbers: at worst another call is held, and answered as if it opened something, or not
-/// made.
-const FILTER: [Insn; 10] = [
-    Insn { code: LOAD, jt: 0, jf: 0, k: NUMBER_AT },
-    Insn { code: JUMP_IF_EQUAL, jt: 0, jf: 3, k: libc::SYS_openat as u32 },
-    Insn { code: LOAD, jt: 0, jf: 0, k: FLAGS_AT },
-    Insn { code: JUMP_IF_EQUAL, jt: 0, jf: 5, k: libc::O_RDWR as u32 },
-    Insn { code: RETURN, jt: 0, jf: 0, k: NOTIFY },
-    Insn { code: JUMP_IF_EQUAL, jt: 0, jf: 3, k: libc::SYS_fallocate as u32 },
-    Insn { code: LOAD, jt: 0, jf: 0, k: DESCRIPTOR_AT },
-    Insn { code: JUMP_IF_EQUAL, jt: 0, jf: 1, k: FILE_NUMBER },
-    Insn { code: RETURN, jt: 0, jf: 0, k: SUCCEED },
-    Insn { code: RETURN, jt: 0, jf: 0, k: ALLOW },
-];
-
-/// The first half of it.
-const FILTER_OF_OWN: [Insn; 6] = [
-    Insn { code: LOAD, jt: 0, jf: 0, k: NUMBER_AT },
-    Insn { code: JUMP_IF_EQUAL, jt: 0, jf: 3, k: libc::SYS_openat as u32 },
-    Insn { code: LOAD, jt: 0, jf: 0, k: FLAGS_AT },
-    Insn { code: JUMP_IF_EQUAL, jt: 0, jf: 1, k: libc::O_RDWR as u32 },
-    Insn { code: RETURN, jt: 0, jf: 0, k: NOTIFY },
-    Insn { code: RETURN, jt: 0, jf: 0, k: ALLOW },
-];
+/// Holds what `openat(…, O_RDWR)` asks, and does `freed` with a `fallocate` of the file; lets everything else pass. A
+/// 32-bit program's calls have other numbers: at worst another call is held, and answered as if it opened something, or
+/// not made.
+const fn filter(freed: u32) -> [Insn; 10] {
+    [
+        Insn { code: LOAD, jt: 0, jf: 0, k: NUMBER_AT },
+        Insn { code: JUMP_IF_EQUAL, jt: 0, jf: 3, k: libc::SYS_openat as u32 },
+        Insn { code: LOAD, jt: 0, jf: 0, k: FLAGS_AT },
+        Insn { code: JUMP_IF_EQUAL, jt: 0, jf: 5, k: libc::O_RDWR as u32 },
+        Insn { code: RETURN, jt: 0, jf: 0, k: NOTIFY },
+        Insn { code: JUMP_IF_EQUAL, jt: 0, jf: 3, k: libc::SYS_fallocate as u32 },
+        Insn { code: LOAD, jt: 0, jf: 0, k: DESCRIPTOR_AT },
+        Insn { code: JUMP_IF_EQUAL, jt: 0, jf: 1, k: FILE_NUMBER },
+        Insn { code: RETURN, jt: 0, jf: 0, k: freed },
+        Insn { code: RETURN, jt: 0, jf: 0, k: ALLOW },
+    ]
+}
 
 /// `struct seccomp_notif`.
 #[repr(C)]
@@ -156,8 +148,8 @@ fn answer(listener: &OwnedFd, file: BorrowedFd) -> io::Result<()> {
 
 /// In the child, before it runs its program; allocates nothing. The caller has set `no_new_privs`.
 pub(crate) fn prepare_child(channel: BorrowedFd, is_common: bool) -> io::Result<()> {
-    let filter: &[Insn] = if is_common { &FILTER } else { &FILTER_OF_OWN };
-    let listener = install_filter_with_listener(filter, 0)?;
+    let filter = filter(if is_common { SUCCEED } else { ALLOW });
+    let listener = install_filter_with_listener(&filter, 0)?;
     Ok(send_with(channel, b"l", listener.as_fd()).map(drop)?)
 }
 

@@ -109,7 +109,7 @@ impl Standby {
             Ok(Shape::new(&parts, &request)?.key() == self.key)
         };
         // What cannot be found now, a start says.
-        may_be_cloned(spec) && !spec.is_sharing() && fits().unwrap_or(false)
+        may_be_cloned(spec) && fits().unwrap_or(false)
     }
 
     /// Gives the machine to the instance that it fits: it has the instance's disk, and goes on.

@@ -65,11 +65,16 @@ pub fn enclosure(proa: &Proa, name: &str) -> String {
     state["VmmCgroup"].as_str().unwrap().to_owned()
 }
 
+/// The same in the hierarchy that bounds memory, where there are several.
+fn memory_of(place: &str) -> String {
+    place.replace("/pids/", "/memory/")
+}
+
 #[test]
 fn a_vmm_has_a_cgroup_that_goes_with_it() {
     let proa = Proa::with_busybox();
     start(&proa, "bounded", &["-m", "64m"], "sleep 1000");
-    let place = enclosure(&proa, "bounded");
+    let place = memory_of(&enclosure(&proa, "bounded"));
     let vmm = pid(&proa, "bounded");
     let groups = fs::read_to_string(format!("/proc/{vmm}/cgroup")).unwrap();
     let id = proa.ok(&["inspect", "--format", "{{.Id}}", "bounded"]);
@@ -83,7 +88,6 @@ fn a_vmm_has_a_cgroup_that_goes_with_it() {
             .find_map(|file| fs::read_to_string(Path::new(place).join(file)).ok());
         text.unwrap().trim().parse().unwrap()
     };
-    let place = if place.contains("/pids/") { place.replace("/pids/", "/memory/") } else { place };
     assert_eq!(limit(&place), (64 + 128 + 512) << 20);
     proa.ok(&["update", "-m", "192m", "--memory-swap", "-1", "bounded"]);
     assert_eq!(limit(&place), (192 + 128 + 512) << 20);
@@ -111,8 +115,7 @@ fn servers_of_shares_are_in_the_cgroup_of_their_vmm() {
     }
     let bind = format!("{}:/shared", shared.path().display());
     start(&proa, "sharer", &["-m", "64m", "-v", &bind], "sleep 1000");
-    let place = enclosure(&proa, "sharer");
-    let place = if place.contains("/pids/") { place.replace("/pids/", "/memory/") } else { place };
+    let place = memory_of(&enclosure(&proa, "sharer"));
     let members = fs::read_to_string(Path::new(&place).join("cgroup.procs")).unwrap();
     let name_of = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     let servers = members.lines().filter(|pid| name_of(pid).starts_with("virtiofsd")).count();

@@ -53,6 +53,14 @@ fn is_clone(proa: &Proa, name: &str) -> bool {
     line.contains("-incoming")
 }
 
+/// Starts a machine with these options; whether it is a clone.
+fn starts_as_clone(proa: &Proa, name: &str, options: &[&str]) -> bool {
+    let command = ["run", "-d", "--isolation", "vm", "--name", name];
+    let output = proa.run(&[&command[..], options, &["busybox", "sleep", "1000"]].concat());
+    assert_eq!(output.code, 0, "{output:?}");
+    is_clone(proa, name)
+}
+
 fn directory(proa: &Proa, template: &str) -> PathBuf {
     proa.root().join("vm/templates").join(template)
 }
@@ -61,14 +69,8 @@ fn directory(proa: &Proa, template: &str) -> PathBuf {
 fn the_second_machine_starts_from_what_the_first_has_left() {
     let proa = proa();
     let template = make_template(&proa);
-    let start = |name: &str, options: &[&str]| {
-        let command = ["run", "-d", "--isolation", "vm", "--name", name];
-        let output = proa.run(&[&command[..], options, &["busybox", "sleep", "1000"]].concat());
-        assert_eq!(output.code, 0, "{output:?}");
-        is_clone(&proa, name)
-    };
-    assert!(start("one", &[]) && start("two", &[]));
-    assert!(!start("booted", &["--no-template"]));
+    assert!(starts_as_clone(&proa, "one", &[]) && starts_as_clone(&proa, "two", &[]));
+    assert!(!starts_as_clone(&proa, "booted", &["--no-template"]));
     let ask = |name: &str, script: &str| proa.run(&["exec", name, "sh", "-c", script]).stdout;
     for script in ["head -c 16 /dev/urandom | od", "hostname", "cat /proc/sys/kernel/random/uuid"] {
         let answers = [ask("one", script), ask("two", script)];
@@ -162,14 +164,8 @@ fn shares_come_to_a_clone() {
         let file = format!("--volume={path}/f:/file:ro");
         options.push(&file);
         options.extend(binds.iter().map(String::as_str));
-        let start = |name: &str| {
-            let command = ["run", "-d", "--isolation", "vm", "--name", name];
-            let output = proa.run(&[&command[..], &options, &["busybox", "sleep", "1000"]].concat());
-            assert_eq!(output.code, 0, "{output:?}");
-            is_clone(&proa, name)
-        };
         proa.wait_for("a start from a template", || {
-            start("sharer") || {
+            starts_as_clone(&proa, "sharer", &options) || {
                 proa.ok(&["rm", "-f", "sharer"]);
                 false
             }

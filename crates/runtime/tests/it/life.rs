@@ -7,8 +7,8 @@ use proa_oci::runtime::{ConsoleSize, Process};
 use proa_protocol::message::ErrorKind;
 use proa_runtime::{Container, Owners, Stdio, archive};
 
-use crate::live_bytes;
 use crate::support::{Fixture, fd, finish, read_all, read_until, tempdir, wait_readable};
+use crate::{allocations, live_bytes};
 
 crate::tests![
     created_is_not_started,
@@ -161,6 +161,15 @@ fn sharing_leaves_nothing_in_memory() {
     };
     let before = run(10);
     assert_eq!(run(20), before);
+    // What the process allocates is allocated here, where a copy's is not.
+    let made_by_exec = |container: &mut Container| {
+        let before = allocations();
+        exec(container, &process(&["true"]), "");
+        allocations() - before
+    };
+    let (_copied_fixture, mut copied, _copied_handles) = sleeper();
+    assert!(made_by_exec(&mut container) > made_by_exec(&mut copied));
+    copied.delete().unwrap();
     container.delete().unwrap();
 }
 

@@ -32,16 +32,23 @@ struct Counted;
 #[global_allocator]
 static MEMORY: Counted = Counted;
 static LIVE: AtomicUsize = AtomicUsize::new(0);
+static MADE: AtomicUsize = AtomicUsize::new(0);
 
 /// Bytes that are allocated and not freed.
 pub fn live_bytes() -> usize {
     LIVE.load(Ordering::Relaxed)
 }
 
+/// How often memory was allocated.
+pub fn allocations() -> usize {
+    MADE.load(Ordering::Relaxed)
+}
+
 // SAFETY: it is the system's, and what is counted beside it allocates nothing.
 unsafe impl GlobalAlloc for Counted {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LIVE.fetch_add(layout.size(), Ordering::Relaxed);
+        MADE.fetch_add(1, Ordering::Relaxed);
         // SAFETY: as the caller promises.
         unsafe { System.alloc(layout) }
     }

@@ -8,7 +8,7 @@ use crate::fixture::Setup;
 #[test]
 fn directories_and_files_are_shared_as_asked() {
     let mut setup = Setup::new(
-        "cat /rw/hello /ro/hello /file; echo back > /rw/answer; echo no > /ro/answer; \
+        "exec 2>&1; cat /rw/hello /ro/hello /file; echo back > /rw/answer; echo no > /ro/answer; \
          echo changed > /file; busybox ls /run/proa/shares 2>/dev/null; busybox ls -la /rw; echo end",
     );
     let host = tempfile::tempdir().unwrap();
@@ -24,7 +24,7 @@ fn directories_and_files_are_shared_as_asked() {
     setup.bind(&host.path().join("dir/file"), "/file", &["bind"]);
     let mut guest = setup.boot();
     let (output, _) = guest.run();
-    assert!(output.starts_with("one\ntwo\nthree\n") && output.contains("end\n"), "{output}");
+    assert!(output.starts_with("one\ntwo\nthree\n") && output.ends_with("end\n"), "{output}");
     assert_eq!(output.matches("Read-only file system").count(), 1, "{output}");
     assert!(!output.contains("secret"), "{output}");
     guest.shut_down();

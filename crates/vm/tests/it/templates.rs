@@ -127,7 +127,8 @@ fn clones_have_all_their_own_and_cannot_change_their_template() {
 /// Servers of shares write to the guest's memory: to that of a clone, not to what others start from.
 #[test]
 fn shares_come_to_a_clone_whose_memory_is_its_own() {
-    let mut setup = setup("cat /one/f /two/f; echo back > /one/answer; echo no > /two/no; echo end");
+    let mut setup =
+        setup("exec 2>&1; cat /one/f /two/f; echo back > /one/answer; echo no > /two/no; echo end");
     let host = tempfile::tempdir().unwrap();
     for name in ["one", "two"] {
         fs::create_dir(host.path().join(name)).unwrap();
@@ -142,36 +143,32 @@ fn shares_come_to_a_clone_whose_memory_is_its_own() {
     setup.spec = another(&setup, "clone");
     let mut guest = setup.boot();
     assert!(guest.vm.is_clone());
-    let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(&memory).unwrap());
-    let files = fs::read_dir(format!("/proc/{}/fd", guest.vm.pid())).unwrap();
-    let held = files.filter_map(|entry| fs::metadata(entry.unwrap().path()).ok());
-    assert!(held.into_iter().all(|file| std::os::unix::fs::MetadataExt::ino(&file) != inode));
+    assert_eq!(descriptors_of(guest.vm.pid(), &memory), [0; 0]);
     let (output, _) = guest.run();
-    assert!(output.starts_with("one\ntwo\n") && output.contains("end\n"), "{output}");
+    assert!(output.starts_with("one\ntwo\n") && output.ends_with("end\n"), "{output}");
     assert_eq!(output.matches("Read-only file system").count(), 1, "{output}");
     guest.shut_down();
     assert_eq!(fs::read_to_string(host.path().join("one/answer")).unwrap(), "back\n");
     assert_eq!(checksum(&memory), before);
 }
 
-/// The VMM can read the template's memory, and has no way to write to it.
-fn check_descriptors(pid: u32, memory: &Path) {
-    let inode = fs::metadata(memory).map(|data| std::os::unix::fs::MetadataExt::ino(&data)).unwrap();
-    let mut found = 0;
-    for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
-        let entry = entry.unwrap();
-        let Ok(metadata) = fs::metadata(entry.path()) else { continue };
-        if std::os::unix::fs::MetadataExt::ino(&metadata) != inode {
-            continue;
-        }
-        let info = format!("/proc/{pid}/fdinfo/{}", entry.file_name().to_str().unwrap());
+/// How a process has opened this file, once for each of its descriptors: the access mode of `open(2)`.
+fn descriptors_of(pid: u32, file: &Path) -> Vec<i32> {
+    let inode = |path: &Path| fs::metadata(path).ok().map(|data| std::os::unix::fs::MetadataExt::ino(&data));
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| entry.unwrap().path());
+    let of_file = entries.filter(|path| inode(path) == inode(file));
+    let mode = |path: PathBuf| {
+        let info = format!("/proc/{pid}/fdinfo/{}", path.file_name().unwrap().to_str().unwrap());
         let info = fs::read_to_string(info).unwrap();
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
-        let flags = i32::from_str_radix(flags.trim(), 8).unwrap();
-        assert_eq!(flags & 3, 0, "opened for writing: {info}");
-        found += 1;
-    }
-    assert_eq!(found, 1);
+        i32::from_str_radix(flags.trim(), 8).unwrap() & 3
+    };
+    of_file.map(mode).collect()
+}
+
+/// The VMM can read the template's memory, and has no way to write to it.
+fn check_descriptors(pid: u32, memory: &Path) {
+    assert_eq!(descriptors_of(pid, memory), [0], "opened once, to be read");
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     let shared = maps.lines().filter(|line| line.contains(" rw-s ") && line.contains("memory"));
     assert_eq!(shared.count(), 0, "{maps}");
